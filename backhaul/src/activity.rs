@@ -1,0 +1,164 @@
+//! What one run of a guest has in progress: the lock-free gate between requests
+//! and the decision to sleep.
+//!
+//! One [`RunActivity`] exists per (sprite, run) on each side. The owner's is the
+//! authority for sleeping; an edge process keeps its own to know which leases it
+//! owes. The gate makes "nothing in progress" and "no more may begin" one atomic
+//! step, so a request either begins before the run is closed and is served, or
+//! sees the gate closed and becomes a new flight (`wake.md` I10).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// Set in the gate word once the run is closed; the lower bits count open items.
+const CLOSED: u64 = 1 << 63;
+
+/// Counters and gate of one run. All methods are callable from any thread.
+#[derive(Debug)]
+pub struct RunActivity {
+    /// [`CLOSED`] plus the number of open items.
+    gate: AtomicU64,
+    /// Milliseconds from `epoch` to the last byte or request.
+    last_ms: AtomicU64,
+    to_guest_bytes: AtomicU64,
+    from_guest_bytes: AtomicU64,
+    epoch: Instant,
+    ended: watch::Sender<bool>,
+}
+
+impl RunActivity {
+    /// An open gate, active at `now`.
+    #[must_use]
+    pub fn new(now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            gate: AtomicU64::new(0),
+            last_ms: AtomicU64::new(0),
+            to_guest_bytes: AtomicU64::new(0),
+            from_guest_bytes: AtomicU64::new(0),
+            epoch: now,
+            ended: watch::Sender::new(false),
+        })
+    }
+
+    /// Begins a request or socket; `None` when the run is closed.
+    ///
+    /// Does not read the clock: the item's end does ([`ActivityGuard`]), and while
+    /// one is open the run is active by definition.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> Option<ActivityGuard> {
+        let before = self.gate.fetch_add(1, Ordering::AcqRel);
+        if before & CLOSED != 0 {
+            self.gate.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(ActivityGuard { run: Arc::clone(self) })
+    }
+
+    /// Items in progress.
+    #[must_use]
+    pub fn open(&self) -> u32 {
+        u32::try_from(self.gate.load(Ordering::Acquire) & !CLOSED).unwrap_or(u32::MAX)
+    }
+
+    /// Whether [`RunActivity::close`] or a successful [`RunActivity::close_if_idle`] happened.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.gate.load(Ordering::Acquire) & CLOSED != 0
+    }
+
+    /// Closes the gate if nothing is in progress; `true` when it is closed afterwards.
+    #[must_use]
+    pub fn close_if_idle(&self) -> bool {
+        match self.gate.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(current) => current & CLOSED != 0,
+        }
+    }
+
+    /// Opens the gate again after [`RunActivity::close_if_idle`], while the run goes on
+    /// (an interrupted stop).
+    pub fn reopen(&self) {
+        self.gate.fetch_and(!CLOSED, Ordering::AcqRel);
+    }
+
+    /// Closes the gate whatever is in progress and tells every splice to end.
+    pub fn end(&self) {
+        self.gate.fetch_or(CLOSED, Ordering::AcqRel);
+        self.ended.send_replace(true);
+    }
+
+    /// Resolves once [`RunActivity::end`] was called. Cancel safe.
+    pub async fn ended(&self) {
+        let mut watch = self.ended.subscribe();
+        // The sender lives in self, so the channel cannot close while we wait.
+        let _ = watch.wait_for(|ended| *ended).await;
+    }
+
+    /// Notes activity at `now`.
+    pub fn touch(&self, now: Instant) {
+        let ms = u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// The latest instant given to [`RunActivity::touch`], or the creation.
+    #[must_use]
+    pub fn last(&self) -> Instant {
+        self.epoch + std::time::Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
+    }
+
+    /// Adds to the byte counters.
+    pub fn count(&self, to_guest: u64, from_guest: u64) {
+        if to_guest > 0 {
+            self.to_guest_bytes.fetch_add(to_guest, Ordering::Relaxed);
+        }
+        if from_guest > 0 {
+            self.from_guest_bytes.fetch_add(from_guest, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes delivered to the guest and received from it.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.to_guest_bytes.load(Ordering::Relaxed), self.from_guest_bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// One item in progress; dropping it ends the item.
+#[derive(Debug)]
+pub struct ActivityGuard {
+    run: Arc<RunActivity>,
+}
+
+impl ActivityGuard {
+    /// The run it belongs to.
+    #[must_use]
+    pub fn run(&self) -> &Arc<RunActivity> {
+        &self.run
+    }
+}
+
+impl Drop for ActivityGuard {
+    fn drop(&mut self) {
+        self.run.gate.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_begins_after_the_gate_closed_and_nothing_closes_it_while_open() {
+        let run = RunActivity::new(Instant::now());
+        let guard = run.begin().expect("open");
+        assert!(!run.close_if_idle());
+        drop(guard);
+        assert!(run.close_if_idle());
+        assert!(run.begin().is_none());
+        assert_eq!(run.open(), 0);
+        run.reopen();
+        assert!(run.begin().is_some());
+    }
+}
