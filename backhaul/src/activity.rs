@@ -141,6 +141,8 @@ impl ActivityGuard {
 
 impl Drop for ActivityGuard {
     fn drop(&mut self) {
+        // Before the count: whoever sees no open item must also see when the last one ended.
+        self.run.touch(Instant::now());
         self.run.gate.fetch_sub(1, Ordering::AcqRel);
     }
 }

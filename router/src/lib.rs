@@ -1,1 +1,14 @@
-//! placeholder
+//! Knows where every sprite lives, as seen from this PoP.
+//!
+//! A *route* says on which host a sprite is placed, under which generation, and who may
+//! ask for it: never whether it runs ([`route`]). Facts come from a store
+//! ([`store::EmbeddedStore`]) as a feed of rows ([`rows`]); [`apply`] checks each one and
+//! puts it into the [`table::RouteTable`], where a higher generation wins. Nothing here
+//! opens a client connection or wakes anything.
+
+pub mod apply;
+pub mod names;
+pub mod route;
+pub mod rows;
+pub mod store;
+pub mod table;

@@ -1,0 +1,64 @@
+//! A route: placement only, never run state.
+
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Number of a placement; grows with every move and every new sprite under an old name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+/// A worker host's number in the host registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HostId(pub u32);
+
+/// Who may ask for a sprite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Anybody.
+    Public,
+}
+
+/// Where a sprite lives. Cheap to clone: readers always get an owned one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Number of this placement.
+    pub generation: Generation,
+    /// The host it is placed on.
+    pub host: HostId,
+    /// Who may ask.
+    pub access: Access,
+    /// Ports that may be asked for besides the sprite's own HTTP port.
+    pub ports: Arc<[u16]>,
+    /// A tombstone: destroyed, and the name is kept.
+    pub deleted: bool,
+}
+
+impl Route {
+    /// Whether this fact is newer. An equal generation is the same placement and may
+    /// still carry a changed policy, so the later one wins.
+    #[must_use]
+    pub fn supersedes(&self, other: &Self) -> bool {
+        self.generation >= other.generation
+    }
+}
+
+/// A worker host as every edge knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRow {
+    /// Its id in words.
+    pub name: String,
+    /// Its number.
+    pub number: HostId,
+    /// WireGuard public key, base64.
+    pub wireguard_key: String,
+    /// Where its WireGuard socket listens.
+    pub endpoint: SocketAddr,
+    /// Its agent's address inside the tunnel.
+    pub address: Ipv6Addr,
+    /// SHA-256 of its certificate's public key, hexadecimal; any of them is accepted.
+    pub spki_pins: Vec<String>,
+}
