@@ -1,1 +1,121 @@
-//! placeholder
+//! Every setting: its unit, its default, its limits. One TOML file in, a checked
+//! [`Config`] out, or exactly what is wrong and where.
+//!
+//! Two steps: serde reads what was typed and refuses unknown keys; [`Config::check`]
+//! turns it into what it means. Nothing here opens a file it is told about.
+
+mod backhaul;
+mod error;
+mod hold;
+mod host;
+mod limits;
+mod listen;
+mod sprite;
+mod text;
+
+pub use backhaul::{BackhaulConfig, Link};
+pub use error::ConfigError;
+pub use hold::Hold;
+pub use host::Host;
+pub use limits::Limits;
+pub use listen::{Admin, Listen, Names, Tls};
+pub use sprite::StaticSprite;
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The whole configuration. `edge.example.toml` beside this crate explains each key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where everything that must survive is kept: store, keys, certificates, sprites.
+    pub data_dir: PathBuf,
+    /// Addresses to listen on.
+    pub listen: Listen,
+    /// The domains whose labels are sprites.
+    pub names: Names,
+    /// Certificates and handshakes.
+    pub tls: Tls,
+    /// The admin socket.
+    pub admin: Admin,
+    /// The way to the worker host.
+    pub backhaul: BackhaulConfig,
+    /// Bounds of the hold.
+    pub hold: Hold,
+    /// The worker host on this machine.
+    pub host: Host,
+    /// Bounds of client connections.
+    pub limits: Limits,
+    /// Sprites that exist by configuration.
+    #[serde(rename = "sprite", skip_serializing_if = "Vec::is_empty")]
+    pub sprites: Vec<StaticSprite>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "edge-proxy-data".into(),
+            listen: Listen::default(),
+            names: Names::default(),
+            tls: Tls::default(),
+            admin: Admin::default(),
+            backhaul: BackhaulConfig::default(),
+            hold: Hold::default(),
+            host: Host::default(),
+            limits: Limits::default(),
+            sprites: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: says file, line and column, shows the line, and what is allowed.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { file: path.display().to_string(), source })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads and checks `text`; `file` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::syntax(file, text, &error))?;
+        config.check().map_err(|(key, message)| ConfigError::meaning(file, text, key, message))?;
+        Ok(config)
+    }
+
+    /// Checks what the types alone cannot say; the key that is wrong and why.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        self.listen.check()?;
+        self.names.check()?;
+        self.tls.check()?;
+        self.backhaul.check()?;
+        self.hold.check()?;
+        self.host.check()?;
+        self.limits.check()?;
+        self.sprites.iter().try_for_each(StaticSprite::check)
+    }
+
+    /// The admin socket: as configured, or `admin.sock` in the data directory.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.admin.socket.clone().unwrap_or_else(|| self.data_dir.join("admin.sock"))
+    }
+
+    /// The whole configuration as TOML, defaults included.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration is made of tables, texts and numbers")
+    }
+}
+
+#[cfg(test)]
+mod tests;

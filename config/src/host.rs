@@ -1,0 +1,71 @@
+//! The worker host on this machine: it owns sprites, wakes them and puts them to sleep.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Section `[host]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Host {
+    /// A running sprite is frozen after this long without activity.
+    #[serde(with = "crate::text")]
+    pub idle_timeout: Duration,
+    /// A frozen sprite is ended after this long.
+    #[serde(with = "crate::text")]
+    pub warm_for: Duration,
+    /// A sprite runs at least this long after a wake, unless it is told to sleep.
+    #[serde(with = "crate::text")]
+    pub minimum_run: Duration,
+    /// Idle timeout of a wake nobody waits for any more.
+    #[serde(with = "crate::text")]
+    pub abandoned_timeout: Duration,
+    /// How long a running guest's port may stay closed before waiters are told.
+    #[serde(with = "crate::text")]
+    pub port_wait: Duration,
+    /// Guests that may be starting at once; four times as many may wait.
+    pub start_slots: usize,
+    /// From SIGTERM to SIGKILL when a guest is ended.
+    #[serde(with = "crate::text")]
+    pub stop_grace: Duration,
+    /// First port given to a sprite as `$PORT`.
+    pub first_port: u16,
+    /// Last one.
+    pub last_port: u16,
+    /// Log of each sprite's output, bytes; one older file of the same size is kept.
+    pub log_bytes: u64,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(30),
+            warm_for: Duration::from_secs(600),
+            minimum_run: Duration::from_secs(10),
+            abandoned_timeout: Duration::from_secs(5),
+            port_wait: Duration::from_secs(10),
+            start_slots: 16,
+            stop_grace: Duration::from_secs(2),
+            first_port: 20_000,
+            last_port: 29_999,
+            log_bytes: 1 << 20,
+        }
+    }
+}
+
+impl Host {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.first_port < 1024 || self.last_port < self.first_port {
+            return Err(("host.first_port", "from 1024 up, and not above last_port".into()));
+        }
+        if self.idle_timeout < Duration::from_millis(100) {
+            return Err(("host.idle_timeout", "at least 100ms".into()));
+        }
+        if self.start_slots == 0 {
+            return Err(("host.start_slots", "at least 1".into()));
+        }
+        if self.log_bytes < 4096 {
+            return Err(("host.log_bytes", "at least 4096".into()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Bounds of client connections.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Section `[limits]`. The starting values are Envoy's edge guide's unless said otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Client connections per process.
+    pub connections: usize,
+    /// From the first byte to the end of an HTTP/1 request head; also how long an idle connection is kept.
+    #[serde(with = "crate::text")]
+    pub header_read_timeout: Duration,
+    /// Read and write buffer of an HTTP/1 connection, bytes; bounds a request head too.
+    pub http1_buffer_bytes: usize,
+    /// Streams of one HTTP/2 connection at once.
+    pub http2_streams: u32,
+    /// Upload bytes in flight per HTTP/2 stream.
+    pub http2_stream_window_bytes: u32,
+    /// Upload bytes in flight per HTTP/2 connection.
+    pub http2_connection_window_bytes: u32,
+    /// Answer bytes buffered per HTTP/2 stream.
+    pub http2_send_buffer_bytes: usize,
+    /// Header list of an HTTP/2 request, bytes as RFC 9113 §6.5.2 counts them.
+    pub http2_header_list_bytes: u32,
+    /// Between HTTP/2 pings (`wake.md` §5).
+    #[serde(with = "crate::text")]
+    pub http2_ping_interval: Duration,
+    /// A connection whose ping is not answered for this long is closed.
+    #[serde(with = "crate::text")]
+    pub http2_ping_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            header_read_timeout: Duration::from_secs(60),
+            http1_buffer_bytes: 64 * 1024,
+            http2_streams: 100,
+            http2_stream_window_bytes: 64 * 1024,
+            http2_connection_window_bytes: 1024 * 1024,
+            http2_send_buffer_bytes: 64 * 1024,
+            http2_header_list_bytes: 16 * 1024,
+            http2_ping_interval: Duration::from_secs(10),
+            http2_ping_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.connections == 0 {
+            return Err(("limits.connections", "at least 1".into()));
+        }
+        // hyper panics below its own minimum.
+        if self.http1_buffer_bytes < 8192 {
+            return Err(("limits.http1_buffer_bytes", "at least 8192".into()));
+        }
+        // RFC 9113 §6.9.1 and §6.9.2.
+        let windows = [self.http2_stream_window_bytes, self.http2_connection_window_bytes];
+        if windows.iter().any(|&window| !(65_535..=0x7fff_ffff).contains(&window)) {
+            return Err(("limits.http2_stream_window_bytes", "windows are between 65535 and 2147483647".into()));
+        }
+        Ok(())
+    }
+}

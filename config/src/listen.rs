@@ -1,0 +1,109 @@
+//! Where we listen, for which names, with which certificate.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Addresses. Each is bound once per worker; port 0 picks a free one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// HTTPS (HTTP/1.1 and HTTP/2).
+    pub https: Vec<SocketAddr>,
+    /// Plain HTTP: answers with a redirect only.
+    pub http: Vec<SocketAddr>,
+    /// Worker threads; 0 is one per core.
+    pub workers: usize,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            https: vec![SocketAddr::from(([0, 0, 0, 0], 443))],
+            http: vec![SocketAddr::from(([0, 0, 0, 0], 80))],
+            workers: 0,
+        }
+    }
+}
+
+impl Listen {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.https.is_empty() {
+            return Err(("listen.https", "at least one address is needed".into()));
+        }
+        if self.workers > 1024 {
+            return Err(("listen.workers", "at most 1024".into()));
+        }
+        Ok(())
+    }
+}
+
+/// Names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Names {
+    /// Domains under which each label is a sprite, without a leading dot.
+    pub suffixes: Vec<String>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { suffixes: vec!["sprites.dev".into()] }
+    }
+}
+
+impl Names {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.suffixes.is_empty() || self.suffixes.len() > 16 {
+            return Err(("names.suffixes", "1 to 16 suffixes are needed".into()));
+        }
+        let valid = |suffix: &String| {
+            suffix.len() <= 190
+                && suffix.split('.').all(|label| {
+                    !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                })
+        };
+        match self.suffixes.iter().find(|suffix| !valid(suffix)) {
+            Some(wrong) => Err(("names.suffixes", format!("{wrong:?} is no domain name"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Certificate chain, PEM. Empty: a local CA in the data directory issues one.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// From accept to the end of the handshake.
+    #[serde(with = "crate::text")]
+    pub handshake_timeout: Duration,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { certificate: PathBuf::new(), key: PathBuf::new(), handshake_timeout: Duration::from_secs(10) }
+    }
+}
+
+impl Tls {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.certificate.as_os_str().is_empty() != self.key.as_os_str().is_empty() {
+            return Err(("tls.certificate", "certificate and key are given together or not at all".into()));
+        }
+        Ok(())
+    }
+}
+
+/// The admin API.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Unix socket; left out: `admin.sock` in the data directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+}
