@@ -1,0 +1,102 @@
+//! What makes a guest run: start, freeze, continue, end, and where it listens.
+//!
+//! A driver acts and reports; it decides nothing. To add one: a file here that implements
+//! [`WakeDriver`], a variant in `spec.rs`, an arm in [`Drivers::of`].
+
+mod fixed;
+mod log;
+mod probe;
+mod process;
+
+pub use fixed::FixedDriver;
+pub use probe::probe;
+pub use process::{ProcessDriver, ProcessSettings};
+
+use crate::spec::{DriverSpec, SpriteSpec};
+use backhaul::owner::BoxFuture;
+use router::names::SpriteName;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// A guest that was started.
+pub struct Started {
+    /// Where its HTTP port will answer.
+    pub address: SocketAddr,
+    /// When the driver acted.
+    pub at: Instant,
+    /// Resolves with a short sentence when the guest has ended, whoever ended it.
+    pub exited: oneshot::Receiver<String>,
+}
+
+/// A driver could not do it; the text is for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// No port of the configured range is free.
+    #[error("no free port between {first} and {last}")]
+    NoPort {
+        /// First of the range.
+        first: u16,
+        /// Last of the range.
+        last: u16,
+    },
+    /// There is no guest to act on.
+    #[error("there is no such guest")]
+    NoGuest,
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Some process of the guest could not be stopped in time.
+    #[error("the guest did not stop in time")]
+    NotStopped,
+}
+
+/// Acts on guests. Calls for one sprite never overlap; calls for different ones do.
+pub trait WakeDriver: Send + Sync + 'static {
+    /// Starts the guest from its disk.
+    fn start(&self, spec: &SpriteSpec) -> BoxFuture<Result<Started, DriverError>>;
+    /// Continues a frozen guest; when it was done. Returns once the guest is really running:
+    /// a frozen listener accepts connections too, so a port says nothing before that.
+    fn resume(&self, name: &SpriteName) -> BoxFuture<Result<Instant, DriverError>>;
+    /// Freezes the guest; nothing of it runs when this returns.
+    fn freeze(&self, name: &SpriteName) -> BoxFuture<Result<(), DriverError>>;
+    /// Ends the guest; nothing of it is left when this returns. Without one it does nothing.
+    fn end(&self, name: &SpriteName) -> BoxFuture<()>;
+    /// Where the guest's HTTP port is, if it was started.
+    fn address(&self, name: &SpriteName) -> Option<SocketAddr>;
+}
+
+/// All drivers of a host.
+#[derive(Clone)]
+pub struct Drivers {
+    process: Arc<ProcessDriver>,
+}
+
+impl Drivers {
+    /// With these settings of the `process` driver.
+    #[must_use]
+    pub fn new(process: ProcessSettings) -> Self {
+        Self { process: Arc::new(ProcessDriver::new(process)) }
+    }
+
+    /// The driver of a sprite.
+    #[must_use]
+    pub fn of(&self, spec: &DriverSpec) -> Arc<dyn WakeDriver> {
+        match spec {
+            DriverSpec::Process { .. } => Arc::clone(&self.process) as Arc<dyn WakeDriver>,
+            DriverSpec::Fixed { address } => Arc::new(FixedDriver::new(*address)),
+        }
+    }
+
+    /// Ends what an owner that died left behind; how many groups there were.
+    pub async fn reap_orphans(&self) -> usize {
+        self.process.reap_orphans().await
+    }
+}

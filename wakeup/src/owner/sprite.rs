@@ -1,0 +1,147 @@
+//! One sprite in the owner's core: its state, who waits for it, who claims it.
+
+use crate::spec::{Depth, SpriteStatus, StateName};
+use backhaul::owner::EdgeId;
+use backhaul::wire::{Phase, WakeKind};
+use router::names::SpriteName;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// One waiter: an edge and the id of its wake.
+pub type WaiterId = (EdgeId, u128);
+
+/// What the core must know of a spec.
+#[derive(Clone, Debug)]
+pub struct CoreSpec {
+    /// The placement this host has.
+    pub generation: u64,
+    /// Its own idle timeout.
+    pub idle_timeout: Option<Duration>,
+    /// It is always running and never sleeps.
+    pub always: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Sprite {
+    pub(super) spec: CoreSpec,
+    pub(super) state: State,
+    pub(super) since: Instant,
+    /// The current or last life.
+    pub(super) run: u64,
+    /// Number of the last thing asked of the driver; results for older ones are stale.
+    pub(super) token: u64,
+    pub(super) waiters: BTreeMap<WaiterId, Waiter>,
+    pub(super) leases: BTreeMap<EdgeId, Lease>,
+    /// Failed wakes in a row.
+    pub(super) failures: u32,
+    /// Nobody waited for the end of its last wake.
+    pub(super) abandoned: bool,
+    /// The wake under way.
+    pub(super) wake: Option<WakeRecord>,
+    pub(super) armed: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    Asleep(Depth),
+    Waking { phase: Phase, kind: WakeKind },
+    Running { since: Instant, port_open: bool, gate_asked: bool },
+    Stopping { depth: Depth, stage: Stage },
+    Failed { until: Instant, detail: String },
+}
+
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Cordoned; a wake calls it off.
+    Interruptible { until: Instant },
+    /// The driver is at it; a wake follows it.
+    Committed { wake_next: bool },
+}
+
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) deadline: Instant,
+    pub(super) joined: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) run: u64,
+    pub(super) open: u32,
+    pub(super) until: Instant,
+}
+
+/// When each phase of a wake was reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WakeRecord {
+    /// Why it was asked for.
+    pub reason: String,
+    /// How it wakes.
+    pub kind: WakeKind,
+    /// When it was asked for.
+    pub asked: Instant,
+    /// When it left the queue.
+    pub slot: Option<Instant>,
+    /// When the driver acted.
+    pub started: Option<Instant>,
+    /// When the port answered.
+    pub ready: Option<Instant>,
+    /// Everybody who joined.
+    pub waiters: usize,
+}
+
+impl Sprite {
+    pub(super) const fn new(spec: CoreSpec, now: Instant) -> Self {
+        let state = if spec.always {
+            State::Running { since: now, port_open: true, gate_asked: false }
+        } else {
+            State::Asleep(Depth::Cold)
+        };
+        let run = spec.always as u64;
+        Self {
+            spec,
+            state,
+            since: now,
+            run,
+            token: 0,
+            waiters: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            failures: 0,
+            abandoned: false,
+            wake: None,
+            armed: None,
+        }
+    }
+
+    pub(super) fn enter(&mut self, now: Instant, state: State) {
+        self.state = state;
+        self.since = now;
+    }
+
+    /// Requests some edge claims to have open, by leases that have not expired.
+    pub(super) fn leased(&self, now: Instant) -> u32 {
+        self.leases.values().filter(|lease| lease.run == self.run && lease.until > now).map(|lease| lease.open).sum()
+    }
+
+    pub(super) fn status(&self, name: &SpriteName, now: Instant) -> SpriteStatus {
+        let (state, warmth, cause) = match &self.state {
+            State::Asleep(depth) => (StateName::Asleep, Some(*depth), None),
+            State::Waking { .. } => (StateName::Waking, None, None),
+            State::Running { .. } => (StateName::Running, None, None),
+            State::Stopping { .. } => (StateName::Stopping, None, None),
+            State::Failed { detail, .. } => (StateName::Failed, None, Some(detail.clone())),
+        };
+        SpriteStatus {
+            name: name.clone(),
+            generation: self.spec.generation,
+            run: self.run,
+            state,
+            warmth,
+            cause,
+            since_ms: u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX),
+            open: self.leased(now),
+            waiting: self.waiters.len(),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What an owner knows about a sprite, and what it tells about it.
+
+use backhaul::wire::WakeKind;
+use router::names::SpriteName;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A sprite as its host defines it. Stored on the host, never replicated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpriteSpec {
+    /// Its name.
+    pub name: SpriteName,
+    /// The placement this host has.
+    pub generation: u64,
+    /// What it is.
+    pub driver: DriverSpec,
+    /// Declared ports, besides `$PORT`.
+    #[serde(default)]
+    pub ports: Vec<u16>,
+    /// Its own idle timeout; the host's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
+}
+
+/// Which driver makes it run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum DriverSpec {
+    /// A command in its own process group (`drivers/process.rs`).
+    Process {
+        /// Given to `sh -c`.
+        command: String,
+    },
+    /// A service somebody else runs; it is always awake (`drivers/fixed.rs`).
+    Fixed {
+        /// Where it listens.
+        address: SocketAddr,
+    },
+}
+
+/// How deep a sprite sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Depth {
+    /// Memory stays, nothing runs.
+    Warm,
+    /// Nothing in memory.
+    Cold,
+}
+
+/// A sprite's state in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateName {
+    /// See [`Depth`].
+    Asleep,
+    /// On its way to running.
+    Waking,
+    /// Serving.
+    Running,
+    /// On its way to sleep.
+    Stopping,
+    /// The last wake failed; a back-off runs.
+    Failed,
+}
+
+/// What `sprite list` shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpriteStatus {
+    /// Its name.
+    pub name: SpriteName,
+    /// The placement this host has.
+    pub generation: u64,
+    /// Its current or last life.
+    pub run: u64,
+    /// Its state.
+    pub state: StateName,
+    /// While asleep: how deep.
+    pub warmth: Option<Depth>,
+    /// While failed: why.
+    pub cause: Option<String>,
+    /// Milliseconds in this state.
+    pub since_ms: u64,
+    /// Requests and sockets open at this moment.
+    pub open: u32,
+    /// Requests waiting for it at this host.
+    pub waiting: usize,
+}
+
+/// The record of one wake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The sprite.
+    pub sprite: SpriteName,
+    /// The life it began, or tried to.
+    pub run: u64,
+    /// `warm`, `cold` or `interrupted`.
+    pub kind: String,
+    /// Who asked: "http GET", "admin".
+    pub reason: String,
+    /// `ready`, or the cause of the failure.
+    pub result: String,
+    /// Requests and edges that had joined by the end.
+    pub waiters: usize,
+    /// Milliseconds spent waiting for a start slot.
+    pub queued_ms: u64,
+    /// Milliseconds the driver needed to start or continue it.
+    pub starting_ms: u64,
+    /// Milliseconds until its port answered.
+    pub port_wait_ms: u64,
+    /// When it was asked for, milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// `CLOCK_MONOTONIC` when the driver acted, nanoseconds; 0 when it never did.
+    pub started_monotonic_ns: u64,
+    /// `CLOCK_MONOTONIC` when the owner saw the port answer, nanoseconds; 0 when it never did.
+    pub ready_monotonic_ns: u64,
+}
+
+impl Depth {
+    /// The kind of the wake that ends a sleep of this depth.
+    #[must_use]
+    pub const fn wake_kind(self) -> WakeKind {
+        match self {
+            Self::Warm => WakeKind::Warm,
+            Self::Cold => WakeKind::Cold,
+        }
+    }
+}
