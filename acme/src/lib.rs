@@ -1,1 +1,6 @@
-//! placeholder
+//! Certificates: a CA of this machine's own, files, and the resolver that hands the right
+//! one to rustls by server name. It knows nothing of sprites.
+
+pub mod load;
+pub mod local_ca;
+pub mod resolver;
