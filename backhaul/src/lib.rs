@@ -7,6 +7,7 @@
 
 pub mod activity;
 pub mod direct;
+pub mod keys;
 pub mod owner;
 pub mod stream;
 pub mod wire;

@@ -1,1 +1,27 @@
-//! x
+//! The binary as a library: listeners, the path of a request, forwarding, admin, CLI.
+//!
+//! Start reading at [`request`].
+
+pub mod access;
+pub mod admin;
+pub mod body;
+pub mod cli;
+pub mod client;
+pub mod connection;
+pub mod demo;
+pub mod error;
+pub mod forward;
+pub mod guest;
+pub mod headers;
+pub mod hold;
+pub mod listen;
+pub mod request;
+pub mod request_id;
+pub mod respond;
+pub mod run;
+pub mod sample;
+pub mod target;
+pub mod tunnel;
+pub mod worker;
+
+pub use cli::run_from_arguments;

@@ -1,0 +1,345 @@
+//! The server's half: routes, JSON in and out, problems.
+
+use super::sprites::{self, NewSprite, SpriteError};
+use crate::worker::Edge;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use router::names::SpriteName;
+use router::route::HostId;
+use router::store::EmbeddedStore;
+use router::table::RouteTable;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{UnixListener, UnixStream};
+use tower::{Service, ServiceBuilder, ServiceExt};
+use wakeup::owner::{OwnerHandle, SleepError};
+use wakeup::spec::{Depth, DriverSpec, SpriteStatus};
+
+/// Largest request body, bytes (chosen: four times the longest command).
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Requests at once; further ones wait (chosen).
+const REQUESTS_MAX: usize = 64;
+/// Longest request: a wake has its own bound below it (chosen).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long `wake` waits (`wake.md` §6: the cap of every hold).
+const WAKE_PATIENCE: Duration = Duration::from_secs(60);
+/// The description of this API.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// What the API works on.
+pub struct Admin {
+    /// The sprites of this host.
+    pub owner: OwnerHandle,
+    /// Where definitions and routes are stored.
+    pub store: Arc<EmbeddedStore>,
+    /// What this edge believes about routes.
+    pub table: Arc<RouteTable>,
+    /// The edge itself.
+    pub edge: Arc<Edge>,
+    /// This host.
+    pub host: HostId,
+    /// The suffix URLs are shown under.
+    pub suffix: String,
+    /// The port in them.
+    pub https_port: u16,
+    /// When the process began.
+    pub started: Instant,
+}
+
+/// Body of `POST /v1/sprites`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRequest {
+    /// Name.
+    pub name: String,
+    /// For `sh -c`, with `$PORT`.
+    pub command: String,
+    /// Declared ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+    /// "30s".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
+    /// "public"; nothing else exists yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<String>,
+}
+
+/// Binds the socket for its owner alone. A socket nobody answers on is replaced.
+///
+/// # Errors
+/// `AddrInUse` when another process answers there; whatever the file system says otherwise.
+pub async fn bind(path: &Path) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another edge-proxy answers on it"));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until the future is dropped.
+pub async fn serve(listener: UnixListener, admin: Arc<Admin>) {
+    let answer = tower::service_fn(move |request| {
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(admin.answer(request).await) }
+    });
+    let limited = ServiceBuilder::new().concurrency_limit(REQUESTS_MAX).timeout(REQUEST_TIMEOUT).service(answer);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "admin accept failed; pausing");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let limited = limited.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let mut limited = limited.clone();
+                async move {
+                    let outcome = match limited.ready().await {
+                        Ok(ready) => ready.call(request).await,
+                        Err(error) => Err(error),
+                    };
+                    let late = |_| problem(StatusCode::GATEWAY_TIMEOUT, "it took too long");
+                    Ok::<_, Infallible>(outcome.unwrap_or_else(late))
+                }
+            });
+            let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+            // The client left: its business.
+            drop(served.await);
+        });
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Admin {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let (parts, body) = request.into_parts();
+        let path: Vec<_> = parts.uri.path().trim_matches('/').split('/').collect();
+        let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}")),
+        };
+        let outcome = match (&parts.method, &path[..]) {
+            (&Method::GET, ["v1", "status"]) => Ok(self.status().await),
+            (&Method::GET, ["v1", "openapi.json"]) => Ok(serde_json::from_str(OPENAPI).unwrap_or(Value::Null)),
+            (&Method::GET, ["v1", "sprites"]) => Ok(self.list().await),
+            (&Method::POST, ["v1", "sprites"]) => self.create(&body).await,
+            (&Method::GET, ["v1", "sprites", name]) => self.show(name).await,
+            (&Method::DELETE, ["v1", "sprites", name]) => self.delete(name).await,
+            (&Method::POST, ["v1", "sprites", name, "wake"]) => self.wake(name).await,
+            (&Method::POST, ["v1", "sprites", name, "sleep"]) => self.sleep(name, &body).await,
+            (&Method::GET, ["v1", "sprites", name, "receipts"]) => self.receipts(name).await,
+            _ => Err((StatusCode::NOT_FOUND, format!("there is no {} {}", parts.method, parts.uri.path()))),
+        };
+        match outcome {
+            Ok(value) => json_answer(StatusCode::OK, "application/json", &value),
+            Err((status, detail)) => problem(status, &detail),
+        }
+    }
+
+    async fn status(&self) -> Value {
+        let mut states = BTreeMap::new();
+        for status in self.owner.statuses().await {
+            *states.entry(format!("{:?}", status.state).to_lowercase()).or_insert(0_usize) += 1;
+        }
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "uptime_s": self.started.elapsed().as_secs(),
+            "sprites": states,
+            "held": self.edge.waker.held(),
+            "connections": self.edge.connections(),
+            "routes": self.table.len(),
+            "synced": self.table.is_synced(),
+        })
+    }
+
+    async fn list(&self) -> Value {
+        self.owner.statuses().await.iter().map(|status| self.shown(status)).collect()
+    }
+
+    fn shown(&self, status: &SpriteStatus) -> Value {
+        let mut value = serde_json::to_value(status).unwrap_or(Value::Null);
+        value["url"] = self.url(&status.name).into();
+        value
+    }
+
+    /// The URL of a sprite.
+    #[must_use]
+    pub fn url(&self, name: &SpriteName) -> String {
+        match self.https_port {
+            443 => format!("https://{name}.{}/", self.suffix),
+            port => format!("https://{name}.{}:{port}/", self.suffix),
+        }
+    }
+
+    async fn known(&self, name: &str) -> Result<(SpriteName, SpriteStatus), Problem> {
+        let name = SpriteName::parse(name).map_err(|error| (StatusCode::BAD_REQUEST, format!("name: {error}")))?;
+        let status = self.owner.status(&name).await;
+        status.map(|status| (name.clone(), status)).ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no sprite {name}")))
+    }
+
+    async fn show(&self, name: &str) -> Result<Value, Problem> {
+        let (name, status) = self.known(name).await?;
+        let mut value = self.shown(&status);
+        let specs = sprites::stored(&self.store).map_err(failed)?;
+        if let Some(spec) = specs.into_iter().find(|spec| spec.name == name) {
+            value["ports"] = spec.ports.into();
+            value["idle_timeout_s"] = spec.idle_timeout.map_or(Value::Null, |timeout| timeout.as_secs_f64().into());
+            if let DriverSpec::Process { command } = spec.driver {
+                value["command"] = command.into();
+            }
+        }
+        Ok(value)
+    }
+
+    async fn create(&self, body: &[u8]) -> Result<Value, Problem> {
+        let wrong = |detail: String| (StatusCode::BAD_REQUEST, detail);
+        let asked: CreateRequest = serde_json::from_slice(body).map_err(|error| wrong(format!("the body is no sprite: {error}")))?;
+        let name = SpriteName::parse(&asked.name).map_err(|error| wrong(format!("name: {error}")))?;
+        match asked.access.as_deref() {
+            None | Some("public") => {}
+            Some("private") => return Err(wrong("access: private sprites are not supported yet; use public".into())),
+            Some(_) => return Err(wrong("access: only public is known".into())),
+        }
+        let idle_timeout = asked.idle_timeout.map(|text| humantime::parse_duration(&text)).transpose();
+        let idle_timeout = idle_timeout.map_err(|error| wrong(format!("idle_timeout: {error}")))?;
+        let new = NewSprite { name: name.clone(), driver: DriverSpec::Process { command: asked.command }, ports: asked.ports, idle_timeout };
+        sprites::create(&self.store, &self.owner, self.host, new).await.map_err(failed)?;
+        self.visible(&name).await;
+        self.show(name.as_str()).await
+    }
+
+    /// Waits until this edge's own table has the new route, so that the next request is
+    /// not told that there is no such sprite. Bounded: the table follows within a turn.
+    async fn visible(&self, name: &SpriteName) {
+        for _ in 0..200 {
+            if matches!(self.table.lookup(name), router::table::Lookup::Found(route) if !route.deleted) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn delete(&self, name: &str) -> Result<Value, Problem> {
+        let (name, _) = self.known(name).await?;
+        sprites::delete(&self.store, &self.owner, &name).await.map_err(failed)?;
+        Ok(json!({ "deleted": name }))
+    }
+
+    async fn wake(&self, name: &str) -> Result<Value, Problem> {
+        let (name, _) = self.known(name).await?;
+        match self.owner.wake(&name, WAKE_PATIENCE).await {
+            Ok(_) => self.show(name.as_str()).await,
+            Err(reply) => Err((StatusCode::CONFLICT, format!("{name} was not woken: {}", said(&reply)))),
+        }
+    }
+
+    async fn sleep(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct Asked {
+            depth: Option<Depth>,
+        }
+        let asked: Asked = match body {
+            b"" => Asked::default(),
+            body => serde_json::from_slice(body)
+                .map_err(|error| (StatusCode::BAD_REQUEST, format!("depth is \"warm\" or \"cold\": {error}")))?,
+        };
+        let (name, _) = self.known(name).await?;
+        match self.owner.sleep(&name, asked.depth.unwrap_or(Depth::Warm)).await {
+            Ok(()) => self.show(name.as_str()).await,
+            Err(SleepError::NoSuchSprite) => Err((StatusCode::NOT_FOUND, format!("there is no sprite {name}"))),
+            Err(SleepError::NotNow) => Err((StatusCode::CONFLICT, format!("{name}: {}", SleepError::NotNow))),
+        }
+    }
+
+    async fn receipts(&self, name: &str) -> Result<Value, Problem> {
+        let (name, _) = self.known(name).await?;
+        Ok(serde_json::to_value(self.owner.receipts(&name)).unwrap_or(Value::Null))
+    }
+}
+
+type Problem = (StatusCode, String);
+
+fn failed(error: SpriteError) -> Problem {
+    let status = match &error {
+        SpriteError::Exists(_) => StatusCode::CONFLICT,
+        SpriteError::Unknown(_) => StatusCode::NOT_FOUND,
+        SpriteError::Field { .. } => StatusCode::BAD_REQUEST,
+        SpriteError::Corrupt(_) | SpriteError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, error.to_string())
+}
+
+fn said(reply: &backhaul::wire::Reply) -> String {
+    use backhaul::wire::Reply;
+    match reply {
+        Reply::Refused(refused) if refused.detail.is_empty() => format!("{:?}", refused.cause()),
+        Reply::Refused(refused) => format!("{:?}: {}", refused.cause(), refused.detail),
+        other => format!("{other:?}"),
+    }
+}
+
+fn json_answer(status: StatusCode, content_type: &'static str, value: &Value) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(format!("{value}\n"))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response
+}
+
+fn problem(status: StatusCode, detail: &str) -> Answer {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let value = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
+    json_answer(status, "application/problem+json", &value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_names_every_route_and_no_other() {
+        let description: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut described: Vec<String> = Vec::new();
+        for (path, methods) in description["paths"].as_object().unwrap() {
+            described.extend(methods.as_object().unwrap().keys().map(|method| format!("{} {path}", method.to_uppercase())));
+        }
+        let source = include_str!("api.rs");
+        let mut routed: Vec<String> = Vec::new();
+        for line in source.lines().filter(|line| line.trim().starts_with("(&Method::")) {
+            let method = line.split("Method::").nth(1).unwrap().split(',').next().unwrap();
+            let path = line.split('[').nth(1).unwrap().split(']').next().unwrap();
+            let path: String = path.split(", ").map(|part| match part.trim_matches('"') {
+                "name" => "/{name}".to_owned(),
+                part => format!("/{part}"),
+            }).collect();
+            routed.push(format!("{method} {path}"));
+        }
+        described.sort();
+        routed.sort();
+        assert_eq!(described, routed);
+        assert!(routed.len() >= 9);
+    }
+}

@@ -1,0 +1,89 @@
+//! The CLI's half: one request over the unix socket.
+
+use super::table;
+use crate::cli::{Exit, SpriteCommand};
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use std::path::Path;
+use tokio::net::UnixStream;
+
+/// Runs one `sprite …` command and prints its result.
+pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
+    let done = match command {
+        SpriteCommand::Create { name, command, public: _, private, port, idle_timeout } => {
+            let access = if private { "private" } else { "public" };
+            let mut body = json!({ "name": name, "command": command, "ports": port, "access": access });
+            if let Some(timeout) = idle_timeout {
+                body["idle_timeout"] = timeout.into();
+            }
+            call(socket, Method::POST, "/v1/sprites", Some(body)).await.map(|value| (value, table::sprite as Show))
+        }
+        SpriteCommand::List => call(socket, Method::GET, "/v1/sprites", None).await.map(|value| (value, table::sprites as Show)),
+        SpriteCommand::Show { name } => {
+            call(socket, Method::GET, &path(&name, ""), None).await.map(|value| (value, table::sprite as Show))
+        }
+        SpriteCommand::Wake { name } => {
+            call(socket, Method::POST, &path(&name, "/wake"), None).await.map(|value| (value, table::sprite as Show))
+        }
+        SpriteCommand::Sleep { name, cold } => {
+            let body = json!({ "depth": if cold { "cold" } else { "warm" } });
+            call(socket, Method::POST, &path(&name, "/sleep"), Some(body)).await.map(|value| (value, table::sprite as Show))
+        }
+        SpriteCommand::Delete { name } => {
+            call(socket, Method::DELETE, &path(&name, ""), None).await.map(|value| (value, table::object as Show))
+        }
+        SpriteCommand::Receipts { name } => {
+            call(socket, Method::GET, &path(&name, "/receipts"), None).await.map(|value| (value, table::receipts as Show))
+        }
+    };
+    print(done, json)
+}
+
+/// Runs `status`.
+pub async fn status(socket: &Path, json: bool) -> Exit {
+    print(call(socket, Method::GET, "/v1/status", None).await.map(|value| (value, table::object as Show)), json)
+}
+
+type Show = fn(&Value) -> String;
+
+fn print(done: anyhow::Result<(Value, Show)>, json: bool) -> Exit {
+    match done {
+        Ok((value, _)) if json => println!("{value}"),
+        Ok((value, show)) => print!("{}", show(&value)),
+        Err(error) => {
+            eprintln!("edge-proxy: {error:#}");
+            return Exit::Failed;
+        }
+    }
+    Exit::Done
+}
+
+/// A name goes into the path as it is only if it could be one.
+fn path(name: &str, rest: &str) -> String {
+    let clean: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+    format!("/v1/sprites/{clean}{rest}")
+}
+
+async fn call(socket: &Path, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| {
+        anyhow!("no edge-proxy answers at {} ({error}); start one with `edge-proxy demo`, or name its socket with --admin", socket.display())
+    })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+    let request = Request::builder().method(method).uri(path).header(header::HOST, "admin").body(Full::new(body))?;
+    let response = sender.send_request(request).await.context("the edge-proxy closed the connection")?;
+    let status = response.status();
+    let bytes = response.into_body().collect().await?.to_bytes();
+    drop(sender);
+    connection.abort();
+    let value: Value = serde_json::from_slice(&bytes).context("the answer is no JSON")?;
+    if !status.is_success() {
+        bail!("{}", value["detail"].as_str().unwrap_or("refused without a reason"));
+    }
+    Ok(value)
+}

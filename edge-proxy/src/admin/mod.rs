@@ -1,0 +1,11 @@
+//! The admin API: HTTP and JSON on a unix socket, for the CLI and for scripts.
+//!
+//! `openapi.json` describes it and a test holds the two together. Who can open the socket
+//! may do everything, so it is the owner's alone (mode 0600).
+
+pub mod api;
+pub mod client;
+pub mod sprites;
+mod table;
+
+pub use api::{Admin, bind, serve};

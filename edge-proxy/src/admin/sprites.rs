@@ -1,0 +1,173 @@
+//! Making and destroying sprites: the definition on this host, the route for everybody.
+
+use router::names::SpriteName;
+use router::route::{Access, Generation, HostId};
+use router::rows::{PORTS_MAX, ROW_VERSION, SpriteRow};
+use router::store::{EmbeddedStore, StoreError};
+use std::time::Duration;
+use wakeup::owner::OwnerHandle;
+use wakeup::spec::{DriverSpec, SpriteSpec};
+
+/// Definitions of this host's sprites are stored under this prefix; they are not replicated.
+const SPEC_PREFIX: &str = "spec/";
+/// Longest command, bytes (chosen).
+const COMMAND_BYTES_MAX: usize = 16 * 1024;
+
+/// A sprite to be made.
+#[derive(Clone, Debug)]
+pub struct NewSprite {
+    /// Its name.
+    pub name: SpriteName,
+    /// What it is.
+    pub driver: DriverSpec,
+    /// Declared ports.
+    pub ports: Vec<u16>,
+    /// Its own idle timeout.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// Why a sprite was not made or destroyed. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum SpriteError {
+    /// There is one by this name.
+    #[error("a sprite {0} exists already")]
+    Exists(SpriteName),
+    /// There is none by this name.
+    #[error("there is no sprite {0}")]
+    Unknown(SpriteName),
+    /// A field is out of its bounds.
+    #[error("{field}: {rule}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// What would be right.
+        rule: &'static str,
+    },
+    /// What is stored cannot be understood.
+    #[error("what is stored for {0} cannot be read")]
+    Corrupt(SpriteName),
+    /// The store failed, or somebody else wrote at the same time.
+    #[error("the store did not take it")]
+    Store(#[from] StoreError),
+}
+
+/// Makes a sprite. When this returns it is on disk, has a route and can be woken.
+///
+/// # Errors
+/// [`SpriteError`].
+pub async fn create(store: &EmbeddedStore, owner: &OwnerHandle, host: HostId, new: NewSprite) -> Result<SpriteSpec, SpriteError> {
+    check(&new)?;
+    let NewSprite { name, driver, ports, idle_timeout } = new;
+    let key = SpriteRow::key(&name);
+    let present = store.get(&key)?;
+    let before = match &present {
+        Some(entry) => {
+            let (_, row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
+            if !row.deleted {
+                return Err(SpriteError::Exists(name));
+            }
+            row.generation.0
+        }
+        None => 0,
+    };
+    // A name that is made again goes on where its tombstone stands, never from the start.
+    let generation = before + 1;
+    let spec = SpriteSpec { name: name.clone(), generation, driver, ports: ports.clone(), idle_timeout };
+    let spec_key = format!("{SPEC_PREFIX}{name}");
+    let encoded = serde_json::to_vec(&spec).map_err(|_| SpriteError::Corrupt(name.clone()))?;
+    let spec_version = store.get(&spec_key)?.map(|entry| entry.version);
+    // The definition first: a route without one would lead to an owner that knows nothing.
+    store.compare_and_set(&spec_key, spec_version, Some(&encoded))?;
+    let row = SpriteRow {
+        version: ROW_VERSION,
+        tenant: "local".into(),
+        generation: Generation(generation),
+        host,
+        ports,
+        access: Access::Public,
+        deleted: false,
+    };
+    router::apply::publish(store, &name, &row, present.map(|entry| entry.version))?;
+    owner.upsert(spec.clone()).await;
+    Ok(spec)
+}
+
+fn check(new: &NewSprite) -> Result<(), SpriteError> {
+    if let DriverSpec::Process { command } = &new.driver {
+        if command.trim().is_empty() || command.len() > COMMAND_BYTES_MAX {
+            return Err(SpriteError::Field { field: "command", rule: "1 to 16384 bytes" });
+        }
+    }
+    if new.ports.len() > PORTS_MAX || new.ports.contains(&0) {
+        return Err(SpriteError::Field { field: "ports", rule: "at most 16 ports, none of them 0" });
+    }
+    if new.idle_timeout.is_some_and(|timeout| timeout < Duration::from_millis(100)) {
+        return Err(SpriteError::Field { field: "idle_timeout", rule: "at least 100ms" });
+    }
+    Ok(())
+}
+
+/// Destroys a sprite: its route becomes a tombstone, its guest is ended. Its directory stays.
+///
+/// # Errors
+/// [`SpriteError`].
+pub async fn delete(store: &EmbeddedStore, owner: &OwnerHandle, name: &SpriteName) -> Result<(), SpriteError> {
+    let key = SpriteRow::key(name);
+    let entry = store.get(&key)?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
+    let (_, mut row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
+    if row.deleted {
+        return Err(SpriteError::Unknown(name.clone()));
+    }
+    row.deleted = true;
+    row.generation.0 += 1;
+    router::apply::publish(store, name, &row, Some(entry.version))?;
+    let spec_key = format!("{SPEC_PREFIX}{name}");
+    if let Some(spec) = store.get(&spec_key)? {
+        store.compare_and_set(&spec_key, Some(spec.version), None)?;
+    }
+    owner.remove(name).await;
+    Ok(())
+}
+
+/// Every definition stored on this host.
+///
+/// # Errors
+/// [`SpriteError`]; a definition that cannot be read is left out with a warning.
+pub fn stored(store: &EmbeddedStore) -> Result<Vec<SpriteSpec>, SpriteError> {
+    let entries = store.scan(SPEC_PREFIX)?;
+    let read = entries.into_iter().filter_map(|entry| match serde_json::from_slice(&entry.value) {
+        Ok(spec) => Some(spec),
+        Err(error) => {
+            tracing::warn!(key = entry.key, %error, "a sprite's definition cannot be read; it is left out");
+            None
+        }
+    });
+    Ok(read.collect())
+}
+
+/// Gives a sprite of the config file its route; the generation it has.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn publish_static(store: &EmbeddedStore, host: HostId, name: &SpriteName, ports: &[u16]) -> Result<u64, SpriteError> {
+    let key = SpriteRow::key(name);
+    let present = store.get(&key)?;
+    let mut row = SpriteRow {
+        version: ROW_VERSION,
+        tenant: "local".into(),
+        generation: Generation(1),
+        host,
+        ports: ports.into(),
+        access: Access::Public,
+        deleted: false,
+    };
+    if let Some(entry) = &present {
+        let (_, before) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
+        row.generation = Generation(before.generation.0 + u64::from(before.deleted));
+        if before == row {
+            return Ok(row.generation.0);
+        }
+    }
+    router::apply::publish(store, name, &row, present.map(|entry| entry.version))?;
+    Ok(row.generation.0)
+}

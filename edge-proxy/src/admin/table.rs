@@ -1,0 +1,58 @@
+//! Results for people: columns as wide as their widest cell.
+
+use serde_json::Value;
+
+pub(super) fn sprites(value: &Value) -> String {
+    columns(value, &["name", "state", "warmth", "run", "generation", "open", "url"])
+}
+
+pub(super) fn receipts(value: &Value) -> String {
+    columns(value, &["run", "kind", "result", "queued_ms", "starting_ms", "port_wait_ms", "waiters", "reason"])
+}
+
+pub(super) fn sprite(value: &Value) -> String {
+    object(value)
+}
+
+pub(super) fn object(value: &Value) -> String {
+    let Some(fields) = value.as_object() else { return format!("{value}\n") };
+    let width = fields.keys().map(String::len).max().unwrap_or(0);
+    fields.iter().map(|(name, value)| format!("{name:width$}  {}\n", cell(value))).collect()
+}
+
+fn columns(value: &Value, names: &[&str]) -> String {
+    let rows: Vec<Vec<String>> = std::iter::once(names.iter().map(|name| name.to_uppercase()).collect())
+        .chain(value.as_array().into_iter().flatten().map(|row| names.iter().map(|name| cell(&row[name])).collect()))
+        .collect();
+    let width = |at: usize| rows.iter().map(|row: &Vec<String>| row[at].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..names.len()).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.is_empty() => "-".into(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn columns_line_up_and_nothing_is_a_dash() {
+        let value = serde_json::json!([{ "name": "a", "state": "asleep", "warmth": "warm", "run": 1, "generation": 1, "open": 0, "url": "u" },
+            { "name": "longer", "state": "running", "warmth": null, "run": 12, "generation": 1, "open": 0, "url": "v" }]);
+        let text = super::sprites(&value);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "NAME    STATE    WARMTH  RUN  GENERATION  OPEN  URL");
+        assert_eq!(lines[2], "longer  running  -       12   1           0     v");
+    }
+}

@@ -1,0 +1,274 @@
+//! The command line: what was typed, and which exit code it ends with.
+
+use crate::{admin, demo, run, sample};
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand, ValueEnum};
+use config::Config;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0.
+    Done,
+    /// 64, EX_USAGE of sysexits(3).
+    Usage,
+    /// 70, EX_SOFTWARE: it could not be done.
+    Failed,
+    /// 78, EX_CONFIG.
+    Config,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Usage => 64,
+            Exit::Failed => 70,
+            Exit::Config => 78,
+        })
+    }
+}
+
+/// The edge that wakes what it serves.
+#[derive(Debug, Parser)]
+#[command(name = "edge-proxy", version, after_help = "Exit codes: 0 done, 64 bad usage, 70 it could not be done, 78 bad config.")]
+struct Cli {
+    /// Admin socket of the edge to talk to.
+    #[arg(long, global = true, value_name = "SOCKET", default_value = "edge-proxy-data/admin.sock")]
+    admin: PathBuf,
+    /// Print JSON instead of tables.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Edge and worker host on this machine, with sample sprites.
+    Demo(DemoArguments),
+    /// The edge, with the worker host of the same machine.
+    Run {
+        /// Config file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Read a config file and print what would run; 78 when it is wrong.
+    Check {
+        /// Config file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Make a WireGuard key: the private one into a new file, the public one to the terminal.
+    Keygen {
+        /// The new file; it must not exist.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Work on the sprites of a running edge.
+    #[command(subcommand)]
+    Sprite(SpriteCommand),
+    /// How the running edge is doing.
+    Status,
+    /// Run one of the demo's sample programs on $PORT.
+    #[command(hide = true)]
+    Sample {
+        /// hello, counter, chat, clock, echo or stamp.
+        name: String,
+    },
+}
+
+/// Arguments of `demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoArguments {
+    /// Where to serve HTTPS; port 0 picks a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
+    pub https: SocketAddr,
+    /// Where to redirect plain HTTP from.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub http: SocketAddr,
+    /// Where everything that must survive is kept.
+    #[arg(long, value_name = "DIR", default_value = "edge-proxy-data")]
+    pub data_dir: PathBuf,
+    /// A sprite sleeps after this long without activity, at least 100ms.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub idle_timeout: Duration,
+    /// The domain whose labels are sprites.
+    #[arg(long, value_name = "DOMAIN", default_value = "sprites.localhost")]
+    pub suffix: String,
+    /// What carries streams from the edge to the host.
+    #[arg(long, value_enum, default_value_t = LinkArgument::default())]
+    pub link: LinkArgument,
+}
+
+/// The links `demo` can use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LinkArgument {
+    /// Plain TCP without protection, which never leaves this machine.
+    #[default]
+    DirectInsecure,
+}
+
+/// `sprite …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SpriteCommand {
+    /// Make a sprite of any command that listens on $PORT.
+    Create {
+        /// 1 to 40 of a-z, 0-9 and '-'.
+        name: String,
+        /// Run by `sh -c` in the sprite's own directory.
+        #[arg(long)]
+        command: String,
+        /// Anybody may ask for it (the default).
+        #[arg(long, conflicts_with = "private")]
+        public: bool,
+        /// Not supported yet.
+        #[arg(long)]
+        private: bool,
+        /// A port that may be asked for as PORT--NAME besides $PORT; up to 16.
+        #[arg(long)]
+        port: Vec<u16>,
+        /// It sleeps after this long without activity; the host's figure when left out.
+        #[arg(long, value_name = "DURATION")]
+        idle_timeout: Option<String>,
+    },
+    /// All sprites.
+    List,
+    /// One sprite.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Wake it and wait until it runs.
+    Wake {
+        /// Its name.
+        name: String,
+    },
+    /// Put it to sleep and wait until it sleeps.
+    Sleep {
+        /// Its name.
+        name: String,
+        /// End it instead of freezing it.
+        #[arg(long)]
+        cold: bool,
+    },
+    /// Destroy it; its directory stays.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+    /// Its last 100 wakes.
+    Receipts {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Parses the arguments of this process and does what they say.
+#[must_use]
+pub fn run_from_arguments() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error).into(),
+    };
+    match cli.command {
+        Command::Sample { name } => match sample::run(&name) {
+            Ok(()) => Exit::Done,
+            Err(error) => failed(&format!("sample {name}: {error:#}")),
+        },
+        Command::Check { config } => check(&config, cli.json),
+        Command::Run { config } => {
+            logging();
+            match Config::load(&config) {
+                Ok(config) => run::run(config),
+                Err(error) => wrong_config(&error),
+            }
+        }
+        Command::Demo(arguments) => {
+            logging();
+            demo::run(arguments)
+        }
+        Command::Keygen { out } => keygen(&out, cli.json),
+        Command::Sprite(command) => client(admin::client::sprite(&cli.admin, cli.json, command)),
+        Command::Status => client(admin::client::status(&cli.admin, cli.json)),
+    }
+    .into()
+}
+
+/// Help and version are no errors; everything else is one clear line and 64.
+fn usage(error: &clap::Error) -> Exit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print!("{error}");
+            Exit::Done
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            eprint!("{error}");
+            Exit::Usage
+        }
+        _ => {
+            let text = error.to_string();
+            let line: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage")).filter(|line| !line.is_empty()).collect();
+            let line = line.join(" ");
+            eprintln!("edge-proxy: {}; see --help", line.strip_prefix("error: ").unwrap_or(&line));
+            Exit::Usage
+        }
+    }
+}
+
+/// One line to the terminal, exit code 70.
+pub fn failed(message: &str) -> Exit {
+    eprintln!("edge-proxy: {message}");
+    Exit::Failed
+}
+
+fn wrong_config(error: &config::ConfigError) -> Exit {
+    eprintln!("{error}");
+    Exit::Config
+}
+
+fn check(path: &Path, json: bool) -> Exit {
+    match Config::load(path) {
+        Ok(config) if json => println!("{}", serde_json::to_value(&config).unwrap_or_default()),
+        Ok(config) => print!("{}", config.to_toml()),
+        Err(error) => return wrong_config(&error),
+    }
+    Exit::Done
+}
+
+fn keygen(out: &Path, json: bool) -> Exit {
+    match backhaul::keys::PrivateKey::generate_into(out) {
+        Ok(public) if json => println!("{}", serde_json::json!({ "public_key": public.to_string() })),
+        Ok(public) => println!("{public}"),
+        Err(error) => return failed(&format!("keygen: {error}")),
+    }
+    Exit::Done
+}
+
+fn client(command: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => failed(&format!("no runtime: {error}")),
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` says which.
+fn logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,153 @@
+//! Why a request was not answered by its sprite: one enum, classified once.
+//!
+//! Every failure on the path of a request becomes a [`RequestError`];
+//! `respond.rs` turns it into an answer, and the same match gives the metric and
+//! log label, so the two cannot drift apart.
+
+use crate::guest::UpstreamError;
+use backhaul::wire::Cause;
+use std::time::Duration;
+use wakeup::hold::HoldError;
+
+/// What went wrong, as far as the visitor, the log and the operator need to know.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The host is under none of our suffixes, or its label is no sprite name.
+    #[error("no such sprite")]
+    NoSuchSprite,
+    /// The name asks for a port that the sprite has not declared.
+    #[error("no such port")]
+    NoSuchPort,
+    /// The sprite was destroyed.
+    #[error("the sprite was destroyed")]
+    Gone,
+    /// `Host` or `:authority` names another site than the handshake did.
+    #[error("the host does not match the name of the TLS connection")]
+    Misdirected,
+    /// The request line or its headers cannot be forwarded.
+    #[error("malformed request: {0}")]
+    BadRequest(&'static str),
+    /// A method we do not proxy.
+    #[error("method not implemented")]
+    NotImplemented,
+    /// The request went through this deployment too often.
+    #[error("the request is going in circles")]
+    Loop,
+    /// The routing table has not been loaded yet.
+    #[error("the routing table is not ready")]
+    TableNotReady,
+    /// The hold ended without a running sprite.
+    #[error("the sprite could not be woken")]
+    Hold(#[source] HoldError),
+    /// The owner refused the stream.
+    #[error("the owner refused: {cause:?}")]
+    Refused {
+        /// The owner's cause.
+        cause: Cause,
+        /// When another try makes sense; zero when unknown.
+        retry_after: Duration,
+        /// For the operator's log only.
+        detail: String,
+    },
+    /// No session to the worker host.
+    #[error("the worker host does not answer")]
+    HostUnreachable,
+    /// The sprite's answer broke off or made no sense before its head was complete.
+    #[error("the sprite's answer failed")]
+    Upstream(#[source] UpstreamError),
+    /// The sprite moved or slept more often than the hop budget allows.
+    #[error("the sprite moved more often than the hop budget allows")]
+    HopBudget,
+    /// The visitor left while the request was held; nobody reads the answer.
+    #[error("the client left")]
+    ClientGone,
+}
+
+/// Everything `respond.rs` needs to know about one failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// HTTP status.
+    pub status: u16,
+    /// Stable code: body, `Proxy-Status` detail, metric label.
+    pub code: &'static str,
+    /// RFC 9209 §2.3 error type.
+    pub proxy_error: &'static str,
+    /// Seconds for `Retry-After`; 0 for none.
+    pub retry_after: u64,
+    /// One sentence for a visitor. Names no host, address or generation.
+    pub sentence: &'static str,
+}
+
+const fn verdict(
+    status: u16,
+    code: &'static str,
+    proxy_error: &'static str,
+    retry_after: u64,
+    sentence: &'static str,
+) -> Verdict {
+    Verdict { status, code, proxy_error, retry_after, sentence }
+}
+
+impl RequestError {
+    /// The one table from reason to answer (`wake.md` §7). No wildcard: a new variant
+    /// does not compile until it is classified.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::NoSuchSprite => verdict(404, "no_such_sprite", "destination_not_found", 0, "There is no sprite by this name."),
+            Self::NoSuchPort => cause_verdict(Cause::PortNotDeclared, 0),
+            Self::Gone => verdict(410, "gone", "destination_not_found", 0, "This sprite was destroyed."),
+            Self::Misdirected => verdict(421, "misdirected", "http_request_error", 0, "This connection was opened for another name. Please open a new one."),
+            Self::BadRequest(_) => verdict(400, "bad_request", "http_request_error", 0, "The request is malformed."),
+            Self::NotImplemented => verdict(501, "not_implemented", "http_request_denied", 0, "This method is not supported here."),
+            Self::Loop => verdict(508, "loop_detected", "proxy_loop_detected", 0, "The request is going in circles."),
+            Self::TableNotReady => verdict(503, "table_not_ready", "proxy_internal_error", 1, "This location is still starting."),
+            Self::Hold(error) => hold_verdict(error),
+            Self::Refused { cause, retry_after, .. } => cause_verdict(*cause, seconds_up(*retry_after)),
+            Self::HostUnreachable => host_unreachable(),
+            Self::Upstream(_) => verdict(502, "sprite_reset", "connection_terminated", 0, "The sprite broke off its answer."),
+            Self::HopBudget => verdict(503, "hop_budget", "destination_unavailable", 1, "The sprite is being moved."),
+            Self::ClientGone => verdict(499, "client_gone", "http_request_error", 0, "The client left."),
+        }
+    }
+}
+
+const fn host_unreachable() -> Verdict {
+    verdict(503, "host_unreachable", "destination_unavailable", 2, "The sprite's machine does not answer at the moment.")
+}
+
+fn hold_verdict(error: &HoldError) -> Verdict {
+    match error {
+        HoldError::HoldFull => verdict(503, "hold_full", "destination_unavailable", 2, "Too many requests wait for this sprite."),
+        HoldError::ClientHoldFull => verdict(429, "client_hold_full", "http_request_denied", 2, "Too many of your requests wait already."),
+        HoldError::EdgeBusy => verdict(503, "edge_busy", "proxy_internal_error", 2, "This location is too busy to hold more requests."),
+        HoldError::Deadline { .. } => verdict(504, "wake_deadline", "http_response_timeout", 1, "The sprite did not wake in time."),
+        HoldError::Refused { cause, retry_after_ms, .. } => {
+            cause_verdict(*cause, seconds_up(Duration::from_millis(u64::from(*retry_after_ms))))
+        }
+        HoldError::Moved { .. } => verdict(503, "moved", "destination_unavailable", 1, "The sprite is being moved."),
+        HoldError::Gone { .. } => RequestError::Gone.verdict(),
+        HoldError::Unknown { .. } => verdict(503, "host_unaware", "destination_unavailable", 1, "The sprite is being placed."),
+        HoldError::HostUnreachable => host_unreachable(),
+        HoldError::Draining => verdict(503, "edge_draining", "proxy_internal_error", 1, "This location is shutting down."),
+    }
+}
+
+fn cause_verdict(cause: Cause, retry_after: u64) -> Verdict {
+    let unavailable = "destination_unavailable";
+    match cause {
+        Cause::HostBusy => verdict(503, "host_busy", unavailable, retry_after.max(1), "The sprite's machine is starting others first."),
+        Cause::WakeFailed | Cause::GuestDied => verdict(503, "wake_failed", unavailable, retry_after.max(1), "The sprite did not start. It will be tried again."),
+        Cause::WakeFailedPermanent => verdict(502, "wake_failed_permanent", unavailable, 0, "The sprite cannot start."),
+        Cause::PortClosed => verdict(502, "port_closed", "connection_refused", 2, "The sprite runs, but nothing listens on this port."),
+        Cause::PortNotDeclared => verdict(404, "no_such_port", "destination_not_found", 0, "This port is not open."),
+        Cause::WakeDeadline => verdict(504, "wake_deadline", "http_response_timeout", retry_after.max(1), "The sprite did not wake in time."),
+        Cause::ShuttingDown => verdict(503, "host_draining", unavailable, retry_after.max(1), "The sprite's machine is shutting down."),
+        Cause::Version | Cause::Unspecified => verdict(503, "host_incompatible", "proxy_internal_error", 5, "The sprite's machine speaks another version."),
+    }
+}
+
+/// Whole seconds, rounded up, as `Retry-After` wants them (RFC 9110 §10.2.3).
+fn seconds_up(duration: Duration) -> u64 {
+    duration.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
+}

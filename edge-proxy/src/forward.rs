@@ -1,0 +1,335 @@
+//! Forward it: the request out, the answer back, upgrades, and the one retry rule.
+//!
+//! The rule: a request is sent again only when nothing of it can have reached a guest:
+//! the owner said so, or the idle stream it was written to had ended and the method may
+//! be repeated (RFC 9110 §9.2.2). What was read of its body until then is kept by
+//! [`Upload`], so the second try sends the same bytes. Nothing else is ever retried.
+
+use crate::body::EdgeBody;
+use crate::client::Client;
+use crate::error::RequestError;
+use crate::guest::{
+    BodyFraming, Connection, Framing, HeadParts, Place, Received, ResponseBody, ResponseHead, UpstreamError,
+    encode_head, finish_head,
+};
+use crate::headers;
+use crate::request::Exchange;
+use crate::respond;
+use crate::tunnel::Tunnel;
+use crate::worker::Worker;
+use backhaul::OpenError;
+use backhaul::wire::{Open, Reply, StreamClass, VERSION};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use router::names::SpriteName;
+use router::route::Route;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+pub use crate::guest::Upload;
+
+thread_local! {
+    /// The core's buffer for request heads: one write per request, no allocation.
+    static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Largest head buffer a core keeps between requests, bytes (chosen).
+const HEAD_KEPT: usize = 128 * 1024;
+
+/// The way to a guest: an idle stream, or one that is still to be opened.
+pub enum Guest {
+    /// Kept from an earlier request.
+    Idle(Connection),
+    /// To be opened with the expectation of this run.
+    Fresh {
+        /// What it leads to.
+        place: Place,
+        /// The host the table names.
+        host: router::route::HostId,
+    },
+}
+
+impl Guest {
+    /// A way that needs no wake, as far as this process knows: it may prove wrong, which
+    /// costs one round trip and never an error.
+    #[must_use]
+    pub fn warm(worker: &Worker, exchange: &Exchange, name: &SpriteName, route: &Route, port: u16) -> Option<Self> {
+        let place = |place: &Place| place.port == port && place.generation == route.generation;
+        if may_use_idle(worker, exchange) {
+            if let Some(connection) = worker.pool.take(name, place) {
+                return Some(Self::Idle(connection));
+            }
+        }
+        let run = worker.edge.waker.view(name, route.generation.0)?;
+        Some(Self::fresh(name.clone(), route, port, run))
+    }
+
+    /// A stream to be opened to this run.
+    #[must_use]
+    pub const fn fresh(name: SpriteName, route: &Route, port: u16, run: u64) -> Self {
+        Self::Fresh { place: Place { name, generation: route.generation, run, port }, host: route.host }
+    }
+}
+
+/// An idle stream may end in the moment it is used. That is harmless when the owner tells
+/// what was delivered or the request may be repeated, and when its body can be sent again.
+fn may_use_idle(worker: &Worker, exchange: &Exchange) -> bool {
+    exchange.upload.is_complete()
+        && (exchange.parts.method.is_idempotent() || worker.edge.backhaul.gives_receipts())
+}
+
+/// How a try ended.
+pub enum Attempt {
+    /// The sprite answered.
+    Answered(Response<EdgeBody>),
+    /// Nothing of the request reached a guest; it may be sent again as it is.
+    NotDelivered,
+}
+
+/// Sends the request once.
+///
+/// # Errors
+/// What cannot be tried again.
+pub async fn attempt(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    exchange: &mut Exchange,
+    host: &HeaderValue,
+    guest: Guest,
+) -> Result<Attempt, RequestError> {
+    let began = Instant::now();
+    let mut connection = match guest {
+        Guest::Idle(connection) => connection,
+        Guest::Fresh { place, host } => match open(worker, exchange, place, host).await? {
+            Some(connection) => connection,
+            None => return Ok(Attempt::NotDelivered),
+        },
+    };
+    if connection.stream().is_decided() && !connection.begin() {
+        return Ok(not_running(worker, &connection));
+    }
+    let expects = expects_continue(&exchange.parts.headers);
+    if !expects {
+        // What the client sent together with its head leaves together with the head.
+        exchange.upload.prefetch().await.map_err(RequestError::Upstream)?;
+    }
+    let framing = exchange.upload.framing(&exchange.parts.headers);
+    if let Err(error) = send(client, exchange, host, framing, &mut connection).await {
+        return broke(worker, exchange, connection, error).await;
+    }
+    let connect = match decided(worker, &mut connection).await? {
+        true => began.elapsed(),
+        false => return Ok(Attempt::NotDelivered),
+    };
+    if !exchange.upload.is_complete() && !expects {
+        connection.relay(exchange.upload.take(), framing);
+    }
+    let head = match receive(client, exchange, framing, &mut connection).await {
+        Ok(head) => head,
+        Err(error) => return broke(worker, exchange, connection, error).await,
+    };
+    Ok(Attempt::Answered(answer(worker, client, exchange, connection, head, connect)))
+}
+
+/// Opens a stream; `None` when the owner says that this run does not run.
+async fn open(
+    worker: &Worker,
+    exchange: &Exchange,
+    place: Place,
+    host: router::route::HostId,
+) -> Result<Option<Connection>, RequestError> {
+    let left = exchange.deadline.map_or(worker.edge.hold_timeout, |at| at.saturating_duration_since(Instant::now()));
+    let open = Open {
+        version: VERSION,
+        sprite: place.name.as_str().into(),
+        generation: place.generation.0,
+        expect_run: Some(place.run),
+        port: place.port.into(),
+        wake: false,
+        deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+        request_id: exchange.id.as_str().into(),
+        client_class: 0,
+        class: class(&exchange.parts.headers).into(),
+    };
+    match worker.edge.backhaul.open(host, open).await {
+        Ok(stream) => Ok(Some(Connection::new(stream, place))),
+        Err(error) => not_opened(worker, &place, error).map(|()| None),
+    }
+}
+
+/// The owner's decision, when it comes behind what was written; `false` when it does not run.
+async fn decided(worker: &Worker, connection: &mut Connection) -> Result<bool, RequestError> {
+    if connection.stream().is_decided() {
+        return Ok(true);
+    }
+    let opened = connection.stream().opened().await.map(|_| ());
+    match opened {
+        Ok(()) => Ok(connection.begin()),
+        Err(error) => not_opened(worker, connection.place(), error).map(|()| false),
+    }
+}
+
+/// Sorts out why a stream was not opened: `Ok` when a wake may help.
+fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<(), RequestError> {
+    worker.edge.waker.forget(&place.name, place.run);
+    worker.pool.forget(&place.name);
+    match error {
+        // The port refused: the owner looks again and the next hold says `port_closed` if it must.
+        OpenError::NotOpened(Reply::Asleep(_)) | OpenError::GuestConnect(_) => Ok(()),
+        OpenError::NotOpened(Reply::Gone(_)) => Err(RequestError::Gone),
+        OpenError::NotOpened(Reply::Refused(refused)) => Err(RequestError::Refused {
+            cause: refused.cause(),
+            retry_after: Duration::from_millis(refused.retry_after_ms.into()),
+            detail: refused.detail,
+        }),
+        OpenError::NotOpened(Reply::Moved(_) | Reply::Unknown(_) | Reply::Opened(_)) => Err(RequestError::HopBudget),
+        OpenError::Unreachable => Err(RequestError::HostUnreachable),
+    }
+}
+
+fn not_running(worker: &Worker, connection: &Connection) -> Attempt {
+    let place = connection.place();
+    worker.edge.waker.forget(&place.name, place.run);
+    worker.pool.forget(&place.name);
+    Attempt::NotDelivered
+}
+
+/// Writes the head and what there is of the body in one go.
+async fn send(
+    client: &Client,
+    exchange: &Exchange,
+    host: &HeaderValue,
+    framing: Framing,
+    connection: &mut Connection,
+) -> Result<(), UpstreamError> {
+    let mut bytes = HEAD.take();
+    bytes.clear();
+    let parts = &exchange.parts;
+    let head = HeadParts {
+        method: &parts.method,
+        path: parts.uri.path_and_query().map_or("/", |path| path.as_str()),
+        host,
+        headers: &parts.headers,
+        framing,
+        upgrade: upgrade(&parts.headers, parts.version),
+    };
+    encode_head(&head, headers::is_ours, &mut bytes);
+    headers::render(client, host, parts.version, &exchange.id, &mut bytes);
+    if let Some(woken) = &exchange.woken {
+        headers::render_wake(woken, exchange.held.unwrap_or_default(), &mut bytes);
+    }
+    finish_head(&mut bytes);
+    exchange.upload.encode_kept(framing, &mut bytes);
+    let sent = connection.send(&bytes).await;
+    if bytes.capacity() <= HEAD_KEPT {
+        HEAD.set(bytes);
+    }
+    sent
+}
+
+/// Reads heads until the answer's. `100 Continue` is the guest's word, never ours: only it
+/// makes us read the body of a client that waits for it, which makes hyper tell the client.
+async fn receive(
+    client: &Client,
+    exchange: &mut Exchange,
+    framing: Framing,
+    connection: &mut Connection,
+) -> Result<ResponseHead, UpstreamError> {
+    loop {
+        match connection.read_head(&exchange.parts.method).await? {
+            Received::Final(head) => return Ok(head),
+            Received::Interim(head) if head.status == StatusCode::CONTINUE => {
+                if !exchange.upload.is_complete() {
+                    connection.relay(exchange.upload.take(), framing);
+                }
+            }
+            Received::Interim(head) => {
+                // hyper's server cannot send it, and on HTTP/2 neither can we.
+                if exchange.parts.version == Version::HTTP_11 {
+                    client.interim.push(&render_interim(&head));
+                }
+            }
+        }
+    }
+}
+
+fn render_interim(head: &ResponseHead) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
+/// The stream failed before an answer: again, if nothing can have reached the guest.
+async fn broke(
+    worker: &Worker,
+    exchange: &Exchange,
+    mut connection: Connection,
+    error: UpstreamError,
+) -> Result<Attempt, RequestError> {
+    let kept = exchange.upload.is_kept();
+    let idle_race = connection.reused
+        && exchange.parts.method.is_idempotent()
+        && matches!(error, UpstreamError::ClosedBeforeAnswer | UpstreamError::Io(_));
+    if kept && (idle_race || connection.nothing_delivered().await) {
+        worker.pool.forget(&connection.place().name);
+        return Ok(Attempt::NotDelivered);
+    }
+    Err(RequestError::Upstream(error))
+}
+
+fn answer(
+    worker: &Rc<Worker>,
+    client: &Client,
+    exchange: &Exchange,
+    connection: Connection,
+    head: ResponseHead,
+    connect: Duration,
+) -> Response<EdgeBody> {
+    let mut response = Response::new(EdgeBody::empty());
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    headers::add_to_response(response.headers_mut(), &exchange.id);
+    if let Some(woken) = &exchange.woken {
+        respond::tell_wake(response.headers_mut(), woken, exchange.held.unwrap_or_default(), connect);
+    }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let (stream, early, guard) = connection.into_tunnel();
+        client.tunnel.set(Some(Tunnel { read: stream.read, write: stream.write, early, guard }));
+        return response;
+    }
+    let reusable = head.keep_alive && head.framing != BodyFraming::UntilClose;
+    let body = ResponseBody::new(connection, head.framing, reusable, Rc::clone(&worker.pool));
+    *response.body_mut() = EdgeBody::Sprite(body);
+    response
+}
+
+/// The protocol an HTTP/1.1 client asks to switch to.
+fn upgrade(headers: &HeaderMap, version: Version) -> Option<&HeaderValue> {
+    if version != Version::HTTP_11 {
+        return None;
+    }
+    let protocol = headers.get(header::UPGRADE)?;
+    let wanted = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    let asked = wanted.flat_map(|line| line.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    // h2c is a matter between two neighbours, not for the guest.
+    (asked && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then_some(protocol)
+}
+
+fn class(headers: &HeaderMap) -> StreamClass {
+    match headers.get(header::UPGRADE) {
+        Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => StreamClass::WebSocket,
+        Some(_) => StreamClass::Tunnel,
+        None if headers.get(header::ACCEPT).is_some_and(|accept| accept == "text/event-stream") => StreamClass::Sse,
+        None => StreamClass::Http,
+    }
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}

@@ -1,0 +1,59 @@
+//! The HTTPS listener: accept → handshake → ALPN → `connection.rs`.
+
+use super::{ACCEPT_PAUSE, is_about_one_connection, prepare};
+use crate::client::{Client, SharedSocket};
+use crate::connection::{self, Protocol};
+use crate::worker::Worker;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// Accepts until the edge drains. Each connection is a task of this core.
+pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, acceptor: TlsAcceptor) {
+    let port = listener.local_addr().map_or(443, |address| address.port());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = worker.edge.draining() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let Some(permit) = worker.edge.admit_connection() else {
+                    // Over the bound: closing at once costs least and tells a balancer most.
+                    drop(stream);
+                    continue;
+                };
+                let (worker, acceptor) = (Rc::clone(&worker), acceptor.clone());
+                tokio::task::spawn_local(async move {
+                    handshake(worker, acceptor, stream, peer, port).await;
+                    drop(permit);
+                });
+            }
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "accept failed; pausing");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn handshake(worker: Rc<Worker>, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr, port: u16) {
+    if prepare(&stream).is_err() {
+        return; // The peer is gone already.
+    }
+    let socket = SharedSocket::new(stream);
+    let timeout = worker.edge.handshake_timeout();
+    let tls = match tokio::time::timeout(timeout, acceptor.accept(socket.clone())).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return tracing::debug!(%peer, %error, "handshake failed"),
+        Err(_) => return tracing::debug!(%peer, "handshake took too long"),
+    };
+    let (_, session) = tls.get_ref();
+    let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
+    let name = session.server_name().map(Box::from);
+    let client = Rc::new(Client::new(socket, peer, port, name));
+    // Boxed: a connection's task would otherwise keep room for its handshake for life.
+    Box::pin(connection::serve(worker, client, tls, protocol)).await;
+}

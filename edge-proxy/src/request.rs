@@ -1,0 +1,112 @@
+//! The path of one request: name it, authenticate it, find it, wake it, reach it, forward it.
+//!
+//! This is the page to read first. Each step is one call; a step that fails ends the
+//! request in `respond.rs`. The only loop is the hop budget: a sprite that fell asleep
+//! or moved while the request was on its way gets the same request again, which is
+//! exact, because nothing but `Opened` has delivered a byte.
+
+use crate::access;
+use crate::body::EdgeBody;
+use crate::client::Client;
+use crate::error::RequestError;
+use crate::forward::{self, Attempt, Guest};
+use crate::headers;
+use crate::hold;
+use crate::request_id::RequestId;
+use crate::respond::{self, Reader};
+use crate::target;
+use crate::worker::{Edge, Worker};
+use http::request::Parts;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use router::names::SpriteName;
+use router::route::Route;
+use router::table::Lookup;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use wakeup::hold::Woken;
+
+/// How often one request may find its sprite asleep or elsewhere after it was sent (`wake.md` §6).
+const HOPS_MAX: u32 = 2;
+
+/// One request on its way: what every step may look at.
+pub struct Exchange {
+    /// The request line and headers as the client sent them.
+    pub parts: Parts,
+    /// The client's body, and the copy that makes a replay exact.
+    pub upload: forward::Upload,
+    /// Same id in the sprite's headers, our answer and the log.
+    pub id: RequestId,
+    /// How the last hold ended, if the request was held.
+    pub woken: Option<Woken>,
+    /// When it must be answered at the latest, set by the first hold.
+    pub deadline: Option<Instant>,
+    /// How long it has been held so far.
+    pub held: Option<Duration>,
+}
+
+/// Answers `request`, whatever happens.
+pub async fn handle(worker: &Rc<Worker>, client: &Rc<Client>, request: Request<Incoming>) -> Response<EdgeBody> {
+    let (parts, body) = request.into_parts();
+    let upload = forward::Upload::new(body);
+    let mut exchange = Exchange { parts, upload, id: RequestId::next(), woken: None, deadline: None, held: None };
+    match serve(worker, client, &mut exchange).await {
+        Ok(response) => response,
+        Err(error) => {
+            let reader = Reader::of(&exchange.parts.method, &exchange.parts.headers);
+            tracing::debug!(request = exchange.id.as_str(), code = error.verdict().code, %error, "not served");
+            respond::failure(&error, reader, exchange.id.as_str(), exchange.held)
+        }
+    }
+}
+
+async fn serve(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    exchange: &mut Exchange,
+) -> Result<Response<EdgeBody>, RequestError> {
+    let edge = &worker.edge;
+    refuse_what_we_do_not_proxy(&exchange.parts)?;
+    let named = target::of(&exchange.parts, client, edge)?;
+    let route = find(edge, &named.target.name)?;
+    access::check(&route.access, &exchange.parts)?;
+    let port = declared_port(&route, named.target.port)?;
+
+    let mut hops = 0;
+    loop {
+        let guest = match Guest::warm(worker, exchange, &named.target.name, &route, port) {
+            Some(guest) => guest,
+            None => hold::wake(worker, client, exchange, &named.target.name, &route, port).await?,
+        };
+        match forward::attempt(worker, client, exchange, &named.host, guest).await? {
+            Attempt::Answered(response) => return Ok(response),
+            Attempt::NotDelivered if hops < HOPS_MAX => hops += 1,
+            Attempt::NotDelivered => return Err(RequestError::HopBudget),
+        }
+    }
+}
+
+fn refuse_what_we_do_not_proxy(parts: &Parts) -> Result<(), RequestError> {
+    if parts.method == Method::CONNECT {
+        return Err(RequestError::NotImplemented);
+    }
+    headers::refuse_loops(&parts.headers)
+}
+
+fn find(edge: &Edge, name: &SpriteName) -> Result<Route, RequestError> {
+    match edge.table.lookup(name) {
+        Lookup::Found(route) if route.deleted => Err(RequestError::Gone),
+        Lookup::Found(route) => Ok(route),
+        Lookup::Unknown => Err(RequestError::NoSuchSprite),
+        Lookup::NotReady => Err(RequestError::TableNotReady),
+    }
+}
+
+/// 0 stands for the sprite's own `$PORT`. The owner holds the same list and checks again.
+fn declared_port(route: &Route, asked: Option<u16>) -> Result<u16, RequestError> {
+    match asked {
+        None => Ok(0),
+        Some(port) if route.ports.contains(&port) => Ok(port),
+        Some(_) => Err(RequestError::NoSuchPort),
+    }
+}

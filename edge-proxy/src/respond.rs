@@ -1,0 +1,195 @@
+//! Every failure ends here: an answer that says what happened, to a person or a program.
+//!
+//! RFC 9457 problem JSON for programs, a plain page for navigations, `Proxy-Status`
+//! (RFC 9209) and `Server-Timing` for the engineer on call. Nothing here names a
+//! host, an address or a generation.
+
+use crate::body::EdgeBody;
+use crate::error::{RequestError, Verdict};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use std::time::Duration;
+use wakeup::hold::Woken;
+
+/// Our name in `Via`, `Proxy-Status` and `CDN-Loop`.
+pub const PRODUCT: &str = "edge-proxy";
+
+/// `Sprite-Wake`: how the sprite came to run for this request.
+pub const SPRITE_WAKE: HeaderName = HeaderName::from_static("sprite-wake");
+/// `Proxy-Status` (RFC 9209).
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+/// `Server-Timing` (W3C).
+pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// The request's id, out to the sprite and back to the client.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Who reads the answer: a person navigating, or a program (`wake.md` §7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Gets a page.
+    Person,
+    /// Gets problem JSON.
+    Program,
+}
+
+impl Reader {
+    /// Fetch metadata decides where it exists, `Accept` elsewhere; never the user agent.
+    #[must_use]
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        let readable = *method == Method::GET || *method == Method::HEAD;
+        if let Some(mode) = headers.get("sec-fetch-mode") {
+            return if readable && mode == "navigate" { Self::Person } else { Self::Program };
+        }
+        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+        if prefers_html(accept) { Self::Person } else { Self::Program }
+    }
+}
+
+/// Whether `text/html` is named with a weight not below JSON's.
+fn prefers_html(accept: &str) -> bool {
+    let weight = |wanted: &str| {
+        accept.split(',').find_map(|part| {
+            let mut pieces = part.split(';').map(str::trim);
+            (pieces.next()?.eq_ignore_ascii_case(wanted)).then(|| {
+                pieces.find_map(|p| p.strip_prefix("q=").and_then(|q| q.parse::<f32>().ok())).unwrap_or(1.0)
+            })
+        })
+    };
+    match (weight("text/html"), weight("application/json")) {
+        (Some(html), Some(json)) => html > 0.0 && html >= json,
+        (Some(html), None) => html > 0.0,
+        (None, _) => false,
+    }
+}
+
+/// The answer to a failed request.
+#[must_use]
+pub fn failure(error: &RequestError, reader: Reader, request_id: &str, held: Option<Duration>) -> Response<EdgeBody> {
+    let verdict = error.verdict();
+    let (content_type, text) = match reader {
+        Reader::Person => ("text/html; charset=utf-8", page(&verdict, request_id)),
+        Reader::Program => ("application/problem+json", problem(&verdict, request_id)),
+    };
+    let mut response = Response::new(EdgeBody::full(text.into()));
+    *response.status_mut() = StatusCode::from_u16(verdict.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept, Sec-Fetch-Mode"));
+    if reader == Reader::Person {
+        headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
+    }
+    if verdict.retry_after > 0 {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(verdict.retry_after));
+    }
+    insert(headers, PROXY_STATUS, &format!("{PRODUCT}; error={}; details=\"{}\"", verdict.proxy_error, verdict.code));
+    if let Some(held) = held {
+        insert(headers, SERVER_TIMING, &format!("hold;dur={:.1}", millis(held)));
+    }
+    insert(headers, REQUEST_ID, request_id);
+    response
+}
+
+/// Adds what a held answer tells about its wake: `Sprite-Wake`, `Server-Timing`, `Proxy-Status`.
+pub fn tell_wake(headers: &mut HeaderMap, woken: &Woken, held: Duration, connect: Duration) {
+    insert(headers, SPRITE_WAKE, woken.kind.as_str());
+    let desc = if woken.joined { "joined" } else { woken.kind.as_str() };
+    let timing = format!(
+        "hold;dur={:.1}, wake;dur={};desc=\"{desc}\", connect;dur={:.1}",
+        millis(held),
+        woken.wake_ms,
+        millis(connect)
+    );
+    // The app's own Server-Timing lines stay; ours is one more.
+    if let Ok(value) = HeaderValue::from_str(&timing) {
+        headers.append(SERVER_TIMING, value);
+    }
+    insert(headers, PROXY_STATUS, &format!("{PRODUCT}; details=\"woken {}\"", woken.kind.as_str()));
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// RFC 9457 members; below 1 KiB by construction.
+fn problem(verdict: &Verdict, request_id: &str) -> String {
+    let mut object = serde_json::json!({
+        "type": "about:blank",
+        "title": reason(verdict.status),
+        "status": verdict.status,
+        "code": verdict.code,
+        "detail": verdict.sentence,
+        "request_id": request_id,
+    });
+    if verdict.retry_after > 0 {
+        object["retry_after"] = verdict.retry_after.into();
+    }
+    format!("{object}\n")
+}
+
+/// A plain page without script, style sheet or outside reference.
+fn page(verdict: &Verdict, request_id: &str) -> String {
+    let again = if verdict.retry_after > 0 {
+        format!("<p>Trying again in {} s makes sense.</p>", verdict.retry_after)
+    } else {
+        String::new()
+    };
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <title>{status} {reason}</title></head><body><h1>{status} {reason}</h1><p>{sentence}</p>{again}\
+         <p><small>{code} &middot; request {request_id}</small></p></body></html>\n",
+        status = verdict.status,
+        reason = reason(verdict.status),
+        sentence = verdict.sentence,
+        code = verdict.code,
+    )
+}
+
+fn reason(status: u16) -> &'static str {
+    StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(method: Method, headers: &[(&'static str, &'static str)]) -> Reader {
+        let headers = headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
+        Reader::of(&method, &headers)
+    }
+
+    #[test]
+    fn a_navigation_gets_a_page_and_everything_else_problem_json() {
+        let html = "text/html,application/xhtml+xml,*/*;q=0.8";
+        assert_eq!(reader(Method::GET, &[("sec-fetch-mode", "navigate")]), Reader::Person);
+        assert_eq!(reader(Method::POST, &[("sec-fetch-mode", "navigate")]), Reader::Program);
+        assert_eq!(reader(Method::GET, &[("sec-fetch-mode", "cors"), ("accept", html)]), Reader::Program);
+        assert_eq!(reader(Method::GET, &[("accept", html)]), Reader::Person);
+        assert_eq!(reader(Method::GET, &[("accept", "application/json, text/html;q=0.5")]), Reader::Program);
+        assert_eq!(reader(Method::GET, &[("accept", "*/*")]), Reader::Program);
+        assert_eq!(reader(Method::GET, &[]), Reader::Program);
+    }
+
+    #[test]
+    fn a_failure_says_what_and_when_to_try_again_and_stays_below_a_kibibyte() {
+        for reader in [Reader::Person, Reader::Program] {
+            let error = RequestError::Refused {
+                cause: backhaul::wire::Cause::WakeFailed,
+                retry_after: Duration::from_millis(1200),
+                detail: "exit status 1".into(),
+            };
+            let response = failure(&error, reader, "abc", Some(Duration::from_millis(5)));
+            assert_eq!(response.status(), 503);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "2");
+            assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+            assert!(response.headers()[PROXY_STATUS].to_str().unwrap().contains("wake_failed"));
+            assert!(problem(&error.verdict(), "abc").len() < 1024 && page(&error.verdict(), "abc").len() < 1024);
+            assert!(!problem(&error.verdict(), "abc").contains("exit status"), "details are the operator's");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The composition root: binds what must be bound, builds each part in order, spawns,
+//! waits, drains.
+
+use crate::admin::{self, Admin};
+use crate::cli::{Exit, failed};
+use crate::listen::{self, bind_per_worker};
+use crate::worker::{Edge, EdgeParts, Worker};
+use acme::local_ca::LocalCa;
+use acme::resolver::{CertResolver, Certificates};
+use anyhow::{Context, anyhow};
+use backhaul::Backhaul;
+use config::{Config, Link};
+use router::names::{SpriteName, Suffix};
+use router::route::HostId;
+use router::store::EmbeddedStore;
+use router::table::RouteTable;
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::UnixListener;
+use tokio_rustls::TlsAcceptor;
+use wakeup::hold::Waker;
+use wakeup::owner::{HostSettings, OwnerHandle};
+use wakeup::spec::{DriverSpec, SpriteSpec};
+
+/// The worker host of this machine; a fleet numbers its hosts.
+pub const LOCAL_HOST: HostId = HostId(0);
+/// How long requests in progress may take to end at shutdown (chosen: a terminal's patience).
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long the routing table may need at start before we listen without it.
+const SYNC: Duration = Duration::from_secs(5);
+
+/// Runs the edge until a signal ends it.
+pub fn run(config: Config) -> Exit {
+    match run_until_signal(config, |_| Box::pin(async { Ok(()) })) {
+        Ok(()) => Exit::Done,
+        Err(error) => failed(&format!("{error:#}")),
+    }
+}
+
+/// A future of the caller's, run once everything serves.
+pub type Ready<'a> = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+
+/// Starts everything, lets `ready` happen, waits for SIGINT or SIGTERM, and ends everything.
+///
+/// # Errors
+/// Whatever kept it from starting, in one sentence that says what and where.
+pub fn run_until_signal(config: Config, ready: impl for<'a> FnOnce(&'a Running) -> Ready<'a>) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("data_dir {}", config.data_dir.display()))?;
+    let workers = match config.listen.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    // First of all: who is told "port in use" should not wait for anything else.
+    let https = bind_all(&config.listen.https, workers)?;
+    let http = bind_all(&config.listen.http, workers)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let running = Running::start(&config, workers, https, http).await?;
+        ready(&running).await?;
+        signal().await?;
+        running.stop().await;
+        Ok(())
+    })
+}
+
+/// Listeners by worker: each worker has one per address.
+fn bind_all(addresses: &[std::net::SocketAddr], workers: usize) -> anyhow::Result<Vec<Vec<TcpListener>>> {
+    let mut by_worker: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
+    for &address in addresses {
+        let listeners = bind_per_worker(address, workers).with_context(|| format!("cannot listen on {address}"))?;
+        for (listeners_of, listener) in by_worker.iter_mut().zip(listeners) {
+            listeners_of.push(listener);
+        }
+    }
+    Ok(by_worker)
+}
+
+async fn signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// A process that serves.
+pub struct Running {
+    /// What the admin API works on.
+    pub admin: Arc<Admin>,
+    /// Where HTTPS is served.
+    pub https: std::net::SocketAddr,
+    edge: Arc<Edge>,
+    owner: OwnerHandle,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    socket: std::path::PathBuf,
+}
+
+impl Running {
+    async fn start(
+        config: &Config,
+        workers: usize,
+        https: Vec<Vec<TcpListener>>,
+        http: Vec<Vec<TcpListener>>,
+    ) -> anyhow::Result<Self> {
+        let address = https.first().and_then(|listeners| listeners.first()).context("no HTTPS address")?.local_addr()?;
+        let socket = config.admin_socket();
+        let listener = bind_admin(&socket).await?;
+        let store_path = config.data_dir.join("store.redb");
+        let store = EmbeddedStore::open(&store_path).with_context(|| format!("store {}", store_path.display()))?;
+        let store = Arc::new(store);
+        let table = load_table(&store, &config.data_dir).await;
+
+        let owner = start_owner(config).await;
+        for spec in admin::sprites::stored(&store)? {
+            owner.upsert(spec).await;
+        }
+        let domains = static_sprites(config, &store, &owner).await?;
+
+        let backhaul = match config.backhaul.link {
+            Link::DirectInsecure => Backhaul::direct(Arc::new(owner.clone())),
+            Link::Userspace => return Err(anyhow!("backhaul.link: \"userspace\" is not available in this build; use \"direct-insecure\"")),
+        };
+        let waker = Waker::new((&config.hold).into(), backhaul.clone());
+        let suffixes = config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
+        let edge = Edge::new(EdgeParts {
+            table: Arc::clone(&table),
+            waker,
+            backhaul,
+            suffixes,
+            domains,
+            limits: config.limits.clone(),
+            handshake_timeout: config.tls.handshake_timeout,
+            hold_timeout: config.hold.timeout,
+        });
+        let acceptor = acceptor(config)?;
+        let threads = (0..workers).zip(https.into_iter().zip(http)).map(|(number, (https, http))| {
+            spawn_worker(number, Arc::clone(&edge), acceptor.clone(), https, http, address.port())
+        });
+        let threads = threads.collect::<std::io::Result<Vec<_>>>()?;
+        let admin = Arc::new(Admin {
+            owner: owner.clone(),
+            store,
+            table,
+            edge: Arc::clone(&edge),
+            host: LOCAL_HOST,
+            suffix: config.names.suffixes.first().cloned().unwrap_or_default(),
+            https_port: address.port(),
+            started: Instant::now(),
+        });
+        tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
+        Ok(Self { admin, https: address, edge, owner, threads, socket })
+    }
+
+    /// Drains, ends every guest, waits for the workers.
+    async fn stop(self) {
+        self.edge.drain();
+        let end = Instant::now() + DRAIN;
+        while self.edge.connections() > 0 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.owner.shutdown().await;
+        self.edge.stop();
+        for thread in self.threads {
+            // A worker that panicked has said so already.
+            drop(thread.join());
+        }
+        if let Err(error) = std::fs::remove_file(&self.socket) {
+            tracing::debug!(%error, "admin socket not removed");
+        }
+    }
+}
+
+async fn bind_admin(path: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("admin socket {}", path.display()))?;
+    }
+    admin::bind(path).await.with_context(|| format!("admin socket {}", path.display()))
+}
+
+/// The table, with what the last run knew and then what the store says.
+async fn load_table(store: &Arc<EmbeddedStore>, data_dir: &Path) -> Arc<RouteTable> {
+    let table = Arc::new(RouteTable::new());
+    let last_known_good = data_dir.join("routes.last-known-good");
+    match router::apply::load_last_known_good(&table, &last_known_good) {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(count, "last-known-good routes loaded"),
+        Err(error) => tracing::warn!(path = %last_known_good.display(), %error, "last-known-good routes not loaded"),
+    }
+    tokio::spawn(router::apply::follow(Arc::clone(store), Arc::clone(&table), last_known_good));
+    let synced = async {
+        while !table.is_synced() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    if tokio::time::timeout(SYNC, synced).await.is_err() {
+        tracing::warn!("the routing store is slow; serving what was known last");
+    }
+    table
+}
+
+async fn start_owner(config: &Config) -> OwnerHandle {
+    OwnerHandle::start(HostSettings { directory: config.data_dir.join("sprites"), host: config.host.clone() }).await
+}
+
+/// Sprites of the config file: in the table and at the owner, not in the store's definitions.
+async fn static_sprites(config: &Config, store: &EmbeddedStore, owner: &OwnerHandle) -> anyhow::Result<HashMap<Box<str>, SpriteName>> {
+    let mut domains = HashMap::new();
+    for sprite in &config.sprites {
+        let name = SpriteName::parse(&sprite.name).map_err(|error| anyhow!("sprite {:?}: {error}", sprite.name))?;
+        let driver = match (&sprite.address, &sprite.command) {
+            (Some(address), _) => DriverSpec::Fixed { address: *address },
+            (None, Some(command)) => DriverSpec::Process { command: command.clone() },
+            (None, None) => return Err(anyhow!("sprite {name}: needs an address or a command")),
+        };
+        let generation = admin::sprites::publish_static(store, LOCAL_HOST, &name, &sprite.ports)?;
+        owner.upsert(SpriteSpec { name: name.clone(), generation, driver, ports: sprite.ports.clone(), idle_timeout: None }).await;
+        for domain in &sprite.domains {
+            domains.insert(domain.to_ascii_lowercase().into(), name.clone());
+        }
+    }
+    Ok(domains)
+}
+
+fn acceptor(config: &Config) -> anyhow::Result<TlsAcceptor> {
+    let key = if config.tls.certificate.as_os_str().is_empty() {
+        let ca = LocalCa::load_or_create(&config.data_dir)?;
+        let mut names: Vec<String> = config.names.suffixes.iter().flat_map(|suffix| [format!("*.{suffix}"), suffix.clone()]).collect();
+        names.extend(config.sprites.iter().flat_map(|sprite| sprite.domains.clone()));
+        ca.issue(&names)?
+    } else {
+        acme::load::from_files(&config.tls.certificate, &config.tls.key)?
+    };
+    let key = Arc::new(key);
+    let suffixes = config.names.suffixes.iter().map(|suffix| (suffix.to_ascii_lowercase(), Arc::clone(&key))).collect();
+    let domains = config.sprites.iter().flat_map(|sprite| &sprite.domains);
+    let names = domains.map(|domain| (domain.to_ascii_lowercase(), Arc::clone(&key))).collect();
+    let resolver = CertResolver::new(Certificates { suffixes, names });
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Tickets rather than a locked cache: resumption costs no memory and no lock.
+    tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    tls.send_tls13_tickets = 1;
+    Ok(TlsAcceptor::from(Arc::new(tls)))
+}
+
+fn spawn_worker(
+    number: usize,
+    edge: Arc<Edge>,
+    acceptor: TlsAcceptor,
+    https: Vec<TcpListener>,
+    http: Vec<TcpListener>,
+    https_port: u16,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let tasks = tokio::task::LocalSet::new();
+        tasks.block_on(&runtime, async move {
+            let worker = Rc::new(Worker::new(Arc::clone(&edge)));
+            for listener in https {
+                let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { continue };
+                tokio::task::spawn_local(listen::tls::accept_loop(Rc::clone(&worker), listener, acceptor.clone()));
+            }
+            for listener in http {
+                let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { continue };
+                tokio::task::spawn_local(listen::plain::accept_loop(Rc::clone(&worker), listener, https_port));
+            }
+            loop {
+                tokio::select! {
+                    () = edge.stopped() => return,
+                    () = tokio::time::sleep(Duration::from_secs(1)) => worker.pool.sweep(Instant::now()),
+                }
+            }
+        });
+    })
+}

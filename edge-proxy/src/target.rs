@@ -1,0 +1,89 @@
+//! Which sprite a request is for: `Host` or `:authority`, held against the handshake.
+
+use crate::client::Client;
+use crate::error::RequestError;
+use crate::worker::Edge;
+use http::request::Parts;
+use http::{HeaderValue, Version, header};
+use router::names::{Target, parse_host};
+
+/// A parsed host, kept on the connection so that the next request need not parse it again.
+#[derive(Clone)]
+pub struct NamedTarget {
+    /// As the client wrote it; goes to the sprite unchanged.
+    pub host: HeaderValue,
+    /// What it names.
+    pub target: Target,
+}
+
+/// Names the sprite of `request`.
+///
+/// # Errors
+/// - [`RequestError::BadRequest`]: no host, two hosts, or one that is no host.
+/// - [`RequestError::Misdirected`]: another name than the handshake's. All sprites share
+///   a wildcard certificate, so browsers coalesce connections; 421 makes them open a new one.
+/// - [`RequestError::NoSuchSprite`]: no name of ours.
+pub fn of(request: &Parts, client: &Client, edge: &Edge) -> Result<NamedTarget, RequestError> {
+    let host = host_of(request)?;
+    let bytes = match &host {
+        Host::Header(value) => value.as_bytes(),
+        Host::Authority(text) => text.as_bytes(),
+    };
+    if let Some(last) = client.last_target.borrow().as_ref() {
+        if last.host.as_bytes() == bytes {
+            return Ok(last.clone());
+        }
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| RequestError::BadRequest("the host is not text"))?;
+    if text.contains('@') {
+        return Err(RequestError::BadRequest("the host carries user information"));
+    }
+    if let Some(name) = client.server_name.as_deref() {
+        if !without_port(text).eq_ignore_ascii_case(name) {
+            return Err(RequestError::Misdirected);
+        }
+    }
+    let target = match edge.domains.get(without_port(text)) {
+        Some(name) => Target { name: name.clone(), port: None },
+        None => parse_host(text, edge.suffixes()).map_err(|_| RequestError::NoSuchSprite)?,
+    };
+    let host = match host {
+        Host::Header(value) => value.clone(),
+        Host::Authority(text) => {
+            HeaderValue::from_str(text).map_err(|_| RequestError::BadRequest("the authority is not text"))?
+        }
+    };
+    let named = NamedTarget { host, target };
+    *client.last_target.borrow_mut() = Some(named.clone());
+    Ok(named)
+}
+
+enum Host<'a> {
+    Header(&'a HeaderValue),
+    Authority(&'a str),
+}
+
+/// The target's own authority wins over `Host` (RFC 9112 §3.2.2, RFC 9113 §8.3.1).
+fn host_of(request: &Parts) -> Result<Host<'_>, RequestError> {
+    let mut lines = request.headers.get_all(header::HOST).iter();
+    let line = lines.next();
+    if lines.next().is_some() {
+        return Err(RequestError::BadRequest("more than one Host"));
+    }
+    if let Some(authority) = request.uri.authority() {
+        return Ok(Host::Authority(authority.as_str()));
+    }
+    match line {
+        Some(value) => Ok(Host::Header(value)),
+        None if request.version == Version::HTTP_10 => Err(RequestError::NoSuchSprite),
+        None => Err(RequestError::BadRequest("no Host")),
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    let host = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    host.strip_suffix('.').unwrap_or(host)
+}

@@ -1,0 +1,144 @@
+//! What requests share: [`Edge`] by all cores of the process, [`Worker`] by one core.
+
+use crate::guest::Pool;
+use backhaul::Backhaul;
+use config::Limits;
+use router::names::{SpriteName, Suffix};
+use router::table::RouteTable;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use wakeup::hold::Waker;
+
+/// The edge of one process. Read by every core, written by none of them on the warm path.
+pub struct Edge {
+    pub(crate) table: Arc<RouteTable>,
+    pub(crate) waker: Waker,
+    pub(crate) backhaul: Backhaul,
+    pub(crate) domains: HashMap<Box<str>, SpriteName>,
+    pub(crate) hold_timeout: Duration,
+    suffixes: Vec<Suffix>,
+    limits: Limits,
+    handshake_timeout: Duration,
+    connections: AtomicUsize,
+    drain: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+}
+
+/// What an [`Edge`] is made of.
+pub struct EdgeParts {
+    /// Where every sprite lives.
+    pub table: Arc<RouteTable>,
+    /// The holds of this process.
+    pub waker: Waker,
+    /// The way to the worker hosts.
+    pub backhaul: Backhaul,
+    /// Names we serve are one label under one of these.
+    pub suffixes: Vec<Suffix>,
+    /// Whole host names that lead to one sprite.
+    pub domains: HashMap<Box<str>, SpriteName>,
+    /// Bounds of client connections.
+    pub limits: Limits,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Longest hold of a request that sets no shorter deadline itself.
+    pub hold_timeout: Duration,
+}
+
+impl Edge {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: EdgeParts) -> Arc<Self> {
+        Arc::new(Self {
+            table: parts.table,
+            waker: parts.waker,
+            backhaul: parts.backhaul,
+            domains: parts.domains,
+            hold_timeout: parts.hold_timeout,
+            suffixes: parts.suffixes,
+            limits: parts.limits,
+            handshake_timeout: parts.handshake_timeout,
+            connections: AtomicUsize::new(0),
+            drain: watch::Sender::new(false),
+            stop: watch::Sender::new(false),
+        })
+    }
+
+    /// Stops accepting and lets connections finish what they have begun.
+    pub fn drain(&self) {
+        self.drain.send_replace(true);
+        self.waker.drain();
+    }
+
+    /// Resolves once [`Edge::drain`] was called. Cancel safe.
+    pub async fn draining(&self) {
+        let mut drain = self.drain.subscribe();
+        // The sender lives in self: an error cannot happen while we borrow it.
+        let _ = drain.wait_for(|draining| *draining).await;
+    }
+
+    /// Ends the workers, with whatever they still have.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Resolves once [`Edge::stop`] was called. Cancel safe.
+    pub async fn stopped(&self) {
+        let mut stop = self.stop.subscribe();
+        let _ = stop.wait_for(|stopped| *stopped).await;
+    }
+
+    /// A place among `limits.connections`, or `None` when all are taken.
+    #[must_use]
+    pub fn admit_connection(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= self.limits.connections {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(ConnectionPermit(Arc::clone(self)))
+    }
+
+    /// Client connections at this moment.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn suffixes(&self) -> &[Suffix] {
+        &self.suffixes
+    }
+
+    pub(crate) const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) const fn handshake_timeout(&self) -> Duration {
+        self.handshake_timeout
+    }
+}
+
+/// One admitted client connection; dropping it frees the place.
+pub struct ConnectionPermit(Arc<Edge>);
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One core's share: its pool of idle guest streams, reached without a lock.
+pub struct Worker {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) pool: Rc<Pool>,
+}
+
+impl Worker {
+    /// A core's share of `edge`, with an empty pool.
+    #[must_use]
+    pub fn new(edge: Arc<Edge>) -> Self {
+        Self { edge, pool: Rc::new(Pool::new()) }
+    }
+}
