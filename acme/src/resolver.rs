@@ -99,7 +99,8 @@ mod tests {
         let ca = LocalCa::load_or_create(dir.path()).unwrap();
         let names = ["*.sprites.test".to_owned(), "sprites.test".to_owned()];
         let key = Arc::new(ca.issue(&names).unwrap());
-        let resolver = CertResolver::new(Certificates { suffixes: vec![("sprites.test".into(), key)], names: HashMap::new() });
+        let resolver =
+            CertResolver::new(Certificates { suffixes: vec![("sprites.test".into(), key)], names: HashMap::new() });
         let ca = dir.path().join("ca.pem");
         handshake(Arc::clone(&resolver), &ca, "hello.sprites.test").unwrap();
         handshake(Arc::clone(&resolver), &ca, "sprites.test").unwrap();
@@ -118,7 +119,8 @@ mod tests {
         assert_eq!(std::fs::read(dir.path().join("ca.pem")).unwrap(), first);
         assert_eq!(std::fs::metadata(dir.path().join("ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
         let key = Arc::new(ca.issue(&["*.t.test".into()]).unwrap());
-        let resolver = CertResolver::new(Certificates { suffixes: vec![("t.test".into(), key)], names: HashMap::new() });
+        let resolver =
+            CertResolver::new(Certificates { suffixes: vec![("t.test".into(), key)], names: HashMap::new() });
         handshake(resolver, &dir.path().join("ca.pem"), "a.t.test").unwrap();
     }
 }

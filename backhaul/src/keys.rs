@@ -88,7 +88,11 @@ impl PrivateKey {
         }
         let mut text = Zeroizing::new(String::new());
         from.read_to_string(&mut text).map_err(file)?;
-        let bytes = STANDARD.decode(text.trim()).map(Zeroizing::new).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
+        let bytes = STANDARD
+            .decode(text.trim())
+            .map(Zeroizing::new)
+            .ok()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
         bytes.map(|bytes| Self(StaticSecret::from(bytes))).ok_or_else(|| KeyError::Malformed { path: path.to_owned() })
     }
 

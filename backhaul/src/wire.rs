@@ -461,7 +461,8 @@ mod tests {
 
     #[test]
     fn a_frame_survives_the_round_trip_in_any_split() {
-        let open = Open { version: VERSION, sprite: "hello".into(), generation: 7, expect_run: Some(3), ..Open::default() };
+        let open =
+            Open { version: VERSION, sprite: "hello".into(), generation: 7, expect_run: Some(3), ..Open::default() };
         let mut bytes = Vec::new();
         encode(&open, &mut bytes).unwrap();
         for cut in 0..bytes.len() {

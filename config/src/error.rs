@@ -55,11 +55,12 @@ fn locate(text: &str, key: &str) -> Option<std::ops::Range<usize>> {
         let trimmed = line.trim();
         if trimmed.starts_with('[') {
             current = trimmed.trim_matches(['[', ']']).trim().to_owned();
-        } else if let Some((name, _)) = trimmed.split_once('=') {
-            if current == section && name.trim() == key {
-                let indent = line.len() - line.trim_start().len();
-                return Some(offset + indent..offset + indent + trimmed.len());
-            }
+        } else if let Some((name, _)) = trimmed.split_once('=')
+            && current == section
+            && name.trim() == key
+        {
+            let indent = line.len() - line.trim_start().len();
+            return Some(offset + indent..offset + indent + trimmed.len());
         }
         offset += line.len();
     }

@@ -9,6 +9,7 @@ pub(crate) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::
 
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
-    humantime::parse_duration(&text)
-        .map_err(|error| serde::de::Error::custom(format!("{text:?} is no duration such as \"30s\" or \"10m\": {error}")))
+    humantime::parse_duration(&text).map_err(|error| {
+        serde::de::Error::custom(format!("{text:?} is no duration such as \"30s\" or \"10m\": {error}"))
+    })
 }

@@ -35,7 +35,11 @@ impl From<Exit> for ExitCode {
 
 /// The edge that wakes what it serves.
 #[derive(Debug, Parser)]
-#[command(name = "edge-proxy", version, after_help = "Exit codes: 0 done, 64 bad usage, 70 it could not be done, 78 bad config.")]
+#[command(
+    name = "edge-proxy",
+    version,
+    after_help = "Exit codes: 0 done, 64 bad usage, 70 it could not be done, 78 bad config."
+)]
 struct Cli {
     /// Admin socket of the edge to talk to.
     #[arg(long, global = true, value_name = "SOCKET", default_value = "edge-proxy-data/admin.sock")]
@@ -212,7 +216,12 @@ fn usage(error: &clap::Error) -> Exit {
         }
         _ => {
             let text = error.to_string();
-            let line: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage")).filter(|line| !line.is_empty()).collect();
+            let line: Vec<_> = text
+                .lines()
+                .map(str::trim)
+                .take_while(|line| !line.starts_with("Usage"))
+                .filter(|line| !line.is_empty())
+                .collect();
             let line = line.join(" ");
             eprintln!("edge-proxy: {}; see --help", line.strip_prefix("error: ").unwrap_or(&line));
             Exit::Usage

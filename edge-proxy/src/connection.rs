@@ -65,7 +65,11 @@ where
     }
 }
 
-async fn answer(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Result<Response<EdgeBody>, Infallible> {
+async fn answer(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<EdgeBody>, Infallible> {
     Ok(request::handle(&worker, &client, request).await)
 }
 
@@ -96,7 +100,7 @@ where
     let mut stream = parts.io.into_inner().into_inner();
     match client.tunnel.take() {
         Some(tunnel) => {
-            if let Err(error) = tunnel.relay(stream, Bytes::from(parts.read_buf)).await {
+            if let Err(error) = tunnel.relay(stream, parts.read_buf).await {
                 tracing::debug!(peer = %client.peer, %error, "tunnel ended");
             }
         }

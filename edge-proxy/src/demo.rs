@@ -24,7 +24,7 @@ pub fn run(arguments: DemoArguments) -> Exit {
     let ended = run_until_signal(config, move |running| {
         Box::pin(async move {
             make_samples(running).await?;
-            Ok(announce(running, &arguments)?)
+            announce(running, &arguments)
         })
     });
     match ended {

@@ -94,18 +94,32 @@ impl RequestError {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match self {
-            Self::NoSuchSprite => verdict(404, "no_such_sprite", "destination_not_found", 0, "There is no sprite by this name."),
+            Self::NoSuchSprite => {
+                verdict(404, "no_such_sprite", "destination_not_found", 0, "There is no sprite by this name.")
+            }
             Self::NoSuchPort => cause_verdict(Cause::PortNotDeclared, 0),
             Self::Gone => verdict(410, "gone", "destination_not_found", 0, "This sprite was destroyed."),
-            Self::Misdirected => verdict(421, "misdirected", "http_request_error", 0, "This connection was opened for another name. Please open a new one."),
+            Self::Misdirected => verdict(
+                421,
+                "misdirected",
+                "http_request_error",
+                0,
+                "This connection was opened for another name. Please open a new one.",
+            ),
             Self::BadRequest(_) => verdict(400, "bad_request", "http_request_error", 0, "The request is malformed."),
-            Self::NotImplemented => verdict(501, "not_implemented", "http_request_denied", 0, "This method is not supported here."),
+            Self::NotImplemented => {
+                verdict(501, "not_implemented", "http_request_denied", 0, "This method is not supported here.")
+            }
             Self::Loop => verdict(508, "loop_detected", "proxy_loop_detected", 0, "The request is going in circles."),
-            Self::TableNotReady => verdict(503, "table_not_ready", "proxy_internal_error", 1, "This location is still starting."),
+            Self::TableNotReady => {
+                verdict(503, "table_not_ready", "proxy_internal_error", 1, "This location is still starting.")
+            }
             Self::Hold(error) => hold_verdict(error),
             Self::Refused { cause, retry_after, .. } => cause_verdict(*cause, seconds_up(*retry_after)),
             Self::HostUnreachable => host_unreachable(),
-            Self::Upstream(_) => verdict(502, "sprite_reset", "connection_terminated", 0, "The sprite broke off its answer."),
+            Self::Upstream(_) => {
+                verdict(502, "sprite_reset", "connection_terminated", 0, "The sprite broke off its answer.")
+            }
             Self::HopBudget => verdict(503, "hop_budget", "destination_unavailable", 1, "The sprite is being moved."),
             Self::ClientGone => verdict(499, "client_gone", "http_request_error", 0, "The client left."),
         }
@@ -113,37 +127,75 @@ impl RequestError {
 }
 
 const fn host_unreachable() -> Verdict {
-    verdict(503, "host_unreachable", "destination_unavailable", 2, "The sprite's machine does not answer at the moment.")
+    verdict(
+        503,
+        "host_unreachable",
+        "destination_unavailable",
+        2,
+        "The sprite's machine does not answer at the moment.",
+    )
 }
 
 fn hold_verdict(error: &HoldError) -> Verdict {
     match error {
-        HoldError::HoldFull => verdict(503, "hold_full", "destination_unavailable", 2, "Too many requests wait for this sprite."),
-        HoldError::ClientHoldFull => verdict(429, "client_hold_full", "http_request_denied", 2, "Too many of your requests wait already."),
-        HoldError::EdgeBusy => verdict(503, "edge_busy", "proxy_internal_error", 2, "This location is too busy to hold more requests."),
-        HoldError::Deadline { .. } => verdict(504, "wake_deadline", "http_response_timeout", 1, "The sprite did not wake in time."),
+        HoldError::HoldFull => {
+            verdict(503, "hold_full", "destination_unavailable", 2, "Too many requests wait for this sprite.")
+        }
+        HoldError::ClientHoldFull => {
+            verdict(429, "client_hold_full", "http_request_denied", 2, "Too many of your requests wait already.")
+        }
+        HoldError::EdgeBusy => {
+            verdict(503, "edge_busy", "proxy_internal_error", 2, "This location is too busy to hold more requests.")
+        }
+        HoldError::Deadline { .. } => {
+            verdict(504, "wake_deadline", "http_response_timeout", 1, "The sprite did not wake in time.")
+        }
         HoldError::Refused { cause, retry_after_ms, .. } => {
             cause_verdict(*cause, seconds_up(Duration::from_millis(u64::from(*retry_after_ms))))
         }
         HoldError::Moved { .. } => verdict(503, "moved", "destination_unavailable", 1, "The sprite is being moved."),
         HoldError::Gone { .. } => RequestError::Gone.verdict(),
-        HoldError::Unknown { .. } => verdict(503, "host_unaware", "destination_unavailable", 1, "The sprite is being placed."),
+        HoldError::Unknown { .. } => {
+            verdict(503, "host_unaware", "destination_unavailable", 1, "The sprite is being placed.")
+        }
         HoldError::HostUnreachable => host_unreachable(),
-        HoldError::Draining => verdict(503, "edge_draining", "proxy_internal_error", 1, "This location is shutting down."),
+        HoldError::Draining => {
+            verdict(503, "edge_draining", "proxy_internal_error", 1, "This location is shutting down.")
+        }
     }
 }
 
 fn cause_verdict(cause: Cause, retry_after: u64) -> Verdict {
     let unavailable = "destination_unavailable";
     match cause {
-        Cause::HostBusy => verdict(503, "host_busy", unavailable, retry_after.max(1), "The sprite's machine is starting others first."),
-        Cause::WakeFailed | Cause::GuestDied => verdict(503, "wake_failed", unavailable, retry_after.max(1), "The sprite did not start. It will be tried again."),
+        Cause::HostBusy => {
+            verdict(503, "host_busy", unavailable, retry_after.max(1), "The sprite's machine is starting others first.")
+        }
+        Cause::WakeFailed | Cause::GuestDied => verdict(
+            503,
+            "wake_failed",
+            unavailable,
+            retry_after.max(1),
+            "The sprite did not start. It will be tried again.",
+        ),
         Cause::WakeFailedPermanent => verdict(502, "wake_failed_permanent", unavailable, 0, "The sprite cannot start."),
-        Cause::PortClosed => verdict(502, "port_closed", "connection_refused", 2, "The sprite runs, but nothing listens on this port."),
+        Cause::PortClosed => {
+            verdict(502, "port_closed", "connection_refused", 2, "The sprite runs, but nothing listens on this port.")
+        }
         Cause::PortNotDeclared => verdict(404, "no_such_port", "destination_not_found", 0, "This port is not open."),
-        Cause::WakeDeadline => verdict(504, "wake_deadline", "http_response_timeout", retry_after.max(1), "The sprite did not wake in time."),
-        Cause::ShuttingDown => verdict(503, "host_draining", unavailable, retry_after.max(1), "The sprite's machine is shutting down."),
-        Cause::Version | Cause::Unspecified => verdict(503, "host_incompatible", "proxy_internal_error", 5, "The sprite's machine speaks another version."),
+        Cause::WakeDeadline => verdict(
+            504,
+            "wake_deadline",
+            "http_response_timeout",
+            retry_after.max(1),
+            "The sprite did not wake in time.",
+        ),
+        Cause::ShuttingDown => {
+            verdict(503, "host_draining", unavailable, retry_after.max(1), "The sprite's machine is shutting down.")
+        }
+        Cause::Version | Cause::Unspecified => {
+            verdict(503, "host_incompatible", "proxy_internal_error", 5, "The sprite's machine speaks another version.")
+        }
     }
 }
 

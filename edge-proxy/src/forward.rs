@@ -55,10 +55,10 @@ impl Guest {
     #[must_use]
     pub fn warm(worker: &Worker, exchange: &Exchange, name: &SpriteName, route: &Route, port: u16) -> Option<Self> {
         let place = |place: &Place| place.port == port && place.generation == route.generation;
-        if may_use_idle(worker, exchange) {
-            if let Some(connection) = worker.pool.take(name, place) {
-                return Some(Self::Idle(connection));
-            }
+        if may_use_idle(worker, exchange)
+            && let Some(connection) = worker.pool.take(name, place)
+        {
+            return Some(Self::Idle(connection));
         }
         let run = worker.edge.waker.view(name, route.generation.0)?;
         Some(Self::fresh(name.clone(), route, port, run))
@@ -74,8 +74,7 @@ impl Guest {
 /// An idle stream may end in the moment it is used. That is harmless when the owner tells
 /// what was delivered or the request may be repeated, and when its body can be sent again.
 fn may_use_idle(worker: &Worker, exchange: &Exchange) -> bool {
-    exchange.upload.is_complete()
-        && (exchange.parts.method.is_idempotent() || worker.edge.backhaul.gives_receipts())
+    exchange.upload.is_complete() && (exchange.parts.method.is_idempotent() || worker.edge.backhaul.gives_receipts())
 }
 
 /// How a try ended.

@@ -24,9 +24,7 @@ pub fn is_ours(name: &HeaderName) -> bool {
     let name = name.as_str();
     // Ordered by what a real request carries: most names fail the first byte.
     match name.as_bytes().first() {
-        Some(b'x') => {
-            name.starts_with("x-forwarded-") || name == "x-request-id" || name == "x-real-ip"
-        }
+        Some(b'x') => name.starts_with("x-forwarded-") || name == "x-request-id" || name == "x-real-ip",
         Some(b'f') => name == "forwarded",
         Some(b's') => name.starts_with("sprite-"),
         Some(b'h') => name == "host" || name == "http2-settings",

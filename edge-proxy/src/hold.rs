@@ -28,7 +28,8 @@ pub async fn wake(
 ) -> Result<Guest, RequestError> {
     let began = Instant::now();
     // A second hold of the same request (it lost a race with sleep) has what is left of the first.
-    let deadline = *exchange.deadline.get_or_insert_with(|| began + patience(&exchange.parts, worker.edge.hold_timeout));
+    let deadline =
+        *exchange.deadline.get_or_insert_with(|| began + patience(&exchange.parts, worker.edge.hold_timeout));
     let hold = worker.edge.waker.hold(HoldRequest {
         name: name.clone(),
         route: route.clone(),

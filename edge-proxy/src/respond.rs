@@ -49,9 +49,8 @@ fn prefers_html(accept: &str) -> bool {
     let weight = |wanted: &str| {
         accept.split(',').find_map(|part| {
             let mut pieces = part.split(';').map(str::trim);
-            (pieces.next()?.eq_ignore_ascii_case(wanted)).then(|| {
-                pieces.find_map(|p| p.strip_prefix("q=").and_then(|q| q.parse::<f32>().ok())).unwrap_or(1.0)
-            })
+            (pieces.next()?.eq_ignore_ascii_case(wanted))
+                .then(|| pieces.find_map(|p| p.strip_prefix("q=").and_then(|q| q.parse::<f32>().ok())).unwrap_or(1.0))
         })
     };
     match (weight("text/html"), weight("application/json")) {

@@ -108,7 +108,8 @@ impl Running {
         https: Vec<Vec<TcpListener>>,
         http: Vec<Vec<TcpListener>>,
     ) -> anyhow::Result<Self> {
-        let address = https.first().and_then(|listeners| listeners.first()).context("no HTTPS address")?.local_addr()?;
+        let address =
+            https.first().and_then(|listeners| listeners.first()).context("no HTTPS address")?.local_addr()?;
         let socket = config.admin_socket();
         let listener = bind_admin(&socket).await?;
         let store_path = config.data_dir.join("store.redb");
@@ -124,10 +125,15 @@ impl Running {
 
         let backhaul = match config.backhaul.link {
             Link::DirectInsecure => Backhaul::direct(Arc::new(owner.clone())),
-            Link::Userspace => return Err(anyhow!("backhaul.link: \"userspace\" is not available in this build; use \"direct-insecure\"")),
+            Link::Userspace => {
+                return Err(anyhow!(
+                    "backhaul.link: \"userspace\" is not available in this build; use \"direct-insecure\""
+                ));
+            }
         };
         let waker = Waker::new((&config.hold).into(), backhaul.clone());
-        let suffixes = config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
+        let suffixes =
+            config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
         let edge = Edge::new(EdgeParts {
             table: Arc::clone(&table),
             waker,
@@ -209,7 +215,11 @@ async fn start_owner(config: &Config) -> OwnerHandle {
 }
 
 /// Sprites of the config file: in the table and at the owner, not in the store's definitions.
-async fn static_sprites(config: &Config, store: &EmbeddedStore, owner: &OwnerHandle) -> anyhow::Result<HashMap<Box<str>, SpriteName>> {
+async fn static_sprites(
+    config: &Config,
+    store: &EmbeddedStore,
+    owner: &OwnerHandle,
+) -> anyhow::Result<HashMap<Box<str>, SpriteName>> {
     let mut domains = HashMap::new();
     for sprite in &config.sprites {
         let name = SpriteName::parse(&sprite.name).map_err(|error| anyhow!("sprite {:?}: {error}", sprite.name))?;
@@ -219,7 +229,15 @@ async fn static_sprites(config: &Config, store: &EmbeddedStore, owner: &OwnerHan
             (None, None) => return Err(anyhow!("sprite {name}: needs an address or a command")),
         };
         let generation = admin::sprites::publish_static(store, LOCAL_HOST, &name, &sprite.ports)?;
-        owner.upsert(SpriteSpec { name: name.clone(), generation, driver, ports: sprite.ports.clone(), idle_timeout: None }).await;
+        owner
+            .upsert(SpriteSpec {
+                name: name.clone(),
+                generation,
+                driver,
+                ports: sprite.ports.clone(),
+                idle_timeout: None,
+            })
+            .await;
         for domain in &sprite.domains {
             domains.insert(domain.to_ascii_lowercase().into(), name.clone());
         }
@@ -230,7 +248,8 @@ async fn static_sprites(config: &Config, store: &EmbeddedStore, owner: &OwnerHan
 fn acceptor(config: &Config) -> anyhow::Result<TlsAcceptor> {
     let key = if config.tls.certificate.as_os_str().is_empty() {
         let ca = LocalCa::load_or_create(&config.data_dir)?;
-        let mut names: Vec<String> = config.names.suffixes.iter().flat_map(|suffix| [format!("*.{suffix}"), suffix.clone()]).collect();
+        let mut names: Vec<String> =
+            config.names.suffixes.iter().flat_map(|suffix| [format!("*.{suffix}"), suffix.clone()]).collect();
         names.extend(config.sprites.iter().flat_map(|sprite| sprite.domains.clone()));
         ca.issue(&names)?
     } else {

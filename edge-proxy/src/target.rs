@@ -29,19 +29,19 @@ pub fn of(request: &Parts, client: &Client, edge: &Edge) -> Result<NamedTarget, 
         Host::Header(value) => value.as_bytes(),
         Host::Authority(text) => text.as_bytes(),
     };
-    if let Some(last) = client.last_target.borrow().as_ref() {
-        if last.host.as_bytes() == bytes {
-            return Ok(last.clone());
-        }
+    if let Some(last) = client.last_target.borrow().as_ref()
+        && last.host.as_bytes() == bytes
+    {
+        return Ok(last.clone());
     }
     let text = std::str::from_utf8(bytes).map_err(|_| RequestError::BadRequest("the host is not text"))?;
     if text.contains('@') {
         return Err(RequestError::BadRequest("the host carries user information"));
     }
-    if let Some(name) = client.server_name.as_deref() {
-        if !without_port(text).eq_ignore_ascii_case(name) {
-            return Err(RequestError::Misdirected);
-        }
+    if let Some(name) = client.server_name.as_deref()
+        && !without_port(text).eq_ignore_ascii_case(name)
+    {
+        return Err(RequestError::Misdirected);
     }
     let target = match edge.domains.get(without_port(text)) {
         Some(name) => Target { name: name.clone(), port: None },

@@ -1,7 +1,7 @@
 //! After an upgrade: bytes both ways until one side ends, nothing parsed.
 
-use backhaul::{GuestRead, GuestWrite};
 use backhaul::activity::ActivityGuard;
+use backhaul::{GuestRead, GuestWrite};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 

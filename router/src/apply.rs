@@ -50,10 +50,10 @@ async fn apply_feed(mut feed: crate::store::FeedReceiver, table: &RouteTable, la
         match event {
             FeedEvent::SnapshotBegin => marked = Some(HashSet::new()),
             FeedEvent::Entry(entry) => {
-                if let Some(name) = put(table, &entry.key, &entry.value) {
-                    if let Some(marked) = &mut marked {
-                        marked.insert(name);
-                    }
+                if let Some(name) = put(table, &entry.key, &entry.value)
+                    && let Some(marked) = &mut marked
+                {
+                    marked.insert(name);
                 }
             }
             FeedEvent::SnapshotEnd(_) => {
@@ -158,7 +158,12 @@ fn row_of(route: &Route) -> SpriteRow {
 ///
 /// # Errors
 /// [`StoreError`] of the write.
-pub fn publish(store: &EmbeddedStore, name: &SpriteName, row: &SpriteRow, expected: Option<u64>) -> Result<u64, StoreError> {
+pub fn publish(
+    store: &EmbeddedStore,
+    name: &SpriteName,
+    row: &SpriteRow,
+    expected: Option<u64>,
+) -> Result<u64, StoreError> {
     store.compare_and_set(&SpriteRow::key(name), expected, Some(&row.encode()))
 }
 

@@ -325,7 +325,10 @@ mod tests {
         let version = store.compare_and_set("sprite/a", None, Some(b"1")).unwrap();
         drop(store);
         let store = EmbeddedStore::open(&dir.path().join("store.redb")).unwrap();
-        assert_eq!(store.get("sprite/a").unwrap().unwrap(), Entry { key: "sprite/a".into(), value: b"1".into(), version });
+        assert_eq!(
+            store.get("sprite/a").unwrap().unwrap(),
+            Entry { key: "sprite/a".into(), value: b"1".into(), version }
+        );
         assert!(store.compare_and_set("sprite/b", None, Some(b"2")).unwrap() > version);
     }
 
@@ -339,7 +342,10 @@ mod tests {
             assert!(matches!(refused, Err(StoreError::Conflict { actual, .. }) if actual == Some(second)));
         }
         assert_eq!(store.get("k").unwrap().unwrap().value, b"2");
-        assert!(matches!(store.compare_and_set("k", Some(second), Some(&[0; VALUE_BYTES_MAX + 1])), Err(StoreError::TooLarge)));
+        assert!(matches!(
+            store.compare_and_set("k", Some(second), Some(&[0; VALUE_BYTES_MAX + 1])),
+            Err(StoreError::TooLarge)
+        ));
     }
 
     #[test]

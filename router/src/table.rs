@@ -91,7 +91,13 @@ mod tests {
     use crate::route::{Access, Generation, HostId};
 
     fn route(generation: u64, host: u32) -> Route {
-        Route { generation: Generation(generation), host: HostId(host), access: Access::Public, ports: [].into(), deleted: false }
+        Route {
+            generation: Generation(generation),
+            host: HostId(host),
+            access: Access::Public,
+            ports: [].into(),
+            deleted: false,
+        }
     }
 
     #[test]

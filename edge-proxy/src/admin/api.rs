@@ -197,7 +197,9 @@ impl Admin {
     async fn known(&self, name: &str) -> Result<(SpriteName, SpriteStatus), Problem> {
         let name = SpriteName::parse(name).map_err(|error| (StatusCode::BAD_REQUEST, format!("name: {error}")))?;
         let status = self.owner.status(&name).await;
-        status.map(|status| (name.clone(), status)).ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no sprite {name}")))
+        status
+            .map(|status| (name.clone(), status))
+            .ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no sprite {name}")))
     }
 
     async fn show(&self, name: &str) -> Result<Value, Problem> {
@@ -216,7 +218,8 @@ impl Admin {
 
     async fn create(&self, body: &[u8]) -> Result<Value, Problem> {
         let wrong = |detail: String| (StatusCode::BAD_REQUEST, detail);
-        let asked: CreateRequest = serde_json::from_slice(body).map_err(|error| wrong(format!("the body is no sprite: {error}")))?;
+        let asked: CreateRequest =
+            serde_json::from_slice(body).map_err(|error| wrong(format!("the body is no sprite: {error}")))?;
         let name = SpriteName::parse(&asked.name).map_err(|error| wrong(format!("name: {error}")))?;
         match asked.access.as_deref() {
             None | Some("public") => {}
@@ -225,7 +228,12 @@ impl Admin {
         }
         let idle_timeout = asked.idle_timeout.map(|text| humantime::parse_duration(&text)).transpose();
         let idle_timeout = idle_timeout.map_err(|error| wrong(format!("idle_timeout: {error}")))?;
-        let new = NewSprite { name: name.clone(), driver: DriverSpec::Process { command: asked.command }, ports: asked.ports, idle_timeout };
+        let new = NewSprite {
+            name: name.clone(),
+            driver: DriverSpec::Process { command: asked.command },
+            ports: asked.ports,
+            idle_timeout,
+        };
         sprites::create(&self.store, &self.owner, self.host, new).await.map_err(failed)?;
         self.visible(&name).await;
         self.show(name.as_str()).await
@@ -324,17 +332,21 @@ mod tests {
         let description: Value = serde_json::from_str(OPENAPI).unwrap();
         let mut described: Vec<String> = Vec::new();
         for (path, methods) in description["paths"].as_object().unwrap() {
-            described.extend(methods.as_object().unwrap().keys().map(|method| format!("{} {path}", method.to_uppercase())));
+            described
+                .extend(methods.as_object().unwrap().keys().map(|method| format!("{} {path}", method.to_uppercase())));
         }
         let source = include_str!("api.rs");
         let mut routed: Vec<String> = Vec::new();
         for line in source.lines().filter(|line| line.trim().starts_with("(&Method::")) {
             let method = line.split("Method::").nth(1).unwrap().split(',').next().unwrap();
             let path = line.split('[').nth(1).unwrap().split(']').next().unwrap();
-            let path: String = path.split(", ").map(|part| match part.trim_matches('"') {
-                "name" => "/{name}".to_owned(),
-                part => format!("/{part}"),
-            }).collect();
+            let path: String = path
+                .split(", ")
+                .map(|part| match part.trim_matches('"') {
+                    "name" => "/{name}".to_owned(),
+                    part => format!("/{part}"),
+                })
+                .collect();
             routed.push(format!("{method} {path}"));
         }
         described.sort();

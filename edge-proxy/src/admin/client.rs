@@ -22,7 +22,9 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
             }
             call(socket, Method::POST, "/v1/sprites", Some(body)).await.map(|value| (value, table::sprite as Show))
         }
-        SpriteCommand::List => call(socket, Method::GET, "/v1/sprites", None).await.map(|value| (value, table::sprites as Show)),
+        SpriteCommand::List => {
+            call(socket, Method::GET, "/v1/sprites", None).await.map(|value| (value, table::sprites as Show))
+        }
         SpriteCommand::Show { name } => {
             call(socket, Method::GET, &path(&name, ""), None).await.map(|value| (value, table::sprite as Show))
         }
@@ -31,14 +33,16 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
         }
         SpriteCommand::Sleep { name, cold } => {
             let body = json!({ "depth": if cold { "cold" } else { "warm" } });
-            call(socket, Method::POST, &path(&name, "/sleep"), Some(body)).await.map(|value| (value, table::sprite as Show))
+            call(socket, Method::POST, &path(&name, "/sleep"), Some(body))
+                .await
+                .map(|value| (value, table::sprite as Show))
         }
         SpriteCommand::Delete { name } => {
             call(socket, Method::DELETE, &path(&name, ""), None).await.map(|value| (value, table::object as Show))
         }
-        SpriteCommand::Receipts { name } => {
-            call(socket, Method::GET, &path(&name, "/receipts"), None).await.map(|value| (value, table::receipts as Show))
-        }
+        SpriteCommand::Receipts { name } => call(socket, Method::GET, &path(&name, "/receipts"), None)
+            .await
+            .map(|value| (value, table::receipts as Show)),
     };
     print(done, json)
 }
@@ -70,7 +74,10 @@ fn path(name: &str, rest: &str) -> String {
 
 async fn call(socket: &Path, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
     let stream = UnixStream::connect(socket).await.map_err(|error| {
-        anyhow!("no edge-proxy answers at {} ({error}); start one with `edge-proxy demo`, or name its socket with --admin", socket.display())
+        anyhow!(
+            "no edge-proxy answers at {} ({error}); start one with `edge-proxy demo`, or name its socket with --admin",
+            socket.display()
+        )
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);

@@ -55,7 +55,12 @@ pub enum SpriteError {
 ///
 /// # Errors
 /// [`SpriteError`].
-pub async fn create(store: &EmbeddedStore, owner: &OwnerHandle, host: HostId, new: NewSprite) -> Result<SpriteSpec, SpriteError> {
+pub async fn create(
+    store: &EmbeddedStore,
+    owner: &OwnerHandle,
+    host: HostId,
+    new: NewSprite,
+) -> Result<SpriteSpec, SpriteError> {
     check(&new)?;
     let NewSprite { name, driver, ports, idle_timeout } = new;
     let key = SpriteRow::key(&name);
@@ -93,10 +98,10 @@ pub async fn create(store: &EmbeddedStore, owner: &OwnerHandle, host: HostId, ne
 }
 
 fn check(new: &NewSprite) -> Result<(), SpriteError> {
-    if let DriverSpec::Process { command } = &new.driver {
-        if command.trim().is_empty() || command.len() > COMMAND_BYTES_MAX {
-            return Err(SpriteError::Field { field: "command", rule: "1 to 16384 bytes" });
-        }
+    if let DriverSpec::Process { command } = &new.driver
+        && (command.trim().is_empty() || command.len() > COMMAND_BYTES_MAX)
+    {
+        return Err(SpriteError::Field { field: "command", rule: "1 to 16384 bytes" });
     }
     if new.ports.len() > PORTS_MAX || new.ports.contains(&0) {
         return Err(SpriteError::Field { field: "ports", rule: "at most 16 ports, none of them 0" });
@@ -149,7 +154,12 @@ pub fn stored(store: &EmbeddedStore) -> Result<Vec<SpriteSpec>, SpriteError> {
 ///
 /// # Errors
 /// [`SpriteError`].
-pub fn publish_static(store: &EmbeddedStore, host: HostId, name: &SpriteName, ports: &[u16]) -> Result<u64, SpriteError> {
+pub fn publish_static(
+    store: &EmbeddedStore,
+    host: HostId,
+    name: &SpriteName,
+    ports: &[u16],
+) -> Result<u64, SpriteError> {
     let key = SpriteRow::key(name);
     let present = store.get(&key)?;
     let mut row = SpriteRow {

@@ -50,10 +50,10 @@ impl ResponseBody {
 
     fn finish(&mut self) {
         self.state = State::Done;
-        if let Some(connection) = self.connection.take() {
-            if self.reusable {
-                connection.give_back(&self.pool);
-            }
+        if let Some(connection) = self.connection.take()
+            && self.reusable
+        {
+            connection.give_back(&self.pool);
         }
     }
 

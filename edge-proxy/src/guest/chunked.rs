@@ -126,8 +126,16 @@ fn take_trailers(input: &mut BytesMut) -> Result<Chunk, UpstreamError> {
 /// Framing, routing and authentication fields have no meaning after a body (RFC 9110 §6.5.1).
 pub(super) fn may_trail(name: &HeaderName) -> bool {
     !super::encode::is_hop_by_hop(name)
-        && ![header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_RANGE, header::SET_COOKIE, header::HOST, header::CACHE_CONTROL]
-            .contains(name)
+        && ![
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::CONTENT_ENCODING,
+            header::CONTENT_RANGE,
+            header::SET_COOKIE,
+            header::HOST,
+            header::CACHE_CONTROL,
+        ]
+        .contains(name)
 }
 
 /// Appends one chunk. An empty one would end the body, so it is skipped.
@@ -191,7 +199,14 @@ mod tests {
 
     #[test]
     fn what_parsers_disagree_about_is_refused() {
-        for wire in [&b"5\nhello\r\n0\r\n\r\n"[..], b"+5\r\nhello\r\n0\r\n\r\n", b"5\r\nhelloX\r\n0\r\n\r\n", b"\r\n", b"0x5\r\nhello\r\n", b"fffffffffffffffff\r\n"] {
+        for wire in [
+            &b"5\nhello\r\n0\r\n\r\n"[..],
+            b"+5\r\nhello\r\n0\r\n\r\n",
+            b"5\r\nhelloX\r\n0\r\n\r\n",
+            b"\r\n",
+            b"0x5\r\nhello\r\n",
+            b"fffffffffffffffff\r\n",
+        ] {
             assert!(matches!(decoded(wire, 64), Err(UpstreamError::Malformed(_))), "{wire:?}");
         }
     }

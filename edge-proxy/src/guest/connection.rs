@@ -3,8 +3,8 @@
 use super::decode::decode_head;
 use super::pool::Pool;
 use super::{Framing, ResponseHead, Upload, UpstreamError};
-use backhaul::{GuestStream, GuestWrite};
 use backhaul::activity::ActivityGuard;
+use backhaul::{GuestStream, GuestWrite};
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use router::names::SpriteName;
@@ -146,11 +146,11 @@ impl Connection {
     /// What was read stays in the connection.
     pub async fn read_head(&mut self, method: &Method) -> Result<Received, UpstreamError> {
         loop {
-            if !self.pending.is_empty() {
-                if let Some(head) = decode_head(&mut self.pending, method)? {
-                    let interim = head.status.is_informational() && head.status.as_u16() != 101;
-                    return Ok(if interim { Received::Interim(head) } else { Received::Final(head) });
-                }
+            if !self.pending.is_empty()
+                && let Some(head) = decode_head(&mut self.pending, method)?
+            {
+                let interim = head.status.is_informational() && head.status.as_u16() != 101;
+                return Ok(if interim { Received::Interim(head) } else { Received::Final(head) });
             }
             let before = self.pending.is_empty();
             if poll_fn(|cx| self.poll_fill(cx, false)).await? == 0 {

@@ -91,8 +91,8 @@ fn collect(
     let mut headers = HeaderMap::with_capacity(places.len() + 4);
     let mut seen = Seen { keep_alive: version == 1, ..Seen::default() };
     for &((name_start, name_end), (value_start, value_end)) in places {
-        let name = HeaderName::from_bytes(&head[name_start..name_end])
-            .map_err(|_| UpstreamError::Malformed("field name"))?;
+        let name =
+            HeaderName::from_bytes(&head[name_start..name_end]).map_err(|_| UpstreamError::Malformed("field name"))?;
         let value = &head[value_start..value_end];
         if seen.take(&name, value, status)? {
             continue;
@@ -143,9 +143,7 @@ impl Seen {
                 Ok(true)
             }
             [b'u', ..] if *name == header::UPGRADE => Ok(status != StatusCode::SWITCHING_PROTOCOLS),
-            [b'k' | b'p' | b's', ..] => {
-                Ok(name == "keep-alive" || name == "proxy-connection" || name == "sprite-wake")
-            }
+            [b'k' | b'p' | b's', ..] => Ok(name == "keep-alive" || name == "proxy-connection" || name == "sprite-wake"),
             _ => Ok(false),
         }
     }
@@ -235,7 +233,10 @@ mod tests {
         assert!(!old.keep_alive);
         let to_head = decode_head(&mut BytesMut::from("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"), &Method::HEAD);
         let to_head = to_head.unwrap().unwrap();
-        assert_eq!((to_head.framing, &to_head.headers["content-length"]), (BodyFraming::Empty, &HeaderValue::from_static("9")));
+        assert_eq!(
+            (to_head.framing, &to_head.headers["content-length"]),
+            (BodyFraming::Empty, &HeaderValue::from_static("9"))
+        );
     }
 
     #[test]

@@ -155,8 +155,7 @@ mod tests {
     use super::*;
 
     fn encoded(headers: &[(&'static str, &'static str)], framing: Framing, upgrade: Option<&'static str>) -> String {
-        let headers =
-            headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
+        let headers = headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
         let host = HeaderValue::from_static("a.test");
         let upgrade = upgrade.map(HeaderValue::from_static);
         let mut out = Vec::new();

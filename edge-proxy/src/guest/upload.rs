@@ -1,8 +1,8 @@
 //! The client's body on its way to the guest, and the copy that makes a replay exact.
 
+use super::UpstreamError;
 use super::chunked::{encode_chunk, encode_end};
 use super::encode::Framing;
-use super::UpstreamError;
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body::{Body, Frame};

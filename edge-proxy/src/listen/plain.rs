@@ -32,9 +32,10 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, https_port: 
                 let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(async move {
                     let suffixes = worker.edge.suffixes();
-                    let service = service_fn(|request| async move {
-                        Ok::<_, Infallible>(redirect(&request, suffixes, https_port))
-                    });
+                    let service =
+                        service_fn(
+                            |request| async move { Ok::<_, Infallible>(redirect(&request, suffixes, https_port)) },
+                        );
                     let served = http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(worker.edge.limits().header_read_timeout)
@@ -61,7 +62,8 @@ fn redirect(request: &Request<Incoming>, suffixes: &[Suffix], https_port: u16) -
     }
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let location = if https_port == 443 { format!("https://{name}{path}") } else { format!("https://{name}:{https_port}{path}") };
+    let location =
+        if https_port == 443 { format!("https://{name}{path}") } else { format!("https://{name}:{https_port}{path}") };
     let mut response = Response::new(EdgeBody::empty());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     if let Ok(location) = HeaderValue::from_str(&location) {

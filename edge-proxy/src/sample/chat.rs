@@ -23,16 +23,20 @@ const BEHIND_MAX: usize = 64;
 
 pub(super) async fn serve(port: u16) -> anyhow::Result<()> {
     let (room, _) = broadcast::channel(BEHIND_MAX);
-    super::serve(port, || {}, move |request| {
-        let room = room.clone();
-        async move {
-            match request.uri().path() {
-                "/" => super::html(PAGE),
-                "/ws" => upgrade(request, room),
-                _ => super::not_found(),
+    super::serve(
+        port,
+        || {},
+        move |request| {
+            let room = room.clone();
+            async move {
+                match request.uri().path() {
+                    "/" => super::html(PAGE),
+                    "/ws" => upgrade(request, room),
+                    _ => super::not_found(),
+                }
             }
-        }
-    })
+        },
+    )
     .await
 }
 

@@ -11,13 +11,17 @@ const PAGE: &str = "<!doctype html><meta charset=utf-8><title>clock</title><h1 i
 <script>new EventSource('/events').onmessage=e=>document.getElementById('t').textContent=e.data</script>\n";
 
 pub(super) async fn serve(port: u16) -> anyhow::Result<()> {
-    super::serve(port, || {}, |request| async move {
-        match request.uri().path() {
-            "/" => super::html(PAGE),
-            "/events" => events(),
-            _ => super::not_found(),
-        }
-    })
+    super::serve(
+        port,
+        || {},
+        |request| async move {
+            match request.uri().path() {
+                "/" => super::html(PAGE),
+                "/events" => events(),
+                _ => super::not_found(),
+            }
+        },
+    )
     .await
 }
 

@@ -15,19 +15,23 @@ pub(super) async fn serve(port: u16) -> anyhow::Result<()> {
         Err(error) => return Err(error).context("the file `count` cannot be read"),
     };
     let (memory, disk) = (Cell::new(0_u64), Rc::new(Cell::new(disk)));
-    super::serve(port, || {}, move |_| {
-        memory.set(memory.get() + 1);
-        let (now, disk) = (memory.get(), Rc::clone(&disk));
-        async move {
-            match save(disk.get() + 1) {
-                Ok(()) => {
-                    disk.set(disk.get() + 1);
-                    super::plain(format!("memory={now} disk={}\n", disk.get()))
+    super::serve(
+        port,
+        || {},
+        move |_| {
+            memory.set(memory.get() + 1);
+            let (now, disk) = (memory.get(), Rc::clone(&disk));
+            async move {
+                match save(disk.get() + 1) {
+                    Ok(()) => {
+                        disk.set(disk.get() + 1);
+                        super::plain(format!("memory={now} disk={}\n", disk.get()))
+                    }
+                    Err(error) => super::text(500, "text/plain; charset=utf-8", format!("not saved: {error}\n")),
                 }
-                Err(error) => super::text(500, "text/plain; charset=utf-8", format!("not saved: {error}\n")),
             }
-        }
-    })
+        },
+    )
     .await
 }
 

@@ -15,14 +15,18 @@ use std::fmt::Write;
 const PIECE: usize = 64 * 1024;
 
 pub(super) async fn serve(port: u16) -> anyhow::Result<()> {
-    super::serve(port, || {}, |request| async move {
-        match request.uri().path() {
-            "/sink" => sink(request).await,
-            "/echo" => echo(request).await,
-            "/bytes" => pieces(&request),
-            _ => super::not_found(),
-        }
-    })
+    super::serve(
+        port,
+        || {},
+        |request| async move {
+            match request.uri().path() {
+                "/sink" => sink(request).await,
+                "/echo" => echo(request).await,
+                "/bytes" => pieces(&request),
+                _ => super::not_found(),
+            }
+        },
+    )
     .await
 }
 

@@ -15,14 +15,18 @@ pub(super) async fn serve(port: u16) -> anyhow::Result<()> {
         }
     });
     let began = Rc::clone(&listening);
-    super::serve(port, move || began.set(now_ns()), move |_| {
-        let stamp = serde_json::json!({
-            "listen_monotonic_ns": listening.get(),
-            "continue_monotonic_ns": continued.get(),
-            "now_monotonic_ns": now_ns(),
-        });
-        async move { super::text(200, "application/json", format!("{stamp}\n")) }
-    })
+    super::serve(
+        port,
+        move || began.set(now_ns()),
+        move |_| {
+            let stamp = serde_json::json!({
+                "listen_monotonic_ns": listening.get(),
+                "continue_monotonic_ns": continued.get(),
+                "now_monotonic_ns": now_ns(),
+            });
+            async move { super::text(200, "application/json", format!("{stamp}\n")) }
+        },
+    )
     .await
 }
 

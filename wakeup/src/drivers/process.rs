@@ -126,13 +126,14 @@ impl Inner {
         let directory = self.settings.directory.join(spec.name.as_str());
         let data = directory.join("data");
         std::fs::create_dir_all(&data).map_err(system("cannot make the sprite's directory"))?;
-        let log = Log::open(&directory.join("output.log"), self.settings.log_bytes).map_err(system("cannot open its log"))?;
+        let log =
+            Log::open(&directory.join("output.log"), self.settings.log_bytes).map_err(system("cannot open its log"))?;
         let port = self.pick_port()?;
-        let mut child = command_of(command, &spec.name, port, &data)
-            .spawn()
-            .map_err(system("cannot start its command"))?;
+        let mut child =
+            command_of(command, &spec.name, port, &data).spawn().map_err(system("cannot start its command"))?;
         let at = Instant::now();
-        let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).ok_or(DriverError::NoGuest)?;
+        let leader =
+            child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).ok_or(DriverError::NoGuest)?;
         let record = directory.join("process");
         if let Err(error) = write_record(&record, leader) {
             tracing::warn!(sprite = %spec.name, %error, "an orphan of this sprite would not be found after a crash");
@@ -235,7 +236,13 @@ fn command_of(command: &str, name: &SpriteName, port: u16, data: &Path) -> Comma
 }
 
 /// Waits for the leader, ends what is left of its group, and tells.
-async fn watch_leader(mut child: Child, leader: Pid, record: PathBuf, gone: watch::Sender<bool>, exited: oneshot::Sender<String>) {
+async fn watch_leader(
+    mut child: Child,
+    leader: Pid,
+    record: PathBuf,
+    gone: watch::Sender<bool>,
+    exited: oneshot::Sender<String>,
+) {
     let detail = match child.wait().await {
         Ok(status) => describe(status),
         Err(error) => format!("it cannot be waited for: {error}"),
@@ -337,10 +344,10 @@ fn recorded_leader(text: &str) -> Option<Pid> {
 }
 
 fn remove_record(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        if error.kind() != io::ErrorKind::NotFound {
-            tracing::warn!(path = %path.display(), %error, "cannot be removed");
-        }
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot be removed");
     }
 }
 

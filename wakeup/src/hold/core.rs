@@ -271,11 +271,11 @@ impl Holds {
     }
 
     fn end_if_empty(&mut self, key: &FlightKey) {
-        if self.flights.get(key).is_some_and(|flight| flight.held == 0) {
-            if let Some(flight) = self.drop_flight(key) {
-                let Wake { wake_id_high, wake_id_low, .. } = flight.wake;
-                self.actions.push_back(Action::Withdraw(flight.host, Withdraw { wake_id_high, wake_id_low }));
-            }
+        if self.flights.get(key).is_some_and(|flight| flight.held == 0)
+            && let Some(flight) = self.drop_flight(key)
+        {
+            let Wake { wake_id_high, wake_id_low, .. } = flight.wake;
+            self.actions.push_back(Action::Withdraw(flight.host, Withdraw { wake_id_high, wake_id_low }));
         }
     }
 
@@ -305,7 +305,8 @@ impl Holds {
             Outcome::Refused(refused) => {
                 let cause = refused.cause();
                 let retry_after = Duration::from_millis(refused.retry_after_ms.into());
-                let error = HoldError::Refused { cause, retry_after_ms: refused.retry_after_ms, detail: refused.detail };
+                let error =
+                    HoldError::Refused { cause, retry_after_ms: refused.retry_after_ms, detail: refused.detail };
                 if cause == Cause::WakeFailed && !retry_after.is_zero() {
                     self.remember(key.clone(), now + retry_after, error.clone());
                 }
@@ -369,7 +370,8 @@ impl Holds {
         let pause = Duration::from_secs(1 << suspect.failures.min(3)).min(SUSPECT_MAX);
         suspect.failures += 1;
         suspect.until = now + pause;
-        let keys: Vec<_> = self.flights.iter().filter(|(_, flight)| flight.host == host).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<_> =
+            self.flights.iter().filter(|(_, flight)| flight.host == host).map(|(key, _)| key.clone()).collect();
         for key in keys {
             self.refuse(&key, &HoldError::HostUnreachable);
         }

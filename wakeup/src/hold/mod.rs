@@ -25,7 +25,12 @@ pub struct HoldLimits {
 
 impl From<&config::Hold> for HoldLimits {
     fn from(hold: &config::Hold) -> Self {
-        Self { per_sprite: hold.per_sprite, per_client: hold.per_client, per_process: hold.per_process, flights: hold.flights }
+        Self {
+            per_sprite: hold.per_sprite,
+            per_client: hold.per_client,
+            per_process: hold.per_process,
+            flights: hold.flights,
+        }
     }
 }
 

@@ -271,7 +271,9 @@ impl EdgeEvents for Events {
     fn answer(&self, _host: HostId, message: ToEdge) {
         let Some(inner) = self.0.upgrade() else { return };
         match message.message {
-            Some(OwnerMessage::Answer(answer)) => inner.drive(|state| state.holds.handle_answer(Instant::now(), answer)),
+            Some(OwnerMessage::Answer(answer)) => {
+                inner.drive(|state| state.holds.handle_answer(Instant::now(), answer))
+            }
             Some(OwnerMessage::Cordon(cordon)) => {
                 inner.views.remove_if(cordon.sprite.as_str(), |_, view| view.run == cordon.run);
             }

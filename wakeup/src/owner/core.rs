@@ -247,7 +247,9 @@ impl OwnerCore {
                 let opened = opened(sprite, WakeKind::None, 0, false);
                 return self.answer(waiter, &name, Answer::Ready(opened));
             }
-            State::Asleep(_) if self.starting >= self.settings.start_slots && self.queue.len() >= 4 * self.settings.start_slots => {
+            State::Asleep(_)
+                if self.starting >= self.settings.start_slots && self.queue.len() >= 4 * self.settings.start_slots =>
+            {
                 let retry_after = Duration::from_secs(2);
                 let detail = "the start queue is full".to_owned();
                 return self.answer(waiter, &name, Answer::Refused { cause: Cause::HostBusy, retry_after, detail });
@@ -267,7 +269,15 @@ impl OwnerCore {
     /// Moves a sprite with a new waiter towards running.
     fn wake(&mut self, now: Instant, name: &SpriteName, reason: &str) {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
-        let record = |kind| WakeRecord { reason: reason.into(), kind, asked: now, slot: None, started: None, ready: None, waiters: 1 };
+        let record = |kind| WakeRecord {
+            reason: reason.into(),
+            kind,
+            asked: now,
+            slot: None,
+            started: None,
+            ready: None,
+            waiters: 1,
+        };
         match &mut sprite.state {
             State::Asleep(depth) => {
                 let kind = depth.wake_kind();
@@ -573,7 +583,11 @@ impl OwnerCore {
         let expired: Vec<_> =
             sprite.waiters.iter().filter(|(_, waiter)| waiter.deadline <= now).map(|(id, _)| *id).collect();
         for waiter in expired {
-            let answer = Answer::Refused { cause: Cause::WakeDeadline, retry_after: Duration::from_secs(1), detail: String::new() };
+            let answer = Answer::Refused {
+                cause: Cause::WakeDeadline,
+                retry_after: Duration::from_secs(1),
+                detail: String::new(),
+            };
             self.answer(waiter, name, answer);
             self.leave(now, name, waiter);
         }
@@ -584,7 +598,9 @@ impl OwnerCore {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
         let since = sprite.since;
         match &mut sprite.state {
-            State::Asleep(Depth::Warm) if now >= since + settings.warm_for => return self.commit(now, name, Depth::Cold),
+            State::Asleep(Depth::Warm) if now >= since + settings.warm_for => {
+                return self.commit(now, name, Depth::Cold);
+            }
             State::Waking { phase: Phase::Starting, .. } if now >= since + START_TIMEOUT => {
                 let run = sprite.run;
                 let token = sprite.token + 1;
@@ -639,12 +655,12 @@ impl OwnerCore {
 
     /// The port of a running guest refused a connection: ask again before the next stream.
     pub fn handle_port_lost(&mut self, name: &SpriteName, run: u64) {
-        if let Some(sprite) = self.sprites.get_mut(name) {
-            if let State::Running { port_open, .. } = &mut sprite.state {
-                if sprite.run == run && !sprite.spec.always {
-                    *port_open = false;
-                }
-            }
+        if let Some(sprite) = self.sprites.get_mut(name)
+            && let State::Running { port_open, .. } = &mut sprite.state
+            && sprite.run == run
+            && !sprite.spec.always
+        {
+            *port_open = false;
         }
     }
 

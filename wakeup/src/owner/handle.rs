@@ -99,13 +99,32 @@ enum Command {
 
 /// What a driver task reports.
 enum Event {
-    Started { token: u64, at: Instant, address: SocketAddr },
-    PortOpen { token: u64, address: SocketAddr },
+    Started {
+        token: u64,
+        at: Instant,
+        address: SocketAddr,
+    },
+    PortOpen {
+        token: u64,
+        address: SocketAddr,
+    },
     /// `born` is the run its process was started for; none when nothing was started.
-    Exited { detail: String, born: Option<u64> },
-    MemoryLost { token: u64 },
-    Gate { token: u64, closed: bool, forced: Option<Depth> },
-    Stopped { token: u64, depth: Depth },
+    Exited {
+        detail: String,
+        born: Option<u64>,
+    },
+    MemoryLost {
+        token: u64,
+    },
+    Gate {
+        token: u64,
+        closed: bool,
+        forced: Option<Depth>,
+    },
+    Stopped {
+        token: u64,
+        depth: Depth,
+    },
 }
 
 impl OwnerHandle {
@@ -217,7 +236,14 @@ impl OwnerHandle {
         receiver.await.ok()
     }
 
-    async fn wake_for(&self, name: SpriteName, generation: u64, port: u16, deadline: Instant, reason: String) -> Result<Opened, Reply> {
+    async fn wake_for(
+        &self,
+        name: SpriteName,
+        generation: u64,
+        port: u16,
+        deadline: Instant,
+        reason: String,
+    ) -> Result<Opened, Reply> {
         let waiter = (SELF, u128::from(self.shared.next_waiter.fetch_add(1, Ordering::Relaxed)));
         let request = WakeRequest { waiter, name, generation, deadline, reason };
         let (sender, receiver) = oneshot::channel();
@@ -248,8 +274,10 @@ impl OwnerHandle {
         if !run.port_open || run.activity.is_closed() || open.expect_run.is_some_and(|expected| expected != run.run) {
             return Err(Reply::Asleep(Asleep {}));
         }
-        let guest = run.guest(open.port).ok_or_else(|| Reply::Refused(refused(Cause::PortNotDeclared, Duration::ZERO, "")))?;
-        let opened = Opened { generation: run.generation, run: run.run, kind: WakeKind::None.into(), wake_ms: 0, joined: false };
+        let guest =
+            run.guest(open.port).ok_or_else(|| Reply::Refused(refused(Cause::PortNotDeclared, Duration::ZERO, "")))?;
+        let opened =
+            Opened { generation: run.generation, run: run.run, kind: WakeKind::None.into(), wake_ms: 0, joined: false };
         Ok(Admitted { opened, guest, activity: run.activity })
     }
 }
@@ -401,7 +429,10 @@ impl Task {
                     Some(name) => self.core.status(&name, now).into_iter().collect(),
                     None => self.core.statuses(now),
                 };
-                let open = |status: SpriteStatus| SpriteStatus { open: self.shared.open(&status.name).max(status.open), ..status };
+                let open = |status: SpriteStatus| SpriteStatus {
+                    open: self.shared.open(&status.name).max(status.open),
+                    ..status
+                };
                 let _ = done.send(statuses.into_iter().map(open).collect());
             }
             Command::PortLost(name, run) => self.core.handle_port_lost(&name, run),
@@ -451,7 +482,11 @@ impl Task {
             let declared = self.specs.get(&request.name).is_some_and(|spec| spec.ports.contains(&port));
             let own = self.addresses.get(&request.name).is_some_and(|address| address.port() == port);
             if !declared && !own && self.specs.contains_key(&request.name) {
-                let answer = Answer::Refused { cause: Cause::PortNotDeclared, retry_after: Duration::ZERO, detail: String::new() };
+                let answer = Answer::Refused {
+                    cause: Cause::PortNotDeclared,
+                    retry_after: Duration::ZERO,
+                    detail: String::new(),
+                };
                 return self.tell(request.waiter, answer);
             }
             self.ports.insert(request.waiter, (port, request.deadline));
@@ -563,7 +598,9 @@ impl Task {
     }
 
     fn watch_port(&self, name: SpriteName, token: u64) {
-        let (Some(address), Some(commands)) = (self.addresses.get(&name).copied(), self.commands.upgrade()) else { return };
+        let (Some(address), Some(commands)) = (self.addresses.get(&name).copied(), self.commands.upgrade()) else {
+            return;
+        };
         tokio::spawn(async move {
             // Bounded by the core's port wait: a late result has an old token.
             if let Ok(address) = tokio::time::timeout(Duration::from_secs(60), probe(address)).await {
@@ -624,7 +661,8 @@ impl Task {
     fn running(&mut self, name: SpriteName, run: u64) {
         let (Some(spec), Some(&address)) = (self.specs.get(&name), self.addresses.get(&name)) else { return };
         let (generation, ports) = (spec.generation, spec.ports.as_slice().into());
-        let present = self.shared.runs.get(&name).filter(|present| present.run == run).map(|run| Arc::clone(&run.activity));
+        let present =
+            self.shared.runs.get(&name).filter(|present| present.run == run).map(|run| Arc::clone(&run.activity));
         let activity = present.unwrap_or_else(|| RunActivity::new(Instant::now()));
         let always = matches!(spec.driver, DriverSpec::Fixed { .. });
         self.shared.runs.insert(name, Run { generation, run, ports, address, activity, port_open: true, always });
@@ -735,7 +773,11 @@ impl Ear {
                 }
             }
             Self::Edge(Some(sink), id) => {
-                let answer = WakeAnswer { wake_id_high: (id >> 64) as u64, wake_id_low: id as u64, outcome: Some(outcome_of(answer)) };
+                let answer = WakeAnswer {
+                    wake_id_high: (id >> 64) as u64,
+                    wake_id_low: id as u64,
+                    outcome: Some(outcome_of(answer)),
+                };
                 sink(ToEdge { message: Some(OwnerMessage::Answer(answer)) });
             }
             Self::Own(None) | Self::Edge(None, _) => {}
@@ -766,7 +808,11 @@ async fn resumed(driver: &dyn WakeDriver, name: &SpriteName) -> Option<(Instant,
     Some((at, driver.address(name)?))
 }
 
-async fn started(driver: &dyn WakeDriver, spec: &SpriteSpec, tell: &Teller) -> Result<(Instant, SocketAddr), DriverError> {
+async fn started(
+    driver: &dyn WakeDriver,
+    spec: &SpriteSpec,
+    tell: &Teller,
+) -> Result<(Instant, SocketAddr), DriverError> {
     let Started { address, at, exited } = driver.start(spec).await?;
     let (commands, name, born) = (tell.commands.downgrade(), tell.name.clone(), tell.run);
     tokio::spawn(async move {
@@ -829,7 +875,8 @@ impl Clock {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             instant: Instant::now(),
-            monotonic_ns: u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0),
+            monotonic_ns: u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000
+                + u64::try_from(now.tv_nsec).unwrap_or(0),
             unix_ms: u64::try_from(unix.as_millis()).unwrap_or(0),
         }
     }

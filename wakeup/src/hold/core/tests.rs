@@ -49,7 +49,8 @@ impl Bench {
     }
 
     fn answer(&mut self, wake: &Wake, outcome: Outcome) {
-        let answer = WakeAnswer { wake_id_high: wake.wake_id_high, wake_id_low: wake.wake_id_low, outcome: Some(outcome) };
+        let answer =
+            WakeAnswer { wake_id_high: wake.wake_id_high, wake_id_low: wake.wake_id_low, outcome: Some(outcome) };
         self.holds.handle_answer(self.now, answer);
     }
 
@@ -77,10 +78,14 @@ fn all_requests_of_one_sprite_share_one_wake_and_each_is_released_once() {
     assert_eq!(wakes.len(), 1);
     bench.answer(&wakes[0], ready());
     bench.answer(&wakes[0], ready());
-    let released: Vec<_> = bench.actions().into_iter().map(|action| match action {
-        Action::Release(id, _) => id,
-        other => panic!("{other:?}"),
-    }).collect();
+    let released: Vec<_> = bench
+        .actions()
+        .into_iter()
+        .map(|action| match action {
+            Action::Release(id, _) => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
     assert_eq!(released, ids);
     bench.assert_empty();
 }
@@ -95,7 +100,9 @@ fn a_leader_that_leaves_takes_nobody_with_it_and_the_last_one_withdraws() {
     for &id in &ids[1..] {
         bench.holds.handle_client_gone(id);
     }
-    assert!(matches!(&bench.actions()[..], [Action::Withdraw(_, withdraw)] if withdraw.wake_id_low == wakes[0].wake_id_low));
+    assert!(
+        matches!(&bench.actions()[..], [Action::Withdraw(_, withdraw)] if withdraw.wake_id_low == wakes[0].wake_id_low)
+    );
     bench.assert_empty();
     bench.answer(&wakes[0], ready());
     assert!(bench.actions().is_empty());
@@ -175,10 +182,12 @@ fn every_bound_refuses_with_its_own_reason() {
 fn beyond_half_of_the_bound_the_largest_client_is_refused_and_a_small_one_is_not() {
     let mut bench = Bench::new(HoldLimits { per_sprite: 8, per_client: 100, per_process: 100, flights: 10 });
     bench.request_from("a", "192.0.2.9", 1_000);
-    let refused = (0..10).filter(|_| {
-        let id = bench.request_from("a", "192.0.2.1", 1_000);
-        bench.actions().contains(&Action::Refuse(id, HoldError::ClientHoldFull))
-    }).count();
+    let refused = (0..10)
+        .filter(|_| {
+            let id = bench.request_from("a", "192.0.2.1", 1_000);
+            bench.actions().contains(&Action::Refuse(id, HoldError::ClientHoldFull))
+        })
+        .count();
     assert_eq!(refused, 6);
     let small = bench.request_from("a", "192.0.2.9", 1_000);
     assert!(!bench.actions().iter().any(|action| matches!(action, Action::Refuse(id, _) if *id == small)));
@@ -191,10 +200,14 @@ fn release_goes_round_the_clients() {
     let small = bench.request_from("a", "192.0.2.2", 1_000);
     let wakes = bench.wakes();
     bench.answer(&wakes[0], ready());
-    let order: Vec<_> = bench.actions().into_iter().filter_map(|action| match action {
-        Action::Release(id, _) => Some(id),
-        _ => None,
-    }).collect();
+    let order: Vec<_> = bench
+        .actions()
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Release(id, _) => Some(id),
+            _ => None,
+        })
+        .collect();
     assert_eq!(order, [big[0], small, big[1], big[2]]);
 }
 
@@ -208,7 +221,9 @@ fn a_failed_wake_is_remembered_as_long_as_the_owner_said() {
     bench.actions();
     bench.later(500);
     let id = bench.request("a");
-    assert!(matches!(&bench.actions()[..], [Action::Refuse(of, HoldError::Refused { retry_after_ms: 1_500, .. })] if *of == id));
+    assert!(
+        matches!(&bench.actions()[..], [Action::Refuse(of, HoldError::Refused { retry_after_ms: 1_500, .. })] if *of == id)
+    );
     bench.later(1_500);
     bench.request("a");
     assert_eq!(bench.wakes().len(), 1);
