@@ -5,8 +5,8 @@
 //! something given up changes nothing. Chance (the jitter of the back-off) comes from a
 //! seed. What it deliberately does not know: HTTP, streams, where a guest listens.
 
-use super::sprite::{CoreSpec, Lease, Sprite, Stage, State, Waiter};
-pub use super::sprite::{WaiterId, WakeRecord};
+pub use super::sprite::{CoreSpec, WaiterId, WakeRecord};
+use super::sprite::{Lease, Sprite, Stage, State, Waiter};
 use crate::spec::{Depth, SpriteStatus};
 use backhaul::owner::EdgeId;
 use backhaul::wire::{Cause, Opened, Phase, WakeKind};
