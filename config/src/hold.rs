@@ -1,5 +1,6 @@
 //! Bounds of the hold, per edge process (`wake.md` §5).
 
+use crate::text::all_at_least_one;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -34,9 +35,10 @@ impl Hold {
         if !(1..=1_024).contains(&self.per_sprite) {
             return Err(("hold.per_sprite", "between 1 and 1024".into()));
         }
-        if self.per_client == 0 || self.per_process == 0 || self.flights == 0 {
-            return Err(("hold.per_process", "per_client, per_process and flights are at least 1".into()));
-        }
-        Ok(())
+        all_at_least_one(&[
+            ("hold.per_client", self.per_client),
+            ("hold.per_process", self.per_process),
+            ("hold.flights", self.flights),
+        ])
     }
 }

@@ -1,5 +1,6 @@
 //! The worker host on this machine: it owns sprites, wakes them and puts them to sleep.
 
+use crate::text::{all_at_least_one, all_positive};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -54,15 +55,17 @@ impl Default for Host {
 
 impl Host {
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.first_port < 1024 || self.last_port < self.first_port {
-            return Err(("host.first_port", "from 1024 up, and not above last_port".into()));
+        if self.first_port < 1024 {
+            return Err(("host.first_port", "from 1024 up".into()));
+        }
+        if self.last_port < self.first_port {
+            return Err(("host.last_port", format!("not below first_port, which is {}", self.first_port)));
         }
         if self.idle_timeout < Duration::from_millis(100) {
             return Err(("host.idle_timeout", "at least 100ms".into()));
         }
-        if self.start_slots == 0 {
-            return Err(("host.start_slots", "at least 1".into()));
-        }
+        all_positive(&[("host.port_wait", self.port_wait)])?;
+        all_at_least_one(&[("host.start_slots", self.start_slots)])?;
         if self.log_bytes < 4096 {
             return Err(("host.log_bytes", "at least 4096".into()));
         }

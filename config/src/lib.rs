@@ -85,23 +85,28 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text).map_err(|error| ConfigError::syntax(file, text, &error))?;
-        config.check().map_err(|(key, message)| ConfigError::meaning(file, text, key, message))?;
+        config.check().map_err(|(key, message)| ConfigError::meaning(file, text, &key, &message))?;
         Ok(config)
     }
 
     /// Checks what the types alone cannot say; the key that is wrong and why.
     ///
     /// # Errors
-    /// The first rule that is broken.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
+    /// The first rule that is broken: the dotted key (`hold.timeout`, `sprite[1].ports`) and
+    /// what is allowed.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        self.check_sections().map_err(|(key, message)| (key.to_owned(), message))?;
+        sprite::check_all(&self.sprites)
+    }
+
+    fn check_sections(&self) -> Result<(), (&'static str, String)> {
         self.listen.check()?;
         self.names.check()?;
         self.tls.check()?;
         self.backhaul.check()?;
         self.hold.check()?;
         self.host.check()?;
-        self.limits.check()?;
-        self.sprites.iter().try_for_each(StaticSprite::check)
+        self.limits.check()
     }
 
     /// The admin socket: as configured, or `admin.sock` in the data directory.

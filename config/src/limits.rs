@@ -1,5 +1,6 @@
 //! Bounds of client connections.
 
+use crate::text::{all_at_least_one, all_positive};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -51,18 +52,29 @@ impl Default for Limits {
 
 impl Limits {
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.connections == 0 {
-            return Err(("limits.connections", "at least 1".into()));
-        }
+        all_at_least_one(&[
+            ("limits.connections", self.connections),
+            ("limits.http2_streams", self.http2_streams as usize),
+            ("limits.http2_send_buffer_bytes", self.http2_send_buffer_bytes),
+            ("limits.http2_header_list_bytes", self.http2_header_list_bytes as usize),
+        ])?;
+        all_positive(&[
+            ("limits.header_read_timeout", self.header_read_timeout),
+            ("limits.http2_ping_interval", self.http2_ping_interval),
+            ("limits.http2_ping_timeout", self.http2_ping_timeout),
+        ])?;
         // hyper panics below its own minimum.
         if self.http1_buffer_bytes < 8192 {
             return Err(("limits.http1_buffer_bytes", "at least 8192".into()));
         }
         // RFC 9113 §6.9.1 and §6.9.2.
-        let windows = [self.http2_stream_window_bytes, self.http2_connection_window_bytes];
-        if windows.iter().any(|&window| !(65_535..=0x7fff_ffff).contains(&window)) {
-            return Err(("limits.http2_stream_window_bytes", "windows are between 65535 and 2147483647".into()));
+        let windows = [
+            ("limits.http2_stream_window_bytes", self.http2_stream_window_bytes),
+            ("limits.http2_connection_window_bytes", self.http2_connection_window_bytes),
+        ];
+        match windows.iter().find(|(_, window)| !(65_535..=0x7fff_ffff).contains(window)) {
+            Some((key, _)) => Err((key, "between 65535 and 2147483647".into())),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

@@ -58,17 +58,26 @@ impl Names {
         if self.suffixes.is_empty() || self.suffixes.len() > 16 {
             return Err(("names.suffixes", "1 to 16 suffixes are needed".into()));
         }
-        let valid = |suffix: &String| {
-            suffix.len() <= 190
-                && suffix.split('.').all(|label| {
-                    !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-                })
-        };
-        match self.suffixes.iter().find(|suffix| !valid(suffix)) {
+        match self.suffixes.iter().find(|suffix| !is_domain(suffix, SUFFIX_BYTES_MAX)) {
             Some(wrong) => Err(("names.suffixes", format!("{wrong:?} is no domain name"))),
             None => Ok(()),
         }
     }
+}
+
+/// Longest suffix, bytes: a label of 63 (RFC 1035 §2.3.4) and a dot before it must fit the
+/// 253 of a host name.
+const SUFFIX_BYTES_MAX: usize = 189;
+
+/// Whether `text` is a domain name of letters, digits and dashes, without a dot at its ends.
+pub(crate) fn is_domain(text: &str, bytes_max: usize) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    text.len() <= bytes_max && text.split('.').all(label)
 }
 
 /// TLS.
@@ -95,7 +104,7 @@ impl Tls {
         if self.certificate.as_os_str().is_empty() != self.key.as_os_str().is_empty() {
             return Err(("tls.certificate", "certificate and key are given together or not at all".into()));
         }
-        Ok(())
+        crate::text::all_positive(&[("tls.handshake_timeout", self.handshake_timeout)])
     }
 }
 

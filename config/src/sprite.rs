@@ -1,6 +1,8 @@
 //! Sprites that exist by configuration.
 
+use crate::listen::is_domain;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// One `[[sprite]]`: an always-running service at an address, or a command.
@@ -23,14 +25,40 @@ pub struct StaticSprite {
     pub domains: Vec<String>,
 }
 
+/// Longest host name, bytes (RFC 1035 §2.3.4, without the dot at its end).
+const DOMAIN_BYTES_MAX: usize = 253;
+/// Most declared ports of one sprite (chosen; the routing table has the same limit).
+const PORTS_MAX: usize = 16;
+
+/// Checks each sprite, and that no two share a name or a domain.
+pub(crate) fn check_all(sprites: &[StaticSprite]) -> Result<(), (String, String)> {
+    let (mut names, mut domains) = (BTreeSet::new(), BTreeSet::new());
+    for (index, sprite) in sprites.iter().enumerate() {
+        let wrong = |field: &str, message: String| Err((format!("sprite[{index}].{field}"), message));
+        if let Err((field, message)) = sprite.check() {
+            return wrong(field, message);
+        }
+        if !names.insert(sprite.name.to_ascii_lowercase()) {
+            return wrong("name", format!("{:?} stands here twice", sprite.name));
+        }
+        if let Some(twice) = sprite.domains.iter().find(|domain| !domains.insert(domain.to_ascii_lowercase())) {
+            return wrong("domains", format!("{twice:?} stands here twice"));
+        }
+    }
+    Ok(())
+}
+
 impl StaticSprite {
-    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+    fn check(&self) -> Result<(), (&'static str, String)> {
         if self.address.is_some() == self.command.is_some() {
-            return Err(("sprite.name", format!("{:?} needs an address or a command, and not both", self.name)));
+            return Err(("name", format!("{:?} needs an address or a command, and not both", self.name)));
         }
-        if self.ports.len() > 16 || self.ports.contains(&0) {
-            return Err(("sprite.ports", "at most 16 ports, none of them 0".into()));
+        if self.ports.len() > PORTS_MAX || self.ports.contains(&0) {
+            return Err(("ports", format!("at most {PORTS_MAX} ports, none of them 0")));
         }
-        Ok(())
+        match self.domains.iter().find(|domain| !is_domain(domain, DOMAIN_BYTES_MAX)) {
+            Some(domain) => Err(("domains", format!("{domain:?} is no domain name"))),
+            None => Ok(()),
+        }
     }
 }

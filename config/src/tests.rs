@@ -62,3 +62,91 @@ fn a_value_that_means_nothing_is_shown_with_a_caret() {
     let shown = Config::parse("[hold]\nper_sprite = 9999\n", "f.toml").unwrap_err().to_string();
     assert!(shown.contains("   2 | per_sprite = 9999\n     | ^^^^"), "{shown}");
 }
+
+#[test]
+fn what_the_example_shows_in_comments_may_be_written() {
+    // `# key = value` and `# [[table]]`; prose has neither form.
+    let optional = EXAMPLE.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| {
+        line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', '"']))
+    });
+    let optional: Vec<_> = optional.collect();
+    assert!(optional.len() >= 6, "{optional:?}");
+    for left_out in ["address", "command"] {
+        let text: String = optional
+            .iter()
+            .filter(|line| !line.starts_with(left_out))
+            .map(|line| if line.starts_with("socket") { format!("[admin]\n{line}\n") } else { format!("{line}\n") })
+            .collect();
+        let config = Config::parse(&text, "f").unwrap();
+        assert_eq!((config.sprites.len(), config.admin.socket.is_some()), (1, true));
+        assert_eq!(Config::parse(&config.to_toml(), "f").unwrap(), config);
+    }
+}
+
+#[test]
+fn the_caret_finds_the_key_however_it_was_written() {
+    assert_eq!(wrong("hold.timeout = \"2m\"\n").0, "f.toml:1:6");
+    assert_eq!(wrong("# a\nhold = { per_sprite = 1, timeout = \"2m\" }\n").0, "f.toml:2:26");
+    // Not the key but its section, when the key was left out.
+    assert_eq!(wrong("workers = 1\n").0, "f.toml:1:1");
+    assert_eq!(wrong("\n[tls]\nkey = \"k\"\n").0, "f.toml:2:2");
+    let shown = Config::parse("[hold]\n\tflights = 0\n", "f.toml").unwrap_err().to_string();
+    assert!(shown.contains("     | \t^"), "{shown}");
+}
+
+#[test]
+fn the_sprite_that_is_wrong_is_the_one_shown() {
+    let first = "[[sprite]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nports = [80]\ndomains = [\"a.example\"]\n";
+    for (second, place, says) in [
+        ("name = \"b\"\ncommand = \"c\"\nports = [0]", "f.toml:9:1", "sprite.ports: at most 16"),
+        ("name = \"A\"\ncommand = \"c\"", "f.toml:7:1", "twice"),
+        ("name = \"b\"\ncommand = \"c\"\ndomains = [\"A.example\"]", "f.toml:9:1", "twice"),
+        ("name = \"b\"\ncommand = \"c\"\ndomains = [\"-a.example\"]", "f.toml:9:1", "no domain name"),
+        ("name = \"b\"", "f.toml:7:1", "an address or a command"),
+    ] {
+        let (at, message) = wrong(&format!("{first}[[sprite]]\n{second}\n"));
+        assert_eq!(at, place, "{second}");
+        assert!(message.contains(says), "{message}");
+    }
+}
+
+#[test]
+fn every_value_out_of_its_bounds_is_named() {
+    for (section, line) in [
+        ("listen", "https = []"),
+        ("listen", "workers = 1025"),
+        ("names", "suffixes = []"),
+        ("names", "suffixes = [\"-a.dev\"]"),
+        ("tls", "certificate = \"c\""),
+        ("tls", "handshake_timeout = \"0s\""),
+        ("backhaul", "inner_mtu = 1279"),
+        ("hold", "timeout = \"0s\""),
+        ("hold", "per_sprite = 0"),
+        ("hold", "per_client = 0"),
+        ("hold", "per_process = 0"),
+        ("hold", "flights = 0"),
+        ("host", "idle_timeout = \"99ms\""),
+        ("host", "port_wait = \"0s\""),
+        ("host", "start_slots = 0"),
+        ("host", "first_port = 1023"),
+        ("host", "last_port = 1024"),
+        ("host", "log_bytes = 4095"),
+        ("limits", "connections = 0"),
+        ("limits", "header_read_timeout = \"0s\""),
+        ("limits", "http1_buffer_bytes = 8191"),
+        ("limits", "http2_streams = 0"),
+        ("limits", "http2_stream_window_bytes = 65534"),
+        ("limits", "http2_connection_window_bytes = 2147483648"),
+        ("limits", "http2_send_buffer_bytes = 0"),
+        ("limits", "http2_header_list_bytes = 0"),
+        ("limits", "http2_ping_interval = \"0s\""),
+        ("limits", "http2_ping_timeout = \"0s\""),
+    ] {
+        let (place, message) = wrong(&format!("[{section}]\n{line}\n"));
+        let (key, _) = line.split_once(" = ").unwrap();
+        assert_eq!(place, "f.toml:2:1", "{line}");
+        assert!(message.starts_with(&format!("{section}.{key}: ")), "{line}: {message}");
+    }
+    // Long enough to overflow a clock.
+    assert!(wrong("[host]\nwarm_for = \"400days\"\n").1.contains("365days"));
+}
