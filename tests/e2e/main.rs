@@ -1,1 +1,15 @@
-//! x
+//! End to end: the real program, real clients, one module per promise.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
+
+mod bodies;
+mod client_gone;
+mod cold_and_warm_wake;
+mod demo_contract;
+mod herd;
+mod hygiene;
+mod neighbours;
+mod real_apps;
+mod streaming;
+
+mod wake_fails;
+mod websocket;

@@ -1,1 +1,24 @@
-//! x
+//! What the end-to-end tests stand on: the real program in its own process, real
+//! clients, guests that misbehave on request, and waits that are bounded.
+//!
+//! Nothing here reaches into the product: a test sees what a visitor, an operator or
+//! the operating system sees.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
+
+pub mod admin;
+pub mod binary;
+pub mod client;
+pub mod curl;
+pub mod demo;
+pub mod guest;
+pub mod processes;
+pub mod raw;
+pub mod tools;
+pub mod wait;
+
+pub use client::{Answer, Client, Version};
+pub use demo::{Demo, Options};
+pub use guest::Gate;
+pub use raw::Raw;
+pub use tools::requires;
+pub use wait::{until, within};

@@ -1,0 +1,250 @@
+//! One running `edge-proxy demo`, started and ended by the test that owns it.
+
+use crate::{binary, processes, until};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+/// From the start of the process to its `ready` line (chosen: a debug build on a busy
+/// machine needs a second or two).
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// From SIGINT to the end; the guests' grace is 2 s.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// How to start it.
+#[derive(Clone)]
+pub struct Options {
+    /// `--idle-timeout`; a minute unless the test is about idling, so that a slow
+    /// machine puts nothing to sleep behind a test's back.
+    pub idle_timeout: String,
+    /// `--suffix`, if not the default.
+    pub suffix: Option<String>,
+    /// The data directory of an earlier demo.
+    pub data: Option<Arc<TempDir>>,
+    /// More arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { idle_timeout: "60s".into(), suffix: None, data: None, arguments: Vec::new() }
+    }
+}
+
+/// A running demo. Dropping it kills it; [`Demo::stop`] ends it as Ctrl-C does.
+pub struct Demo {
+    child: Child,
+    data: Arc<TempDir>,
+    printed: Vec<String>,
+    lines: mpsc::UnboundedReceiver<String>,
+    log: Arc<Mutex<String>>,
+    /// Where it serves HTTPS.
+    pub https: SocketAddr,
+    /// Its domain, without the sprite's label.
+    pub suffix: String,
+}
+
+impl Demo {
+    /// Starts one on free ports and waits until it says that it serves.
+    ///
+    /// # Panics
+    /// When it does not; with all it printed.
+    pub async fn start(options: Options) -> Self {
+        let data = options.data.unwrap_or_else(|| {
+            Arc::new(tempfile::Builder::new().prefix("edge-e2e-").tempdir().expect("a temporary folder"))
+        });
+        let suffix = options.suffix.clone().unwrap_or_else(|| "sprites.localhost".into());
+        let mut command = Command::new(binary::edge_proxy());
+        command
+            .args(["demo", "--https", "127.0.0.1:0", "--http", "127.0.0.1:0", "--idle-timeout", &options.idle_timeout])
+            .arg("--data-dir")
+            .arg(data.path());
+        if let Some(suffix) = &options.suffix {
+            command.args(["--suffix", suffix]);
+        }
+        let mut child = command
+            .args(&options.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let lines = lines_of(child.stdout.take().expect("stdout is piped"));
+        let log = collect(child.stderr.take().expect("stderr is piped"));
+        let https = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut demo = Self { child, data, printed: Vec::new(), lines, log, https, suffix };
+        let ready = demo.line("ready ").await;
+        let port = ready.trim_end().trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let Some(port) = port else { panic!("no port in {ready:?}") };
+        demo.https.set_port(port);
+        demo
+    }
+
+    /// Starts one with [`Options::default`].
+    pub async fn new() -> Self {
+        Self::start(Options::default()).await
+    }
+
+    /// Waits for a printed line that begins with `start` (also one printed before).
+    ///
+    /// # Panics
+    /// When the program ends, or prints none in time.
+    pub async fn line(&mut self, start: &str) -> String {
+        if let Some(line) = self.printed.iter().find(|line| line.starts_with(start)) {
+            return line.clone();
+        }
+        let wait = async {
+            while let Some(line) = self.lines.recv().await {
+                self.printed.push(line);
+                let last = self.printed.last().expect("just pushed");
+                if last.starts_with(start) {
+                    return Some(last.clone());
+                }
+            }
+            None
+        };
+        match tokio::time::timeout(READY_LIMIT, wait).await {
+            Ok(Some(line)) => line,
+            Ok(None) => panic!("it ended without a line {start:?}; it printed {:?} and {}", self.printed, self.log()),
+            Err(_) => panic!("no line {start:?} in {READY_LIMIT:?}; it printed {:?} and {}", self.printed, self.log()),
+        }
+    }
+
+    /// What it printed so far, as far as [`Demo::line`] has read.
+    #[must_use]
+    pub fn printed(&self) -> &[String] {
+        &self.printed
+    }
+
+    /// What it wrote to stderr so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// A share of the data directory, for a second demo on it.
+    #[must_use]
+    pub fn keep_data(&self) -> Arc<TempDir> {
+        Arc::clone(&self.data)
+    }
+
+    /// The certificate to trust.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.data.path().join("ca.pem")
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `NAME.SUFFIX`.
+    #[must_use]
+    pub fn host(&self, name: &str) -> String {
+        format!("{name}.{}", self.suffix)
+    }
+
+    /// `NAME.SUFFIX:PORT`.
+    #[must_use]
+    pub fn authority(&self, name: &str) -> String {
+        format!("{name}.{}:{}", self.suffix, self.https.port())
+    }
+
+    /// `https://NAME.SUFFIX:PORT` and `path`.
+    #[must_use]
+    pub fn url(&self, name: &str, path: &str) -> String {
+        format!("https://{}{path}", self.authority(name))
+    }
+
+    /// Where it serves plain HTTP. It prints no address for it, the kernel knows it.
+    ///
+    /// # Panics
+    /// When it listens on nothing besides HTTPS.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        let port = processes::listening_ports(self.pid()).into_iter().find(|&port| port != self.https.port());
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port.expect("a plain port beside the HTTPS port")))
+    }
+
+    /// Ends it as Ctrl-C does and proves that no process of it is left.
+    ///
+    /// # Panics
+    /// When it does not end in time, or leaves a process behind.
+    pub async fn stop(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("our own child");
+        let child = &mut self.child;
+        let status = until("the demo to end after SIGINT", STOP_LIMIT, async || child.try_wait().unwrap()).await;
+        let left = processes::about(self.data.path());
+        assert!(left.is_empty(), "processes are left: {left:?}");
+        status
+    }
+
+    /// Ends it as a crash does (SIGKILL): its guests may be left for the next start.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn crash(mut self) -> Arc<TempDir> {
+        self.child.kill().expect("our own child");
+        self.child.wait().expect("our own child");
+        Arc::clone(&self.data)
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail = log.char_indices().rev().nth(6000).map_or(0, |(at, _)| at);
+            eprintln!("--- the demo wrote ---\n{}\n---", &log[tail..]);
+        }
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            // Killed, it could not end its guests; they are ours all the same.
+            for process in processes::about(self.data.path()) {
+                if let Some(pid) = rustix::process::Pid::from_raw(process.pid.cast_signed()) {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
+            }
+        }
+    }
+}
+
+fn lines_of(stdout: impl Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines() {
+            let Ok(line) = line else { return };
+            // Read on without a listener: a full pipe would block the program.
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}
+
+fn collect(stderr: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let log = Arc::new(Mutex::new(String::new()));
+    let writer = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut log = writer.lock().expect("nobody panics with it");
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    log
+}
