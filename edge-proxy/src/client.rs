@@ -191,9 +191,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
     }
 }
 
+/// What hyper writes by itself when the body of a client that expects it is first read.
+const HYPERS_CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
+        // Only the guest may say it, and when it does it comes as an interim answer.
+        if buf == HYPERS_CONTINUE {
+            return Poll::Ready(Ok(buf.len()));
+        }
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -203,6 +210,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
+        if bufs.iter().map(|buf| buf.len()).sum::<usize>() == HYPERS_CONTINUE.len()
+            && bufs.iter().any(|buf| **buf == *HYPERS_CONTINUE)
+        {
+            return Poll::Ready(Ok(HYPERS_CONTINUE.len()));
+        }
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 

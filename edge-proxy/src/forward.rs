@@ -107,11 +107,8 @@ pub async fn attempt(
     if connection.stream().is_decided() && !connection.begin() {
         return Ok(not_running(worker, &connection));
     }
-    let expects = expects_continue(&exchange.parts.headers);
-    if !expects {
-        // What the client sent together with its head leaves together with the head.
-        exchange.upload.prefetch().await.map_err(RequestError::Upstream)?;
-    }
+    // What the client sent together with its head leaves together with the head.
+    exchange.upload.prefetch().await.map_err(RequestError::Upstream)?;
     let framing = exchange.upload.framing(&exchange.parts.headers);
     if let Err(error) = send(client, exchange, host, framing, &mut connection).await {
         return broke(worker, exchange, connection, error).await;
@@ -120,10 +117,10 @@ pub async fn attempt(
         true => began.elapsed(),
         false => return Ok(Attempt::NotDelivered),
     };
-    if !exchange.upload.is_complete() && !expects {
+    if !exchange.upload.is_complete() {
         connection.relay(exchange.upload.take(), framing);
     }
-    let head = match receive(client, exchange, framing, &mut connection).await {
+    let head = match receive(client, exchange, &mut connection).await {
         Ok(head) => head,
         Err(error) => return broke(worker, exchange, connection, error).await,
     };
@@ -226,28 +223,21 @@ async fn send(
     sent
 }
 
-/// Reads heads until the answer's. `100 Continue` is the guest's word, never ours: only it
-/// makes us read the body of a client that waits for it, which makes hyper tell the client.
+/// Reads heads until the answer's, and passes interim ones on: `100 Continue` too is the
+/// guest's word, never ours (`client.rs` drops what hyper would say by itself).
 async fn receive(
     client: &Client,
-    exchange: &mut Exchange,
-    framing: Framing,
+    exchange: &Exchange,
     connection: &mut Connection,
 ) -> Result<ResponseHead, UpstreamError> {
     loop {
         match connection.read_head(&exchange.parts.method).await? {
             Received::Final(head) => return Ok(head),
-            Received::Interim(head) if head.status == StatusCode::CONTINUE => {
-                if !exchange.upload.is_complete() {
-                    connection.relay(exchange.upload.take(), framing);
-                }
+            // hyper's server cannot send it, and on HTTP/2 neither can we.
+            Received::Interim(head) if exchange.parts.version == Version::HTTP_11 => {
+                client.interim.push(&render_interim(&head));
             }
-            Received::Interim(head) => {
-                // hyper's server cannot send it, and on HTTP/2 neither can we.
-                if exchange.parts.version == Version::HTTP_11 {
-                    client.interim.push(&render_interim(&head));
-                }
-            }
+            Received::Interim(_) => {}
         }
     }
 }
@@ -327,8 +317,4 @@ fn class(headers: &HeaderMap) -> StreamClass {
         None if headers.get(header::ACCEPT).is_some_and(|accept| accept == "text/event-stream") => StreamClass::Sse,
         None => StreamClass::Http,
     }
-}
-
-fn expects_continue(headers: &HeaderMap) -> bool {
-    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }

@@ -38,6 +38,10 @@ impl WakeDriver for FixedDriver {
         Box::pin(async {})
     }
 
+    fn owns_listener(&self, _name: &SpriteName, address: SocketAddr) -> bool {
+        address == self.address
+    }
+
     fn address(&self, _name: &SpriteName) -> Option<SocketAddr> {
         Some(self.address)
     }

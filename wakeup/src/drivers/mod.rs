@@ -69,6 +69,9 @@ pub trait WakeDriver: Send + Sync + 'static {
     fn freeze(&self, name: &SpriteName) -> BoxFuture<Result<(), DriverError>>;
     /// Ends the guest; nothing of it is left when this returns. Without one it does nothing.
     fn end(&self, name: &SpriteName) -> BoxFuture<()>;
+    /// Whether what listens at `address` is this guest. Asked once when its port first
+    /// answers after a start.
+    fn owns_listener(&self, name: &SpriteName, address: SocketAddr) -> bool;
     /// Where the guest's HTTP port is, if it was started.
     fn address(&self, name: &SpriteName) -> Option<SocketAddr>;
 }

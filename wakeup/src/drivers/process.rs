@@ -15,6 +15,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -67,6 +69,8 @@ struct Group {
     address: SocketAddr,
     /// True once the leader was waited for.
     gone: watch::Receiver<bool>,
+    /// Keeps the port from other owners on this machine.
+    _reserved: Arc<UnixListener>,
 }
 
 impl ProcessDriver {
@@ -105,17 +109,22 @@ impl Inner {
         self.lock().by_name.get(name).cloned()
     }
 
-    /// A port no other sprite has and nobody listens on.
-    fn pick_port(&self) -> Result<u16, DriverError> {
+    /// A port no other sprite of any owner on this machine has and nobody listens on.
+    ///
+    /// The port itself cannot be kept for the guest, so an abstract socket named after it
+    /// is: the kernel lets one process have it, and frees it however that process ends.
+    fn pick_port(&self) -> Result<(u16, UnixListener), DriverError> {
         let (first, last) = (self.settings.first_port, self.settings.last_port);
         let mut groups = self.lock();
         for _ in first..=last {
             let port = groups.next_port.clamp(first, last);
             groups.next_port = if port == last { first } else { port + 1 };
-            let taken = groups.by_name.values().any(|group| group.address.port() == port);
+            let reserved = UnixAddress::from_abstract_name(format!("edge-proxy/guest-port/{port}"))
+                .and_then(|address| UnixListener::bind_addr(&address));
+            let Ok(reserved) = reserved else { continue };
             // Bound for a moment to see that no stranger holds it.
-            if !taken && TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
-                return Ok(port);
+            if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+                return Ok((port, reserved));
             }
         }
         Err(DriverError::NoPort { first, last })
@@ -128,7 +137,7 @@ impl Inner {
         std::fs::create_dir_all(&data).map_err(system("cannot make the sprite's directory"))?;
         let log =
             Log::open(&directory.join("output.log"), self.settings.log_bytes).map_err(system("cannot open its log"))?;
-        let port = self.pick_port()?;
+        let (port, reserved) = self.pick_port()?;
         let mut child =
             command_of(command, &spec.name, port, &data).spawn().map_err(system("cannot start its command"))?;
         let at = Instant::now();
@@ -147,7 +156,7 @@ impl Inner {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (gone_sender, gone) = watch::channel(false);
         let (exited_sender, exited) = oneshot::channel();
-        self.lock().by_name.insert(spec.name.clone(), Group { leader, address, gone });
+        self.lock().by_name.insert(spec.name.clone(), Group { leader, address, gone, _reserved: Arc::new(reserved) });
         tokio::spawn(watch_leader(child, leader, record, gone_sender, exited_sender));
         Ok(Started { address, at, exited })
     }
@@ -210,6 +219,10 @@ impl WakeDriver for ProcessDriver {
 
     fn end(&self, name: &SpriteName) -> BoxFuture<()> {
         Box::pin(Arc::clone(&self.inner).end(name.clone()))
+    }
+
+    fn owns_listener(&self, name: &SpriteName, address: SocketAddr) -> bool {
+        self.inner.group(name).is_some_and(|group| listens(group.leader, address.port()))
     }
 
     fn address(&self, name: &SpriteName) -> Option<SocketAddr> {
@@ -306,6 +319,38 @@ fn members_of(leader: Pid) -> Vec<(i32, char)> {
 
 fn state_of(pid: Pid) -> Option<char> {
     Stat::read(pid.as_raw_nonzero().get()).map(|stat| stat.state)
+}
+
+/// Whether a process of the group holds a socket that listens on `port`. Its own answer
+/// is what makes a guest ready: a stranger's on the same port would be another sprite's.
+fn listens(leader: Pid, port: u16) -> bool {
+    let sockets = listening_sockets(port);
+    let holds = |pid: i32| {
+        let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        entries.flatten().any(|entry| {
+            std::fs::read_link(entry.path()).is_ok_and(|to| sockets.iter().any(|s| to.as_os_str() == s.as_str()))
+        })
+    };
+    !sockets.is_empty()
+        && (holds(leader.as_raw_nonzero().get()) || members_of(leader).into_iter().any(|(pid, _)| holds(pid)))
+}
+
+/// `socket:[INODE]` of every socket that listens on `port` (proc(5), `/proc/net/tcp`).
+fn listening_sockets(port: u16) -> Vec<String> {
+    const LISTEN: &str = "0A";
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    let ending = format!(":{port:04X}");
+    let mut sockets = Vec::new();
+    for table in tables {
+        for line in table.lines().skip(1) {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let (local, state) = (fields.next(), fields.nth(1));
+            if local.is_some_and(|local| local.ends_with(&ending)) && state == Some(LISTEN) {
+                sockets.extend(fields.nth(5).map(|inode| format!("socket:[{inode}]")));
+            }
+        }
+    }
+    sockets
 }
 
 /// The fields of `/proc/PID/stat` we need (proc(5): 3, 5 and 22).

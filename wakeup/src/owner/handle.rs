@@ -31,6 +31,8 @@ const QUEUE_LEN: usize = 4_096;
 const RECEIPTS: usize = 100;
 /// How long an explicit sleep lets open requests end (chosen).
 const SLEEP_GRACE: Duration = Duration::from_secs(2);
+/// Pause before another look while a stranger listens on a guest's port (chosen).
+const STRANGER: Duration = Duration::from_millis(25);
 /// The owner's own waiters (admin, streams that ask for a wake).
 const SELF: EdgeId = EdgeId(u64::MAX);
 
@@ -589,8 +591,13 @@ impl Task {
             match begun {
                 Ok((at, address)) => {
                     tell.send(Event::Started { token, at, address }).await;
-                    let address = probe(address).await;
-                    tell.send(Event::PortOpen { token, address }).await;
+                    let mut open = probe(address).await;
+                    // Frozen and continued, its socket is the one it had.
+                    while !resume && !driver.owns_listener(&tell.name, open) {
+                        tokio::time::sleep(STRANGER).await;
+                        open = probe(address).await;
+                    }
+                    tell.send(Event::PortOpen { token, address: open }).await;
                 }
                 Err(error) => tell.send(Event::Exited { detail: error.to_string(), born: None }).await,
             }

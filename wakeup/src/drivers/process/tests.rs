@@ -137,6 +137,22 @@ async fn ports_are_given_once_and_a_strangers_port_is_passed_over() {
     }
 }
 
+#[tokio::test]
+async fn a_strangers_listener_on_its_port_is_not_the_guest() {
+    let bench = Bench::new(21_140);
+    let deaf = bench.spec("a", "sleep 1000");
+    let address = bench.driver.start(&deaf).await.unwrap().address;
+    let _stranger = TcpListener::bind(address).unwrap();
+    assert!(!bench.driver.owns_listener(&deaf.name, address));
+    let honest = bench.spec("b", SERVER);
+    let address = bench.driver.start(&honest).await.unwrap().address;
+    probe(address).await;
+    assert!(bench.driver.owns_listener(&honest.name, address));
+    for spec in [deaf, honest] {
+        bench.driver.end(&spec.name).await;
+    }
+}
+
 /// Awaits something that another task writes to a file.
 async fn until<T>(look: impl Fn() -> Option<T>) -> T {
     for _ in 0..2_000 {
