@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod binary;
+pub mod chromium;
 pub mod client;
 pub mod curl;
 pub mod demo;
