@@ -10,6 +10,7 @@ mod hygiene;
 mod neighbours;
 mod real_apps;
 mod streaming;
+mod tidy;
 
 mod wake_fails;
 mod websocket;

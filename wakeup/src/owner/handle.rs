@@ -4,16 +4,15 @@
 //! A running sprite is answered without that task: a map from name to run says where its
 //! guest listens. Everything that changes a state goes through the task's queue.
 
-use super::core::{Action, Activity, Answer, CoreSettings, OwnerCore, WaiterId, WakeRecord, WakeRequest};
-use super::sprite::CoreSpec;
-use crate::drivers::{DriverError, Drivers, ProcessSettings, Started, WakeDriver, probe};
-use crate::spec::{Depth, DriverSpec, Receipt, SpriteSpec, SpriteStatus, StateName};
+use super::answers::refused;
+use super::clock::Clock;
+use super::core::{Activity, CoreSettings, OwnerCore, WaiterId, WakeRequest};
+use super::task::Task;
+use crate::drivers::{Drivers, ProcessSettings};
+use crate::spec::{Depth, Receipt, SpriteSpec, SpriteStatus};
 use backhaul::activity::RunActivity;
 use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
-use backhaul::wire::{
-    Accepted, Asleep, Cause, Cordon, EdgeMessage, Gone, Open, Opened, Outcome, OwnerMessage, Progress, Refused, Reply,
-    ToEdge, ToOwner, Unknown, VERSION, WakeAnswer, WakeKind,
-};
+use backhaul::wire::{Asleep, Cause, Open, Opened, Reply, ToOwner, Unknown, VERSION, WakeKind};
 use dashmap::DashMap;
 use router::names::SpriteName;
 use std::collections::{HashMap, VecDeque};
@@ -21,20 +20,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Commands that may wait for the task (chosen); an edge's message over it is dropped and
 /// sent again by the edge.
 const QUEUE_LEN: usize = 4_096;
 /// Receipts kept per sprite (`wake.md` §9).
-const RECEIPTS: usize = 100;
-/// How long an explicit sleep lets open requests end (chosen).
-const SLEEP_GRACE: Duration = Duration::from_secs(2);
-/// Pause before another look while a stranger listens on a guest's port (chosen).
-const STRANGER: Duration = Duration::from_millis(25);
+pub(super) const RECEIPTS: usize = 100;
 /// The owner's own waiters (admin, streams that ask for a wake).
-const SELF: EdgeId = EdgeId(u64::MAX);
+pub(super) const SELF: EdgeId = EdgeId(u64::MAX);
 
 /// What the worker host is told at its start.
 #[derive(Clone, Debug)]
@@ -52,26 +47,26 @@ pub struct OwnerHandle {
     commands: mpsc::Sender<Command>,
 }
 
-struct Shared {
-    runs: DashMap<SpriteName, Run>,
+pub(super) struct Shared {
+    pub(super) runs: DashMap<SpriteName, Run>,
     /// Every sprite known here, with its placement.
-    known: DashMap<SpriteName, u64>,
-    receipts: DashMap<SpriteName, VecDeque<Receipt>>,
-    sinks: Mutex<HashMap<EdgeId, AnswerSink>>,
-    next_waiter: AtomicU64,
+    pub(super) known: DashMap<SpriteName, u64>,
+    pub(super) receipts: DashMap<SpriteName, VecDeque<Receipt>>,
+    pub(super) sinks: Mutex<HashMap<EdgeId, AnswerSink>>,
+    pub(super) next_waiter: AtomicU64,
 }
 
 /// A guest that runs and may be spoken to.
 #[derive(Clone)]
-struct Run {
-    generation: u64,
-    run: u64,
-    ports: Arc<[u16]>,
-    address: SocketAddr,
-    activity: Arc<RunActivity>,
+pub(super) struct Run {
+    pub(super) generation: u64,
+    pub(super) run: u64,
+    pub(super) ports: Arc<[u16]>,
+    pub(super) address: SocketAddr,
+    pub(super) activity: Arc<RunActivity>,
     /// Cleared when a connection was refused, until a probe says otherwise.
-    port_open: bool,
-    always: bool,
+    pub(super) port_open: bool,
+    pub(super) always: bool,
 }
 
 /// Why a sprite was not put to sleep.
@@ -85,7 +80,7 @@ pub enum SleepError {
     NotNow,
 }
 
-enum Command {
+pub(super) enum Command {
     Upsert(SpriteSpec, oneshot::Sender<()>),
     Remove(SpriteName, oneshot::Sender<()>),
     Edge(EdgeId, ToOwner),
@@ -100,7 +95,7 @@ enum Command {
 }
 
 /// What a driver task reports.
-enum Event {
+pub(super) enum Event {
     Started {
         token: u64,
         at: Instant,
@@ -348,514 +343,8 @@ impl Run {
     }
 }
 
-fn refused(cause: Cause, retry_after: Duration, detail: &str) -> Refused {
-    let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
-    Refused { cause: cause.into(), retry_after_ms, detail: detail.into() }
-}
-
-/// The task.
-struct Task {
-    core: OwnerCore,
-    drivers: Drivers,
-    specs: HashMap<SpriteName, SpriteSpec>,
-    addresses: HashMap<SpriteName, SocketAddr>,
-    /// The run each guest's process was started for.
-    born: HashMap<SpriteName, u64>,
-    /// Our own waiters.
-    waiting: HashMap<u128, oneshot::Sender<Result<Opened, Reply>>>,
-    /// Waiters that asked for a declared port: it is probed once the sprite runs.
-    ports: HashMap<WaiterId, (u16, Instant)>,
-    sleepers: HashMap<SpriteName, Vec<oneshot::Sender<Result<(), SleepError>>>>,
-    clock: Clock,
-    shared: Arc<Shared>,
-    commands: mpsc::WeakSender<Command>,
-}
-
-impl Task {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        loop {
-            let timeout = self.core.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-            let command = tokio::select! {
-                biased;
-                command = commands.recv() => command,
-                () = tokio::time::sleep_until(timeout.into()) => {
-                    self.core.handle_timeout(Instant::now(), &*self.shared);
-                    self.act();
-                    continue;
-                }
-            };
-            match command {
-                None => return self.end_all().await,
-                Some(Command::Shutdown(done)) => {
-                    self.end_all().await;
-                    let _ = done.send(());
-                    return;
-                }
-                Some(command) => self.handle(command),
-            }
-            self.act();
-        }
-    }
-
-    fn handle(&mut self, command: Command) {
-        let now = Instant::now();
-        match command {
-            Command::Upsert(spec, done) => {
-                self.upsert(now, spec);
-                let _ = done.send(());
-            }
-            Command::Remove(name, done) => {
-                self.shared.known.remove(&name);
-                self.core.handle_remove(now, &name);
-                self.act();
-                self.specs.remove(&name);
-                let _ = done.send(());
-            }
-            Command::Edge(edge, message) => self.edge_message(now, edge, message),
-            Command::EdgeGone(edge) => {
-                self.ports.retain(|(of, _), _| *of != edge);
-                self.core.handle_edge_gone(now, edge);
-            }
-            Command::Wake(request, port, sender) => {
-                self.waiting.insert(request.waiter.1, sender);
-                self.wake(now, request, port);
-            }
-            Command::Withdraw(waiter) => {
-                self.waiting.remove(&waiter.1);
-                self.ports.remove(&waiter);
-                self.core.handle_withdraw(now, waiter);
-            }
-            Command::Sleep(name, depth, done) => self.sleep(now, name, depth, done),
-            Command::Statuses(name, done) => {
-                let statuses = match name {
-                    Some(name) => self.core.status(&name, now).into_iter().collect(),
-                    None => self.core.statuses(now),
-                };
-                let open = |status: SpriteStatus| SpriteStatus {
-                    open: self.shared.open(&status.name).max(status.open),
-                    ..status
-                };
-                let _ = done.send(statuses.into_iter().map(open).collect());
-            }
-            Command::PortLost(name, run) => self.core.handle_port_lost(&name, run),
-            Command::Event(name, run, event) => self.event(now, &name, run, event),
-            Command::Shutdown(_) => unreachable!("taken by the loop"),
-        }
-    }
-
-    fn upsert(&mut self, now: Instant, spec: SpriteSpec) {
-        let always = matches!(spec.driver, DriverSpec::Fixed { .. });
-        if let DriverSpec::Fixed { address } = spec.driver {
-            self.addresses.insert(spec.name.clone(), address);
-        }
-        self.shared.known.insert(spec.name.clone(), spec.generation);
-        let core = CoreSpec { generation: spec.generation, idle_timeout: spec.idle_timeout, always };
-        let name = spec.name.clone();
-        self.specs.insert(name.clone(), spec);
-        self.core.handle_upsert(now, &name, core);
-    }
-
-    fn edge_message(&mut self, now: Instant, edge: EdgeId, message: ToOwner) {
-        match message.message {
-            Some(EdgeMessage::Wake(wake)) => {
-                let Ok(name) = SpriteName::parse(&wake.sprite) else { return };
-                let waiter = (edge, (u128::from(wake.wake_id_high) << 64) | u128::from(wake.wake_id_low));
-                let deadline = now + Duration::from_millis(wake.deadline_ms.into());
-                let port = u16::try_from(wake.port).unwrap_or(0);
-                let request = WakeRequest { waiter, name, generation: wake.generation, deadline, reason: wake.reason };
-                self.wake(now, request, port);
-            }
-            Some(EdgeMessage::Withdraw(withdraw)) => {
-                let waiter = (edge, (u128::from(withdraw.wake_id_high) << 64) | u128::from(withdraw.wake_id_low));
-                self.ports.remove(&waiter);
-                self.core.handle_withdraw(now, waiter);
-            }
-            Some(EdgeMessage::Leases(leases)) => {
-                for lease in leases.leases {
-                    self.core.handle_lease(now, edge, &lease.sprite, lease.run, lease.open);
-                }
-            }
-            None => {}
-        }
-    }
-
-    fn wake(&mut self, now: Instant, request: WakeRequest, port: u16) {
-        if port != 0 {
-            let declared = self.specs.get(&request.name).is_some_and(|spec| spec.ports.contains(&port));
-            let own = self.addresses.get(&request.name).is_some_and(|address| address.port() == port);
-            if !declared && !own && self.specs.contains_key(&request.name) {
-                let answer = Answer::Refused {
-                    cause: Cause::PortNotDeclared,
-                    retry_after: Duration::ZERO,
-                    detail: String::new(),
-                };
-                return self.tell(request.waiter, answer);
-            }
-            self.ports.insert(request.waiter, (port, request.deadline));
-        }
-        self.core.handle_wake(now, request);
-    }
-
-    fn sleep(&mut self, now: Instant, name: SpriteName, depth: Depth, done: oneshot::Sender<Result<(), SleepError>>) {
-        let Some(status) = self.core.status(&name, now) else {
-            let _ = done.send(Err(SleepError::NoSuchSprite));
-            return;
-        };
-        let deep_enough = status.warmth.is_some_and(|warmth| warmth == depth || warmth == Depth::Cold);
-        if deep_enough {
-            let _ = done.send(Ok(()));
-        } else if status.state == StateName::Stopping || self.core.handle_sleep(now, &name, depth) {
-            self.sleepers.entry(name).or_default().push(done);
-        } else {
-            let _ = done.send(Err(SleepError::NotNow));
-        }
-    }
-
-    fn event(&mut self, now: Instant, name: &SpriteName, run: u64, event: Event) {
-        match event {
-            Event::Started { token, at, address } => {
-                self.addresses.insert(name.clone(), address);
-                self.core.handle_started(at, name, token);
-            }
-            Event::PortOpen { token, address } => {
-                self.addresses.insert(name.clone(), address);
-                self.core.handle_port_open(now, name, token);
-            }
-            Event::Exited { detail, born: None } => self.core.handle_exited(now, name, run, &detail),
-            Event::Exited { detail, born: Some(born) } => {
-                // A process outlives its run when it is frozen and continued, and its end may
-                // be told after the next one was started.
-                if self.born.get(name) == Some(&born) {
-                    let run = self.core.status(name, now).map_or(0, |status| status.run);
-                    self.core.handle_exited(now, name, run, &detail);
-                }
-            }
-            Event::MemoryLost { token } => {
-                self.born.insert(name.clone(), run);
-                self.core.handle_memory_lost(name, token);
-            }
-            Event::Gate { token, closed, forced } => self.core.handle_gate(now, name, token, closed, forced),
-            Event::Stopped { token, depth } => self.core.handle_stopped(now, name, token, depth),
-        }
-    }
-
-    /// Does everything the core has decided.
-    fn act(&mut self) {
-        // Some actions feed the core again (a stop that is due at once), hence the loop.
-        while let Some(action) = self.core.poll_action() {
-            match action {
-                Action::Start { name, run, token } => self.start(name, run, token, false),
-                Action::Continue { name, run, token } => self.start(name, run, token, true),
-                Action::Probe { name, token } => self.watch_port(name, token),
-                Action::CloseGate { name, run, token, force } => self.close_gate(name, run, token, force),
-                Action::ReopenGate { name, run } => {
-                    if let Some(present) = self.shared.runs.get(&name).filter(|present| present.run == run) {
-                        present.activity.reopen();
-                    }
-                }
-                Action::Cordon { name, run } => self.cordon(&name, run),
-                Action::Freeze { name, token, .. } => self.stop(name, token, Depth::Warm),
-                Action::End { name, token, .. } => self.stop(name, token, Depth::Cold),
-                Action::Answer { waiter, name, answer } => self.answer(waiter, &name, answer),
-                Action::Running { name, run } => self.running(name, run),
-                Action::Ended { name, run } => self.ended(&name, run),
-                Action::Receipt { name, run, record, result } => self.receipt(&name, run, &record, result),
-            }
-        }
-    }
-
-    fn driver(&self, name: &SpriteName) -> Option<(Arc<dyn WakeDriver>, SpriteSpec)> {
-        let spec = self.specs.get(name)?;
-        Some((self.drivers.of(&spec.driver), spec.clone()))
-    }
-
-    fn start(&mut self, name: SpriteName, run: u64, token: u64, resume: bool) {
-        let (Some((driver, spec)), Some(commands)) = (self.driver(&name), self.commands.upgrade()) else { return };
-        if !resume {
-            self.born.insert(name.clone(), run);
-        }
-        tokio::spawn(async move {
-            let tell = Teller { commands, name, run };
-            let begun = match resume {
-                true => match resumed(&*driver, &tell.name).await {
-                    Some(begun) => Ok(begun),
-                    None => {
-                        // It died while it was frozen: its disk is what is left.
-                        driver.end(&tell.name).await;
-                        tell.send(Event::MemoryLost { token }).await;
-                        started(&*driver, &spec, &tell).await
-                    }
-                },
-                false => started(&*driver, &spec, &tell).await,
-            };
-            match begun {
-                Ok((at, address)) => {
-                    tell.send(Event::Started { token, at, address }).await;
-                    let mut open = probe(address).await;
-                    // Frozen and continued, its socket is the one it had.
-                    while !resume && !driver.owns_listener(&tell.name, open) {
-                        tokio::time::sleep(STRANGER).await;
-                        open = probe(address).await;
-                    }
-                    tell.send(Event::PortOpen { token, address: open }).await;
-                }
-                Err(error) => tell.send(Event::Exited { detail: error.to_string(), born: None }).await,
-            }
-        });
-    }
-
-    fn watch_port(&self, name: SpriteName, token: u64) {
-        let (Some(address), Some(commands)) = (self.addresses.get(&name).copied(), self.commands.upgrade()) else {
-            return;
-        };
-        tokio::spawn(async move {
-            // Bounded by the core's port wait: a late result has an old token.
-            if let Ok(address) = tokio::time::timeout(Duration::from_secs(60), probe(address)).await {
-                let _ = commands.send(Command::Event(name, 0, Event::PortOpen { token, address })).await;
-            }
-        });
-    }
-
-    fn close_gate(&self, name: SpriteName, run: u64, token: u64, force: Option<Depth>) {
-        let Some(commands) = self.commands.upgrade() else { return };
-        // Without an entry its port never answered, so nothing can be open.
-        let activity = self.shared.runs.get(&name).map(|present| Arc::clone(&present.activity));
-        tokio::spawn(async move {
-            let end = Instant::now() + SLEEP_GRACE;
-            let close = || activity.as_ref().is_none_or(|activity| activity.close_if_idle());
-            let mut closed = close();
-            while !closed && force.is_some() && Instant::now() < end {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                closed = close();
-            }
-            if let (Some(activity), Some(_)) = (&activity, force) {
-                activity.end();
-                closed = true;
-            }
-            let _ = commands.send(Command::Event(name, run, Event::Gate { token, closed, forced: force })).await;
-        });
-    }
-
-    fn cordon(&self, name: &SpriteName, run: u64) {
-        let message = ToEdge { message: Some(OwnerMessage::Cordon(Cordon { sprite: name.as_str().into(), run })) };
-        for sink in self.shared.sinks.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            sink(message.clone());
-        }
-    }
-
-    fn stop(&mut self, name: SpriteName, token: u64, depth: Depth) {
-        let (Some((driver, _)), Some(commands)) = (self.driver(&name), self.commands.upgrade()) else { return };
-        self.end_streams(&name);
-        tokio::spawn(async move {
-            let mut reached = depth;
-            if depth == Depth::Warm && driver.freeze(&name).await.is_err() {
-                // What cannot be frozen is ended: it must not run on unseen.
-                reached = Depth::Cold;
-            }
-            if reached == Depth::Cold {
-                driver.end(&name).await;
-            }
-            let _ = commands.send(Command::Event(name, 0, Event::Stopped { token, depth: reached })).await;
-        });
-    }
-
-    fn end_streams(&self, name: &SpriteName) {
-        if let Some((_, run)) = self.shared.runs.remove(name) {
-            run.activity.end();
-        }
-    }
-
-    fn running(&mut self, name: SpriteName, run: u64) {
-        let (Some(spec), Some(&address)) = (self.specs.get(&name), self.addresses.get(&name)) else { return };
-        let (generation, ports) = (spec.generation, spec.ports.as_slice().into());
-        let present =
-            self.shared.runs.get(&name).filter(|present| present.run == run).map(|run| Arc::clone(&run.activity));
-        let activity = present.unwrap_or_else(|| RunActivity::new(Instant::now()));
-        let always = matches!(spec.driver, DriverSpec::Fixed { .. });
-        self.shared.runs.insert(name, Run { generation, run, ports, address, activity, port_open: true, always });
-    }
-
-    fn ended(&mut self, name: &SpriteName, _run: u64) {
-        self.end_streams(name);
-        for done in self.sleepers.remove(name).into_iter().flatten() {
-            let _ = done.send(Ok(()));
-        }
-    }
-
-    fn receipt(&self, name: &SpriteName, run: u64, record: &WakeRecord, result: &str) {
-        let span = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
-            (Some(from), Some(to)) => u64::try_from(to.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX),
-            _ => 0,
-        };
-        let receipt = Receipt {
-            sprite: name.clone(),
-            run,
-            kind: record.kind.as_str().into(),
-            reason: record.reason.clone(),
-            result: result.into(),
-            waiters: record.waiters,
-            queued_ms: span(Some(record.asked), record.slot),
-            starting_ms: span(record.slot, record.started),
-            port_wait_ms: span(record.started, record.ready),
-            at_unix_ms: self.clock.unix_ms(record.asked),
-            started_monotonic_ns: record.started.map_or(0, |at| self.clock.monotonic_ns(at)),
-            ready_monotonic_ns: record.ready.map_or(0, |at| self.clock.monotonic_ns(at)),
-        };
-        tracing::debug!(sprite = %name, run, kind = receipt.kind, result, "wake");
-        let mut receipts = self.shared.receipts.entry(name.clone()).or_default();
-        if receipts.len() >= RECEIPTS {
-            receipts.pop_front();
-        }
-        receipts.push_back(receipt);
-    }
-
-    fn answer(&mut self, waiter: WaiterId, name: &SpriteName, answer: Answer) {
-        let ends = !matches!(answer, Answer::Accepted { .. } | Answer::Progress(_));
-        let port = if ends { self.ports.remove(&waiter) } else { None };
-        match (answer, port) {
-            (Answer::Ready(opened), Some((port, deadline))) => self.wait_for_port(waiter, name, opened, port, deadline),
-            (answer, _) => self.tell(waiter, answer),
-        }
-    }
-
-    /// The sprite runs; the declared port this waiter asked for may still be closed.
-    fn wait_for_port(&mut self, waiter: WaiterId, name: &SpriteName, opened: Opened, port: u16, deadline: Instant) {
-        let Some(ip) = self.addresses.get(name).map(SocketAddr::ip) else { return };
-        let ear = self.ear(waiter);
-        let until = deadline.min(Instant::now() + super::core::PORT_WAIT_LATE);
-        tokio::spawn(async move {
-            let open = tokio::time::timeout_at(until.into(), probe(SocketAddr::new(ip, port))).await;
-            ear.tell(match open {
-                Ok(_) => Answer::Ready(opened),
-                Err(_) => port_closed(),
-            });
-        });
-    }
-
-    fn tell(&mut self, waiter: WaiterId, answer: Answer) {
-        // Our own waiters hear the end only, and are forgotten with it.
-        if waiter.0 == SELF && matches!(answer, Answer::Accepted { .. } | Answer::Progress(_)) {
-            return;
-        }
-        self.ear(waiter).tell(answer);
-    }
-
-    fn ear(&mut self, (edge, id): WaiterId) -> Ear {
-        if edge == SELF {
-            return Ear::Own(self.waiting.remove(&id));
-        }
-        let sink = self.shared.sinks.lock().unwrap_or_else(PoisonError::into_inner).get(&edge).cloned();
-        Ear::Edge(sink, id)
-    }
-
-    /// Ends every guest and every wait.
-    async fn end_all(self) {
-        let names: Vec<_> = self.specs.keys().cloned().collect();
-        let mut endings = Vec::new();
-        for name in names {
-            self.end_streams(&name);
-            if let Some((driver, _)) = self.driver(&name) {
-                endings.push(tokio::spawn(async move { driver.end(&name).await }));
-            }
-        }
-        for ending in endings {
-            let _ = ending.await;
-        }
-    }
-}
-
-/// How one waiter is reached.
-enum Ear {
-    Own(Option<oneshot::Sender<Result<Opened, Reply>>>),
-    Edge(Option<AnswerSink>, u128),
-}
-
-impl Ear {
-    fn tell(self, answer: Answer) {
-        match self {
-            Self::Own(Some(sender)) => {
-                if let Some(result) = result_of(answer) {
-                    // Dropped: it was withdrawn in this moment.
-                    let _ = sender.send(result);
-                }
-            }
-            Self::Edge(Some(sink), id) => {
-                let answer = WakeAnswer {
-                    wake_id_high: (id >> 64) as u64,
-                    wake_id_low: id as u64,
-                    outcome: Some(outcome_of(answer)),
-                };
-                sink(ToEdge { message: Some(OwnerMessage::Answer(answer)) });
-            }
-            Self::Own(None) | Self::Edge(None, _) => {}
-        }
-    }
-}
-
-fn port_closed() -> Answer {
-    Answer::Refused { cause: Cause::PortClosed, retry_after: Duration::from_secs(2), detail: String::new() }
-}
-
-/// A driver task's way back to the owner's task.
-struct Teller {
-    commands: mpsc::Sender<Command>,
-    name: SpriteName,
-    run: u64,
-}
-
-impl Teller {
-    async fn send(&self, event: Event) {
-        // The owner's task has ended only when everything has.
-        let _ = self.commands.send(Command::Event(self.name.clone(), self.run, event)).await;
-    }
-}
-
-async fn resumed(driver: &dyn WakeDriver, name: &SpriteName) -> Option<(Instant, SocketAddr)> {
-    let at = driver.resume(name).await.ok()?;
-    Some((at, driver.address(name)?))
-}
-
-async fn started(
-    driver: &dyn WakeDriver,
-    spec: &SpriteSpec,
-    tell: &Teller,
-) -> Result<(Instant, SocketAddr), DriverError> {
-    let Started { address, at, exited } = driver.start(spec).await?;
-    let (commands, name, born) = (tell.commands.downgrade(), tell.name.clone(), tell.run);
-    tokio::spawn(async move {
-        let Ok(detail) = exited.await else { return };
-        if let Some(commands) = commands.upgrade() {
-            let _ = commands.send(Command::Event(name, born, Event::Exited { detail, born: Some(born) })).await;
-        }
-    });
-    Ok((at, address))
-}
-
-fn outcome_of(answer: Answer) -> Outcome {
-    match answer {
-        Answer::Accepted { joined } => Outcome::Accepted(Accepted { joined }),
-        Answer::Progress(phase) => Outcome::Progress(Progress { phase: phase.into() }),
-        Answer::Ready(opened) => Outcome::Ready(opened),
-        Answer::Refused { cause, retry_after, detail } => Outcome::Refused(refused(cause, retry_after, &detail)),
-        Answer::Gone { generation } => Outcome::Gone(Gone { generation }),
-        Answer::Unknown { generation } => Outcome::Unknown(Unknown { my_generation: generation }),
-    }
-}
-
-/// `None` while the wait goes on.
-fn result_of(answer: Answer) -> Option<Result<Opened, Reply>> {
-    match outcome_of(answer) {
-        Outcome::Accepted(_) | Outcome::Progress(_) => None,
-        Outcome::Ready(opened) => Some(Ok(opened)),
-        Outcome::Refused(refused) => Some(Err(Reply::Refused(refused))),
-        Outcome::Moved(moved) => Some(Err(Reply::Moved(moved))),
-        Outcome::Gone(gone) => Some(Err(Reply::Gone(gone))),
-        Outcome::Unknown(unknown) => Some(Err(Reply::Unknown(unknown))),
-    }
-}
-
 impl Shared {
-    fn open(&self, name: &SpriteName) -> u32 {
+    pub(super) fn open(&self, name: &SpriteName) -> u32 {
         self.runs.get(name).map_or(0, |run| run.activity.open())
     }
 }
@@ -866,33 +355,5 @@ impl Activity for Shared {
             Some(present) => (present.activity.open(), present.activity.last()),
             None => (0, Instant::now() - Duration::from_secs(3600)),
         }
-    }
-}
-
-/// Ties the two clocks receipts speak of to the one the core knows.
-struct Clock {
-    instant: Instant,
-    monotonic_ns: u64,
-    unix_ms: u64,
-}
-
-impl Clock {
-    fn now() -> Self {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            instant: Instant::now(),
-            monotonic_ns: u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000
-                + u64::try_from(now.tv_nsec).unwrap_or(0),
-            unix_ms: u64::try_from(unix.as_millis()).unwrap_or(0),
-        }
-    }
-
-    fn monotonic_ns(&self, at: Instant) -> u64 {
-        self.monotonic_ns + u64::try_from(at.saturating_duration_since(self.instant).as_nanos()).unwrap_or(0)
-    }
-
-    fn unix_ms(&self, at: Instant) -> u64 {
-        self.unix_ms + u64::try_from(at.saturating_duration_since(self.instant).as_millis()).unwrap_or(0)
     }
 }

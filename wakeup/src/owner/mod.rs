@@ -1,10 +1,13 @@
 //! The owner: the only one that decides whether a sprite runs or sleeps.
 //!
-//! `core.rs` decides and does nothing; `handle.rs` does what it decides and tells it
-//! what happened.
+//! `core.rs` decides and does nothing; `task.rs` does what it decides and tells it what
+//! happened; `handle.rs` is what everybody else holds.
 
+mod answers;
+mod clock;
 pub mod core;
 mod handle;
 mod sprite;
+mod task;
 
 pub use handle::{HostSettings, OwnerHandle, SleepError};
