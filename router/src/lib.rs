@@ -7,6 +7,8 @@
 //! opens a client connection or wakes anything.
 
 pub mod apply;
+pub mod hosts;
+mod last_known_good;
 pub mod names;
 pub mod route;
 pub mod rows;

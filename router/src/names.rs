@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// fit the 63 bytes of a DNS label (RFC 1035 §2.3.4).
 pub const NAME_BYTES_MAX: usize = 40;
 
+/// Longest suffix, bytes: a label and a dot before it must fit the 253 of a host name.
+pub const SUFFIX_BYTES_MAX: usize = 189;
+
 /// Labels that mean something else to clients or to us.
 const RESERVED: [&str; 12] =
     ["www", "api", "admin", "auth", "mail", "smtp", "ns1", "ns2", "autodiscover", "autoconfig", "wpad", "localhost"];
@@ -65,10 +68,15 @@ impl SpriteName {
         if reserved || bytes.iter().all(u8::is_ascii_digit) {
             return Err(NameError::Reserved);
         }
-        if bytes.iter().any(u8::is_ascii_uppercase) {
-            return Ok(Self(text.to_ascii_lowercase().into()));
+        if !bytes.iter().any(u8::is_ascii_uppercase) {
+            return Ok(Self(text.into()));
         }
-        Ok(Self(text.into()))
+        // On the stack: a name costs one allocation, whatever its case.
+        let mut lower = [0; NAME_BYTES_MAX];
+        let lower = &mut lower[..bytes.len()];
+        lower.copy_from_slice(bytes);
+        lower.make_ascii_lowercase();
+        Ok(Self(std::str::from_utf8(lower).expect("checked above: ASCII only").into()))
     }
 
     /// The name.
@@ -118,10 +126,10 @@ impl Suffix {
     /// Checks `text` as a domain name.
     ///
     /// # Errors
-    /// [`NameError::Length`] over 190 bytes (a full host name has at most 253),
+    /// [`NameError::Length`] over [`SUFFIX_BYTES_MAX`] bytes,
     /// [`NameError::Character`], [`NameError::Dash`] for an empty label or one with `-` at an end.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        if text.is_empty() || text.len() > 190 {
+        if text.is_empty() || text.len() > SUFFIX_BYTES_MAX {
             return Err(NameError::Length);
         }
         for label in text.split('.') {
@@ -235,7 +243,44 @@ mod tests {
         assert!(SpriteName::parse(&"a".repeat(40)).is_ok());
     }
 
+    #[test]
+    fn every_short_text_is_judged_as_the_rules_say() {
+        // Independent of the parser: the rules as a sentence, over all texts of up to 5
+        // characters of an alphabet that has one of each kind.
+        let alphabet = ['a', 'Z', '7', '-', '_', '.', 'é'];
+        let mut texts = vec![String::new()];
+        for _ in 0..5 {
+            let longer = texts.iter().flat_map(|text| alphabet.map(|next| format!("{text}{next}")));
+            texts = longer.chain([String::new()]).collect();
+            for text in &texts {
+                let right = !text.is_empty()
+                    && text.chars().all(|char| "aZ7-".contains(char))
+                    && text.chars().any(|char| char != '7')
+                    && text.split('-').all(|part| !part.is_empty());
+                assert_eq!(SpriteName::parse(text).is_ok(), right, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_port_number_is_a_port_or_none() {
+        for number in 0..=99_999_u32 {
+            let wanted = u16::try_from(number).ok().filter(|&port| port > 0);
+            let found = parse(&format!("{number}--a.sprites.dev")).ok().and_then(|(_, port)| port);
+            assert_eq!(found, wanted, "{number}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn the_longest_host_a_suffix_allows_is_a_host_name(port in 1_u16.., name in "[a-z][a-z0-9]{39}") {
+            let suffix = Suffix::parse(&["a".repeat(63).as_str(); 3].join(".")[..SUFFIX_BYTES_MAX]).unwrap();
+            let host = format!("{port}--{name}.{}", suffix.as_str());
+            prop_assert!(host.len() <= 253);
+            let target = parse_host(&host, &[suffix]).unwrap();
+            prop_assert_eq!((target.name.as_str(), target.port), (name.as_str(), Some(port)));
+        }
+
         #[test]
         fn any_text_is_parsed_or_refused(host in "\\PC{0,80}") {
             let _ = parse(&host);

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub const ROW_VERSION: u32 = 1;
 /// Most declared ports of a sprite (chosen).
 pub const PORTS_MAX: usize = 16;
+/// Furthest a generation moves at once: one further on is a mistake, or an attempt to put a
+/// route beyond correction (chosen).
+pub const GENERATION_JUMP_MAX: u64 = 1 << 20;
 /// Keys of sprite rows begin with this.
 pub const SPRITE_PREFIX: &str = "sprite/";
 
@@ -52,6 +55,14 @@ pub enum RowError {
     /// A field is out of its bounds.
     #[error("{0} is out of bounds")]
     Field(&'static str),
+    /// The generation is more than [`GENERATION_JUMP_MAX`] above the one known.
+    #[error("generation {to} is too far from {from}")]
+    Jump {
+        /// The generation known.
+        from: u64,
+        /// The generation of the row.
+        to: u64,
+    },
 }
 
 impl SpriteRow {
@@ -72,8 +83,8 @@ impl SpriteRow {
     /// # Errors
     /// [`RowError`]: what is wrong with it; the row is to be quarantined.
     pub fn decode(key: &str, value: &[u8]) -> Result<(SpriteName, Self), RowError> {
-        let label = key.strip_prefix(SPRITE_PREFIX).unwrap_or(key);
-        let name = SpriteName::parse(label).map_err(|source| RowError::Key { key: key.into(), source })?;
+        let label = key.strip_prefix(SPRITE_PREFIX).ok_or(NameError::Foreign);
+        let name = label.and_then(SpriteName::parse).map_err(|source| RowError::Key { key: key.into(), source })?;
         let row: Self = serde_json::from_slice(value).map_err(RowError::Value)?;
         if row.version != ROW_VERSION {
             return Err(RowError::Version(row.version));
@@ -96,6 +107,53 @@ impl SpriteRow {
             access: self.access,
             ports: self.ports.as_slice().into(),
             deleted: self.deleted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> SpriteRow {
+        SpriteRow {
+            version: ROW_VERSION,
+            tenant: "t".into(),
+            generation: Generation(1),
+            host: HostId(1),
+            ports: vec![8080],
+            access: Access::Public,
+            deleted: false,
+        }
+    }
+
+    #[test]
+    fn a_row_reads_back_as_it_was_written() {
+        let name = SpriteName::parse("a").unwrap();
+        assert_eq!(SpriteRow::decode(&SpriteRow::key(&name), &row().encode()).unwrap(), (name, row()));
+    }
+
+    #[test]
+    fn a_row_that_is_not_certain_is_refused() {
+        for key in ["a", "host/a", "sprite/", "sprite/a--b", "sprite/www"] {
+            assert!(matches!(SpriteRow::decode(key, &row().encode()), Err(RowError::Key { .. })), "{key}");
+        }
+        let decode = |row: &SpriteRow| SpriteRow::decode("sprite/a", &row.encode());
+        assert!(matches!(decode(&SpriteRow { version: 2, ..row() }), Err(RowError::Version(2))));
+        assert!(matches!(decode(&SpriteRow { ports: vec![0], ..row() }), Err(RowError::Field("ports"))));
+        assert!(matches!(decode(&SpriteRow { ports: vec![1; 17], ..row() }), Err(RowError::Field("ports"))));
+        assert!(matches!(
+            decode(&SpriteRow { generation: Generation(0), ..row() }),
+            Err(RowError::Field("generation"))
+        ));
+        let text = String::from_utf8(row().encode()).unwrap();
+        for wrong in [
+            text.replace("public", "anybody"),
+            text.replace("8080", "65536"),
+            text.replace('}', ",\"new\":1}"),
+            text[..text.len() - 1].to_owned(),
+        ] {
+            assert!(matches!(SpriteRow::decode("sprite/a", wrong.as_bytes()), Err(RowError::Value(_))), "{wrong}");
         }
     }
 }

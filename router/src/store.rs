@@ -6,9 +6,10 @@
 //! `spawn_blocking` where a commit's few milliseconds matter.
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 /// key → (version, value)
@@ -48,8 +49,11 @@ pub struct Cursor {
 /// What a feed delivers, in this order: a snapshot, then changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedEvent {
-    /// What follows until [`FeedEvent::SnapshotEnd`] is everything there is.
-    SnapshotBegin,
+    /// What follows until [`FeedEvent::SnapshotEnd`] is everything there is, in this life of the store.
+    SnapshotBegin {
+        /// As [`Cursor::epoch`].
+        epoch: u64,
+    },
     /// One row of the snapshot.
     Entry(Entry),
     /// The snapshot is complete up to here.
@@ -103,8 +107,8 @@ struct Writer {
 struct Subscriber {
     prefix: String,
     tail: mpsc::Sender<FeedEvent>,
-    /// Its queue was full once: it gets nothing more and is told when it has caught up.
-    lost: bool,
+    /// Set when its queue was full: what is in it is still good, then it must start over.
+    lagged: Arc<AtomicBool>,
 }
 
 impl EmbeddedStore {
@@ -126,7 +130,7 @@ impl EmbeddedStore {
             let epoch = match present {
                 Some(epoch) => epoch,
                 None => {
-                    let epoch = random_epoch();
+                    let epoch = getrandom::u64().map_err(|error| storage(std::io::Error::other(error.to_string())))?;
                     meta.insert("epoch", epoch).map_err(storage)?;
                     epoch
                 }
@@ -222,37 +226,45 @@ impl EmbeddedStore {
             cursor.epoch == self.epoch && cursor.version <= now.version && now.version - cursor.version < JOURNAL_LEN
         });
         let first = match missed {
-            Some(cursor) => self.changes_since(prefix, cursor, now)?,
+            Some(cursor) => self.changes_since(prefix, cursor)?,
             None => {
                 let rows = self.scan(prefix)?.into_iter().map(FeedEvent::Entry);
-                let begin = std::iter::once(FeedEvent::SnapshotBegin);
+                let begin = std::iter::once(FeedEvent::SnapshotBegin { epoch: self.epoch });
                 begin.chain(rows).chain(std::iter::once(FeedEvent::SnapshotEnd(now))).collect()
             }
         };
         let (tail, receiver) = mpsc::channel(TAIL_LEN);
-        writer.subscribers.push(Subscriber { prefix: prefix.into(), tail, lost: false });
-        Ok(FeedReceiver { first, tail: receiver })
+        let lagged = Arc::new(AtomicBool::new(false));
+        writer.subscribers.push(Subscriber { prefix: prefix.into(), tail, lagged: Arc::clone(&lagged) });
+        Ok(FeedReceiver { first, tail: receiver, lagged })
     }
 
-    fn changes_since(&self, prefix: &str, since: Cursor, now: Cursor) -> Result<VecDeque<FeedEvent>, StoreError> {
+    /// In the order of their versions, each with its own cursor: one who stops in the middle
+    /// and comes back with the last cursor seen has missed nothing.
+    fn changes_since(&self, prefix: &str, since: Cursor) -> Result<VecDeque<FeedEvent>, StoreError> {
         let read = self.database.begin_read().map_err(storage)?;
-        let journal = read.open_table(JOURNAL).map_err(storage)?;
-        let mut keys = std::collections::BTreeMap::new();
+        let (journal, rows) = (read.open_table(JOURNAL).map_err(storage)?, read.open_table(ROWS).map_err(storage)?);
+        let mut last = HashMap::new();
         for change in journal.range(since.version + 1..).map_err(storage)? {
             let (version, key) = change.map_err(storage)?;
             if key.value().starts_with(prefix) {
                 // Only the last change of a key is of interest.
-                keys.insert(key.value().to_owned(), version.value());
+                last.insert(key.value().to_owned(), version.value());
             }
         }
-        let mut events = VecDeque::new();
-        for key in keys.into_keys() {
-            events.push_back(match self.get(&key)? {
-                Some(entry) => FeedEvent::Put(entry, now),
-                None => FeedEvent::Delete(key, now),
-            });
-        }
-        Ok(events)
+        let mut last: Vec<_> = last.into_iter().collect();
+        last.sort_unstable_by_key(|&(_, version)| version);
+        let events = last.into_iter().map(|(key, version)| {
+            let cursor = Cursor { epoch: self.epoch, version };
+            Ok(match rows.get(key.as_str()).map_err(storage)? {
+                Some(row) => {
+                    let (version, value) = row.value();
+                    FeedEvent::Put(Entry { key, value: value.into(), version }, cursor)
+                }
+                None => FeedEvent::Delete(key, cursor),
+            })
+        });
+        events.collect()
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -265,18 +277,16 @@ impl EmbeddedStore {
 impl Writer {
     fn publish(&mut self, key: &str, event: impl Fn(String) -> FeedEvent) {
         self.subscribers.retain_mut(|subscriber| {
-            if subscriber.lost {
-                return subscriber.tail.try_send(FeedEvent::ResyncNeeded).is_err() && !subscriber.tail.is_closed();
-            }
             if !key.starts_with(&subscriber.prefix) {
                 return !subscriber.tail.is_closed();
             }
             match subscriber.tail.try_send(event(key.into())) {
                 Ok(()) => true,
                 Err(mpsc::error::TrySendError::Closed(_)) => false,
+                // Let go at once, so that it learns of it even if nothing is ever written again.
                 Err(mpsc::error::TrySendError::Full(_)) => {
-                    subscriber.lost = true;
-                    true
+                    subscriber.lagged.store(true, Ordering::Release);
+                    false
                 }
             }
         });
@@ -287,6 +297,7 @@ impl Writer {
 pub struct FeedReceiver {
     first: VecDeque<FeedEvent>,
     tail: mpsc::Receiver<FeedEvent>,
+    lagged: Arc<AtomicBool>,
 }
 
 impl FeedReceiver {
@@ -297,21 +308,18 @@ impl FeedReceiver {
     pub async fn next(&mut self) -> Option<FeedEvent> {
         match self.first.pop_front() {
             Some(event) => Some(event),
-            None => self.tail.recv().await,
+            None => match self.tail.recv().await {
+                // The sender is gone: by then the flag says why.
+                None => self.lagged.swap(false, Ordering::Acquire).then_some(FeedEvent::ResyncNeeded),
+                event => event,
+            },
         }
     }
-}
-
-/// A number no earlier life of the file had: the time it was made, in nanoseconds.
-fn random_epoch() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    since.as_nanos() as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     fn store() -> (tempfile::TempDir, EmbeddedStore) {
         let dir = tempfile::tempdir().unwrap();
@@ -356,64 +364,111 @@ mod tests {
 
     #[tokio::test]
     async fn snapshot_and_tail_meet_without_a_gap_while_others_write() {
+        const WRITERS: usize = 3;
+        const EACH: usize = 60;
         let (_dir, store) = store();
         let store = Arc::new(store);
-        let writer = Arc::clone(&store);
-        let thread = std::thread::spawn(move || {
-            for n in 0..200 {
-                writer.compare_and_set(&format!("sprite/{n}"), None, Some(b"x")).unwrap();
-            }
-        });
-        let mut feed = store.subscribe("sprite/", None).unwrap();
-        let mut seen = std::collections::BTreeSet::new();
-        while seen.len() < 200 {
-            match feed.next().await.unwrap() {
-                FeedEvent::Entry(entry) | FeedEvent::Put(entry, _) => assert!(seen.insert(entry.key), "twice"),
-                FeedEvent::SnapshotBegin | FeedEvent::SnapshotEnd(_) => {}
-                other => panic!("{other:?}"),
+        let threads: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let store = Arc::clone(&store);
+                std::thread::spawn(move || {
+                    for n in 0..EACH {
+                        store.compare_and_set(&format!("sprite/{writer}-{n}"), None, Some(b"x")).unwrap();
+                    }
+                })
+            })
+            .collect();
+        // Several subscribers come at whatever moment of it they come.
+        for _ in 0..3 {
+            let mut feed = store.subscribe("sprite/", None).unwrap();
+            let (mut seen, mut tail) = (std::collections::BTreeSet::new(), 0);
+            while seen.len() < WRITERS * EACH {
+                match feed.next().await.unwrap() {
+                    FeedEvent::Entry(entry) => assert!(seen.insert(entry.key), "twice"),
+                    FeedEvent::Put(entry, cursor) => {
+                        assert!(seen.insert(entry.key), "twice");
+                        assert!(cursor.version > tail && cursor.version == entry.version, "out of order");
+                        tail = cursor.version;
+                    }
+                    FeedEvent::SnapshotBegin { .. } => {}
+                    FeedEvent::SnapshotEnd(cursor) => tail = cursor.version,
+                    other => panic!("{other:?}"),
+                }
             }
         }
-        thread.join().unwrap();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn of_many_who_write_against_one_version_one_wins() {
+        let (_dir, store) = store();
+        let wins = std::thread::scope(|threads| {
+            let tries: Vec<_> =
+                (0..8).map(|_| threads.spawn(|| store.compare_and_set("k", None, Some(b"1")).is_ok())).collect();
+            tries.into_iter().filter_map(|one| one.join().unwrap().then_some(())).count()
+        });
+        assert_eq!(wins, 1);
     }
 
     #[tokio::test]
     async fn a_cursor_brings_only_what_changed_since_and_a_foreign_one_brings_all() {
-        let (_dir, store) = store();
+        let (dir, store) = store();
         store.compare_and_set("a/1", None, Some(b"1")).unwrap();
         let version = store.compare_and_set("a/2", None, Some(b"2")).unwrap();
         let cursor = Cursor { epoch: store.epoch, version };
-        store.compare_and_set("a/3", None, Some(b"3")).unwrap();
+        let third = store.compare_and_set("a/3", None, Some(b"3")).unwrap();
+        store.compare_and_set("b/1", None, Some(b"not asked for")).unwrap();
         store.compare_and_set("a/2", Some(version), None).unwrap();
+        drop(store);
+        let store = EmbeddedStore::open(&dir.path().join("store.redb")).unwrap();
         let mut feed = store.subscribe("a/", Some(cursor)).unwrap();
+        let Some(FeedEvent::Put(entry, middle)) = feed.next().await else { panic!() };
+        assert_eq!((entry.key.as_str(), middle.version), ("a/3", third));
         assert!(matches!(feed.next().await, Some(FeedEvent::Delete(key, _)) if key == "a/2"));
-        assert!(matches!(feed.next().await, Some(FeedEvent::Put(entry, _)) if entry.key == "a/3"));
-        let mut feed = store.subscribe("a/", Some(Cursor { epoch: cursor.epoch + 1, ..cursor })).unwrap();
-        assert_eq!(feed.next().await, Some(FeedEvent::SnapshotBegin));
+        // Who stopped after the first still gets the second.
+        let mut feed = store.subscribe("a/", Some(middle)).unwrap();
+        assert!(matches!(feed.next().await, Some(FeedEvent::Delete(key, _)) if key == "a/2"));
+        for foreign in [Cursor { epoch: cursor.epoch ^ 1, ..cursor }, Cursor { version: 99, ..cursor }] {
+            let mut feed = store.subscribe("a/", Some(foreign)).unwrap();
+            assert_eq!(feed.next().await, Some(FeedEvent::SnapshotBegin { epoch: cursor.epoch }));
+        }
+    }
+
+    #[test]
+    fn two_stores_are_two_histories() {
+        let ((_one, first), (_two, second)) = (store(), store());
+        assert_ne!(first.epoch, second.epoch);
     }
 
     #[tokio::test]
-    async fn a_subscriber_that_falls_behind_is_told_to_start_over() {
+    async fn a_subscriber_that_falls_behind_is_told_to_start_over_and_loses_nothing_it_has() {
         let (_dir, store) = store();
         let mut feed = store.subscribe("a/", None).unwrap();
         {
-            // Fills the queue without a disk write each.
+            // Fills the queue and one more, without a disk write each; nothing is written after.
             let mut writer = store.writer();
-            let cursor = Cursor { epoch: store.epoch, version: 1 };
-            for _ in 0..=TAIL_LEN {
-                writer.publish("a/1", |key| FeedEvent::Delete(key, cursor));
+            for version in 0..=TAIL_LEN as u64 {
+                writer.publish("a/1", |key| FeedEvent::Delete(key, Cursor { epoch: store.epoch, version }));
             }
+            assert!(writer.subscribers.is_empty());
         }
-        let mut events = 0;
-        while !matches!(feed.next().await, Some(FeedEvent::Delete(..))) {
-            events += 1;
-            assert!(events < 10);
+        assert!(matches!(feed.next().await, Some(FeedEvent::SnapshotBegin { .. })));
+        assert!(matches!(feed.next().await, Some(FeedEvent::SnapshotEnd(_))));
+        for version in 0..TAIL_LEN as u64 {
+            assert!(matches!(feed.next().await, Some(FeedEvent::Delete(_, cursor)) if cursor.version == version));
         }
-        store.compare_and_set("a/2", None, Some(b"x")).unwrap();
-        loop {
-            if feed.next().await == Some(FeedEvent::ResyncNeeded) {
-                break;
-            }
-        }
+        assert_eq!(feed.next().await, Some(FeedEvent::ResyncNeeded));
         assert_eq!(feed.next().await, None);
+        let mut feed = store.subscribe("a/", None).unwrap();
+        assert!(matches!(feed.next().await, Some(FeedEvent::SnapshotBegin { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_cursor_older_than_the_journal_brings_a_snapshot() {
+        let (_dir, store) = store();
+        let cursor = Cursor { epoch: store.epoch, version: 0 };
+        store.writer().version = JOURNAL_LEN;
+        let mut feed = store.subscribe("a/", Some(cursor)).unwrap();
+        assert!(matches!(feed.next().await, Some(FeedEvent::SnapshotBegin { .. })));
     }
 }

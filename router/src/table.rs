@@ -3,13 +3,16 @@
 
 use crate::names::SpriteName;
 use crate::route::Route;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::borrow::Borrow;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Name → route. Answers are owned values; no guard ever leaves this type.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     routes: papaya::HashMap<SpriteName, Route>,
     synced: AtomicBool,
+    quarantined: AtomicU64,
 }
 
 /// What the table knows about a name.
@@ -30,12 +33,18 @@ impl RouteTable {
         Self::default()
     }
 
-    /// Looks a name up. No lock, no allocation.
+    /// Looks a name up: a [`SpriteName`], or a `str` in its form. No lock, no allocation.
     #[must_use]
-    pub fn lookup(&self, name: &SpriteName) -> Lookup {
+    pub fn lookup<Q>(&self, name: &Q) -> Lookup
+    where
+        SpriteName: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        // Asked first: a route put between the two reads must not come out as unknown.
+        let synced = self.is_synced();
         match self.routes.pin().get(name) {
             Some(route) => Lookup::Found(route.clone()),
-            None if self.synced.load(Ordering::Acquire) => Lookup::Unknown,
+            None if synced => Lookup::Unknown,
             None => Lookup::NotReady,
         }
     }
@@ -48,6 +57,12 @@ impl RouteTable {
             _ => papaya::Operation::Insert(route.clone()),
         });
         !matches!(outcome, papaya::Compute::Aborted(()))
+    }
+
+    /// Puts a route in place whatever is there: for facts of another history, whose
+    /// generations cannot be compared.
+    pub(crate) fn replace(&self, name: &SpriteName, route: Route) {
+        self.routes.pin().insert(name.clone(), route);
     }
 
     /// Forgets a name: the store no longer has it, not even as a tombstone.
@@ -64,6 +79,18 @@ impl RouteTable {
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.synced.load(Ordering::Acquire)
+    }
+
+    /// Counts a row that was set aside.
+    pub(crate) fn count_quarantined(&self) {
+        self.quarantined.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Rows set aside since the start because they were not certain; the routes they would
+    /// have replaced stayed.
+    #[must_use]
+    pub fn quarantined(&self) -> u64 {
+        self.quarantined.load(Ordering::Relaxed)
     }
 
     /// Names in the table, tombstones included.
@@ -108,6 +135,41 @@ mod tests {
         assert_eq!(table.lookup(&name), Lookup::Found(route(3, 1)));
         assert!(table.apply_put(&name, route(4, 2)));
         assert_eq!(table.lookup(&name), Lookup::Found(route(4, 2)));
+    }
+
+    #[test]
+    fn a_tombstone_is_found_and_only_a_later_generation_ends_it() {
+        let (table, name) = (RouteTable::new(), SpriteName::parse("a").unwrap());
+        let tombstone = Route { deleted: true, ..route(2, 1) };
+        assert!(table.apply_put(&name, route(1, 1)));
+        assert!(table.apply_put(&name, tombstone.clone()));
+        assert!(!table.apply_put(&name, route(1, 1)));
+        assert_eq!(table.lookup(&name), Lookup::Found(tombstone));
+        assert!(table.apply_put(&name, route(3, 1)));
+        assert_eq!(table.lookup("a"), Lookup::Found(route(3, 1)));
+    }
+
+    #[test]
+    fn readers_never_see_a_generation_go_back_while_writers_race() {
+        let (table, name) = (RouteTable::new(), SpriteName::parse("a").unwrap());
+        table.apply_put(&name, route(1, 1));
+        std::thread::scope(|threads| {
+            for offset in 0..3 {
+                let (table, name) = (&table, &name);
+                // Each in another order; what counts is the number alone.
+                threads.spawn(move || {
+                    for n in 0..3_000 {
+                        table.apply_put(name, route(1 + (n * 7 + offset * 911) % 3_000, 1));
+                    }
+                });
+            }
+            let mut last = 0;
+            while last < 3_000 {
+                let Lookup::Found(route) = table.lookup(&name) else { panic!("gone") };
+                assert!(route.generation.0 >= last);
+                last = route.generation.0;
+            }
+        });
     }
 
     #[test]

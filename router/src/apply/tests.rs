@@ -1,0 +1,158 @@
+use super::*;
+use crate::route::{Access, Generation, HostId};
+use crate::rows::ROW_VERSION;
+use crate::store::Entry;
+
+const FIRST: Cursor = Cursor { epoch: 1, version: 10 };
+
+fn row(generation: u64) -> SpriteRow {
+    SpriteRow {
+        version: ROW_VERSION,
+        tenant: "t".into(),
+        generation: Generation(generation),
+        host: HostId(1),
+        ports: vec![8080],
+        access: Access::Public,
+        deleted: false,
+    }
+}
+
+fn name(text: &str) -> SpriteName {
+    SpriteName::parse(text).unwrap()
+}
+
+fn entry(text: &str, value: Vec<u8>) -> Entry {
+    Entry { key: format!("{SPRITE_PREFIX}{text}"), value, version: 1 }
+}
+
+fn snapshot(applier: &mut Applier, rows: &[(&str, u64)], end: Cursor) -> After {
+    applier.handle(FeedEvent::SnapshotBegin { epoch: end.epoch });
+    for (text, generation) in rows {
+        applier.handle(FeedEvent::Entry(entry(text, row(*generation).encode())));
+    }
+    applier.handle(FeedEvent::SnapshotEnd(end))
+}
+
+/// An applier whose table came from a file that was written at `saved`.
+fn restarted(routes: &[(&str, u64)], saved: Cursor) -> (Arc<RouteTable>, Applier) {
+    let table = Arc::new(RouteTable::new());
+    for (text, generation) in routes {
+        table.apply_put(&name(text), row(*generation).route());
+    }
+    (Arc::clone(&table), Applier::new(table, Some(saved)))
+}
+
+fn generation(table: &RouteTable, text: &str) -> Option<u64> {
+    match table.lookup(text) {
+        Lookup::Found(route) => Some(route.generation.0),
+        Lookup::Unknown => None,
+        Lookup::NotReady => panic!("not ready"),
+    }
+}
+
+#[test]
+fn a_poisoned_row_is_counted_and_leaves_the_route_it_would_replace() {
+    let (table, mut applier) = restarted(&[], FIRST);
+    assert_eq!(snapshot(&mut applier, &[("a", 2)], FIRST), After::Synced);
+    let jump = row(2 + GENERATION_JUMP_MAX + 1).encode();
+    for (count, poison) in [b"{\"version\":1}".to_vec(), jump].into_iter().enumerate() {
+        applier.handle(FeedEvent::Put(entry("a", poison.clone()), FIRST));
+        assert_eq!(table.lookup("a"), Lookup::Found(row(2).route()));
+        assert_eq!(table.quarantined(), count as u64 * 2 + 1);
+        // Nor does a snapshot that has it take the sprite away.
+        applier.handle(FeedEvent::SnapshotBegin { epoch: 1 });
+        applier.handle(FeedEvent::Entry(entry("a", poison)));
+        applier.handle(FeedEvent::SnapshotEnd(FIRST));
+        assert_eq!(generation(&table, "a"), Some(2));
+    }
+    applier.handle(FeedEvent::Put(entry("a", row(3).encode()), FIRST));
+    assert_eq!(generation(&table, "a"), Some(3));
+}
+
+#[test]
+fn a_snapshot_sweeps_what_it_lacks_and_a_delete_removes() {
+    let (table, mut applier) = restarted(&[("a", 1), ("b", 1), ("c", 1)], FIRST);
+    assert_eq!(table.lookup("z"), Lookup::NotReady);
+    assert_eq!(snapshot(&mut applier, &[("a", 1), ("b", 1)], FIRST), After::Synced);
+    assert_eq!((generation(&table, "b"), generation(&table, "c")), (Some(1), None));
+    assert_eq!(applier.handle(FeedEvent::Delete("sprite/b".into(), FIRST)), After::Changed);
+    assert_eq!(generation(&table, "b"), None);
+    assert_eq!(applier.handle(FeedEvent::ResyncNeeded), After::Resync);
+}
+
+#[test]
+fn a_generation_the_store_has_spoken_of_never_goes_back() {
+    let (table, mut applier) = restarted(&[], FIRST);
+    snapshot(&mut applier, &[("a", 5)], FIRST);
+    applier.handle(FeedEvent::Put(entry("a", row(4).encode()), FIRST));
+    assert_eq!(generation(&table, "a"), Some(5));
+    snapshot(&mut applier, &[("a", 4)], FIRST);
+    assert_eq!(generation(&table, "a"), Some(5));
+}
+
+#[test]
+fn the_store_overrules_the_file_even_with_lower_generations() {
+    // The same store, one made anew, one brought back from an older copy.
+    for end in [FIRST, Cursor { epoch: 2, version: 3 }, Cursor { epoch: 1, version: 9 }] {
+        let (table, mut applier) = restarted(&[("a", 7), ("b", 7)], FIRST);
+        assert_eq!(snapshot(&mut applier, &[("a", 1)], end), After::Synced);
+        assert_eq!((generation(&table, "a"), generation(&table, "b")), (Some(1), None));
+    }
+}
+
+#[test]
+fn a_store_that_lost_its_rows_does_not_take_the_routes_with_it() {
+    let empty = Cursor { epoch: 2, version: 0 };
+    let (table, mut applier) = restarted(&[("a", 7), ("b", 7)], FIRST);
+    assert_eq!(snapshot(&mut applier, &[], empty), After::Nothing);
+    assert_eq!((generation(&table, "a"), generation(&table, "z")), (Some(7), None));
+    assert_eq!(applier.cursor, None, "the file is not written over");
+    // A resync changes nothing of that.
+    assert_eq!(snapshot(&mut applier, &[], empty), After::Nothing);
+    assert_eq!(generation(&table, "a"), Some(7));
+    // A sprite made again counts from the start, and is served.
+    let next = Cursor { epoch: 2, version: 1 };
+    assert_eq!(applier.handle(FeedEvent::Put(entry("a", row(1).encode()), next)), After::Changed);
+    assert_eq!((generation(&table, "a"), generation(&table, "b")), (Some(1), Some(7)));
+    assert_eq!(applier.cursor, Some(next));
+}
+
+#[test]
+fn a_store_that_was_emptied_row_by_row_is_believed() {
+    let (table, mut applier) = restarted(&[("a", 7)], FIRST);
+    assert_eq!(snapshot(&mut applier, &[], Cursor { version: 11, ..FIRST }), After::Synced);
+    assert_eq!(generation(&table, "a"), None);
+}
+
+async fn until(table: &RouteTable, wanted: impl Fn(&RouteTable) -> bool) {
+    let found = async {
+        while !wanted(table) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), found).await.expect("the applier stands still");
+}
+
+#[tokio::test]
+async fn the_table_follows_the_store_and_the_next_start_serves_before_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, a) = (dir.path().join("good"), name("a"));
+    let store = Arc::new(EmbeddedStore::open(&dir.path().join("s")).unwrap());
+    let version = publish(&store, &a, &row(7), None).unwrap();
+    let table = Arc::new(RouteTable::new());
+    let applier = tokio::spawn(follow(Arc::clone(&store), Arc::clone(&table), good.clone()));
+    until(&table, |table| table.is_synced() && generation(table, "a") == Some(7)).await;
+    let version = publish(&store, &a, &row(8), Some(version)).unwrap();
+    let loaded = || {
+        let table = RouteTable::new();
+        load_last_known_good(&table, &good).unwrap();
+        table
+    };
+    // Written once it is quiet, while the applier runs.
+    until(&table, |_| matches!(loaded().lookup("a"), Lookup::Found(route) if route.generation.0 == 8)).await;
+    assert_eq!(last_known_good::cursor(&good).unwrap().unwrap().version, version);
+    assert_eq!(loaded().lookup("b"), Lookup::NotReady);
+    store.compare_and_set("sprite/a", Some(version), None).unwrap();
+    until(&table, |table| generation(table, "a").is_none()).await;
+    applier.abort();
+}
