@@ -1,4 +1,4 @@
-//! Bounds of the hold, per edge process (`wake.md` §5).
+//! Bounds of the hold, per edge process.
 
 use crate::text::all_at_least_one;
 use serde::{Deserialize, Serialize};

@@ -25,7 +25,7 @@ pub struct Limits {
     pub http2_send_buffer_bytes: usize,
     /// Header list of an HTTP/2 request, bytes as RFC 9113 §6.5.2 counts them.
     pub http2_header_list_bytes: u32,
-    /// Between HTTP/2 pings (`wake.md` §5).
+    /// Between HTTP/2 pings.
     #[serde(with = "crate::text")]
     pub http2_ping_interval: Duration,
     /// A connection whose ping is not answered for this long is closed.
