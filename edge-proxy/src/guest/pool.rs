@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 /// Longest an idle stream is kept (`wake.md` §6: idle streams must not look like use).
 const IDLE: Duration = Duration::from_secs(4);
-/// Idle streams per sprite and core (chosen: above it the guest's own limit is likelier).
-const IDLE_PER_SPRITE: usize = 64;
+/// Idle streams per sprite and core (chosen: eight HTTP/2 connections with 32 streams each).
+const IDLE_PER_SPRITE: usize = 256;
 /// Idle streams per core (chosen: a quarter of a usual descriptor limit on the direct link).
 const IDLE_TOTAL: usize = 4096;
 
