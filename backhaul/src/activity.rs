@@ -62,7 +62,7 @@ impl RunActivity {
         u32::try_from(self.gate.load(Ordering::Acquire) & !CLOSED).unwrap_or(u32::MAX)
     }
 
-    /// Whether [`RunActivity::close`] or a successful [`RunActivity::close_if_idle`] happened.
+    /// Whether [`RunActivity::end`] or a successful [`RunActivity::close_if_idle`] happened.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.gate.load(Ordering::Acquire) & CLOSED != 0

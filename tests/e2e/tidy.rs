@@ -11,8 +11,9 @@ fn root() -> PathBuf {
 /// Every Rust file of the workspace.
 fn sources() -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut folders: Vec<_> =
-        ["config", "router", "backhaul", "wakeup", "acme", "edge-proxy", "loadtest", "tests"].map(|f| root().join(f)).into();
+    let mut folders: Vec<_> = ["config", "router", "backhaul", "wakeup", "acme", "edge-proxy", "loadtest", "tests"]
+        .map(|f| root().join(f))
+        .into();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap().flatten() {
             let path = entry.path();

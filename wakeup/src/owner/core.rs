@@ -743,3 +743,6 @@ fn backoff(failures: u32, jitter: &mut u64) -> Duration {
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

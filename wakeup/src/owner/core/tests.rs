@@ -1,0 +1,329 @@
+use super::*;
+use crate::spec::StateName;
+
+/// What the guests have open, as the test says.
+struct Quiet(Instant, u32);
+
+impl Activity for Quiet {
+    fn activity(&self, _name: &SpriteName, _run: u64) -> (u32, Instant) {
+        (self.1, self.0)
+    }
+}
+
+struct Bench {
+    core: OwnerCore,
+    now: Instant,
+    quiet: Quiet,
+    next: u128,
+}
+
+const EDGE: EdgeId = EdgeId(1);
+
+impl Bench {
+    fn new(names: &[&str]) -> Self {
+        let settings = CoreSettings {
+            idle_timeout: Duration::from_secs(30),
+            warm_for: Duration::from_secs(600),
+            minimum_run: Duration::from_secs(10),
+            abandoned_timeout: Duration::from_secs(5),
+            port_wait: Duration::from_secs(10),
+            start_slots: 2,
+            seed: 1,
+        };
+        let now = Instant::now();
+        let mut bench = Self { core: OwnerCore::new(settings), now, quiet: Quiet(now, 0), next: 0 };
+        for sprite in names {
+            bench.core.handle_upsert(now, &name(sprite), CoreSpec { generation: 2, idle_timeout: None, always: false });
+        }
+        bench
+    }
+
+    fn wake(&mut self, sprite: &str) -> WaiterId {
+        self.wake_at(sprite, 2)
+    }
+
+    fn wake_at(&mut self, sprite: &str, generation: u64) -> WaiterId {
+        self.next += 1;
+        let waiter = (EDGE, self.next);
+        let deadline = self.now + Duration::from_secs(30);
+        let request = WakeRequest { waiter, name: name(sprite), generation, deadline, reason: "test".into() };
+        self.core.handle_wake(self.now, request);
+        waiter
+    }
+
+    fn actions(&mut self) -> Vec<Action> {
+        std::iter::from_fn(|| self.core.poll_action()).collect()
+    }
+
+    /// The starts among the actions: (run, token).
+    fn starts(&mut self) -> Vec<(u64, u64)> {
+        let starts = self.actions().into_iter().filter_map(|action| match action {
+            Action::Start { run, token, .. } | Action::Continue { run, token, .. } => Some((run, token)),
+            _ => None,
+        });
+        starts.collect()
+    }
+
+    fn ends(&mut self) -> Vec<(WaiterId, Answer)> {
+        let ends = self.actions().into_iter().filter_map(|action| match action {
+            Action::Answer { answer: Answer::Accepted { .. } | Answer::Progress(_), .. } => None,
+            Action::Answer { waiter, answer, .. } => Some((waiter, answer)),
+            _ => None,
+        });
+        ends.collect()
+    }
+
+    fn causes(&mut self) -> Vec<(WaiterId, Option<Cause>)> {
+        self.ends().iter().map(|(waiter, answer)| (*waiter, cause(answer))).collect()
+    }
+
+    fn later(&mut self, seconds: f64) {
+        let end = self.now + Duration::from_secs_f64(seconds);
+        while let Some(at) = self.core.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.core.handle_timeout(self.now, &self.quiet);
+        }
+        self.now = end;
+    }
+
+    fn state(&self, sprite: &str) -> StateName {
+        self.core.status(&name(sprite), self.now).unwrap().state
+    }
+
+    fn warmth(&self, sprite: &str) -> Option<Depth> {
+        self.core.status(&name(sprite), self.now).unwrap().warmth
+    }
+
+    /// Wakes a sprite all the way; its run.
+    fn run(&mut self, sprite: &str) -> u64 {
+        self.wake(sprite);
+        let (run, token) = self.starts()[0];
+        self.core.handle_started(self.now, &name(sprite), token);
+        self.core.handle_port_open(self.now, &name(sprite), token);
+        self.quiet.0 = self.now;
+        self.actions();
+        run
+    }
+
+    /// The token of the gate the core wants closed.
+    fn gate(&mut self) -> Option<u64> {
+        self.actions().into_iter().find_map(|action| match action {
+            Action::CloseGate { token, .. } => Some(token),
+            _ => None,
+        })
+    }
+
+    fn stop(&mut self) -> (u64, Depth) {
+        let stop = self.actions().into_iter().find_map(|action| match action {
+            Action::Freeze { token, .. } => Some((token, Depth::Warm)),
+            Action::End { token, .. } => Some((token, Depth::Cold)),
+            _ => None,
+        });
+        stop.expect("a stop was committed")
+    }
+}
+
+fn name(text: &str) -> SpriteName {
+    SpriteName::parse(text).unwrap()
+}
+
+fn cause(answer: &Answer) -> Option<Cause> {
+    match answer {
+        Answer::Refused { cause, .. } => Some(*cause),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_hundred_wakes_are_one_start_and_a_hundred_answers() {
+    let mut bench = Bench::new(&["a"]);
+    let waiters: Vec<_> = (0..100).map(|_| bench.wake("a")).collect();
+    let starts = bench.starts();
+    assert_eq!(starts.len(), 1);
+    bench.core.handle_started(bench.now, &name("a"), starts[0].1);
+    bench.core.handle_port_open(bench.now, &name("a"), starts[0].1);
+    let ends = bench.ends();
+    assert_eq!(ends.iter().map(|(waiter, _)| *waiter).collect::<Vec<_>>(), waiters);
+    assert!(ends.iter().all(|(_, answer)| matches!(answer, Answer::Ready(opened) if opened.run == 1)));
+}
+
+#[test]
+fn slots_bound_the_starts_the_queue_keeps_its_order_and_over_it_the_host_is_busy() {
+    let names: Vec<_> = (0..11).map(|n| format!("s{n}")).collect();
+    let mut bench = Bench::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    for sprite in &names[..10] {
+        bench.wake(sprite);
+    }
+    let started = bench.starts();
+    assert_eq!(started.len(), 2);
+    let over = bench.wake("s10");
+    assert_eq!(bench.causes(), [(over, Some(Cause::HostBusy))]);
+    bench.core.handle_started(bench.now, &name("s0"), started[0].1);
+    let next = bench.actions().into_iter().find_map(|action| match action {
+        Action::Start { name, .. } => Some(name),
+        _ => None,
+    });
+    assert_eq!(next, Some(name("s2")));
+}
+
+#[test]
+fn failed_starts_back_off_longer_each_time_until_it_has_run_for_a_minute() {
+    let mut bench = Bench::new(&["a"]);
+    let mut pauses = Vec::new();
+    for _ in 0..7 {
+        bench.wake("a");
+        let run = bench.starts()[0].0;
+        bench.core.handle_exited(bench.now, &name("a"), run, "exit status 1");
+        let ends = bench.ends();
+        let Answer::Refused { cause: Cause::WakeFailed, retry_after, detail } = &ends[0].1 else { panic!("{ends:?}") };
+        assert_eq!(detail, "exit status 1");
+        pauses.push(retry_after.as_secs_f64());
+        // Until then it is refused without a start.
+        let early = bench.wake("a");
+        assert_eq!((bench.causes(), bench.state("a")), (vec![(early, Some(Cause::WakeFailed))], StateName::Failed));
+        bench.later(retry_after.as_secs_f64());
+    }
+    for (pause, base) in pauses.iter().zip([1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]) {
+        assert!((0.8 * base..=1.2 * base).contains(pause), "{pauses:?}");
+    }
+    let run = bench.run("a");
+    bench.quiet.1 = 1;
+    bench.later(100.0);
+    bench.core.handle_exited(bench.now, &name("a"), run, "killed by signal 9");
+    bench.wake("a");
+    let run = bench.starts()[0].0;
+    bench.core.handle_exited(bench.now, &name("a"), run, "exit status 1");
+    assert!(matches!(&bench.ends()[0].1, Answer::Refused { retry_after, .. } if retry_after.as_secs_f64() <= 1.2));
+}
+
+#[test]
+fn a_port_that_stays_closed_is_told_after_ten_seconds_and_the_guest_is_left_alone() {
+    let mut bench = Bench::new(&["a"]);
+    let waiter = bench.wake("a");
+    let token = bench.starts()[0].1;
+    bench.core.handle_started(bench.now, &name("a"), token);
+    bench.later(9.9);
+    assert_eq!(bench.ends(), []);
+    bench.later(0.2);
+    assert_eq!(bench.causes(), [(waiter, Some(Cause::PortClosed))]);
+    assert_eq!(bench.state("a"), StateName::Running);
+    // The next one looks again, without a start, and for 2 s only.
+    let again = bench.wake("a");
+    let actions = bench.actions();
+    assert!(actions.iter().any(|action| matches!(action, Action::Probe { .. })), "{actions:?}");
+    bench.later(2.1);
+    assert_eq!(bench.causes(), [(again, Some(Cause::PortClosed))]);
+}
+
+#[test]
+fn an_idle_sprite_is_cordoned_then_frozen_and_in_the_end_ended() {
+    let mut bench = Bench::new(&["a"]);
+    bench.run("a");
+    bench.later(29.0);
+    assert_eq!(bench.gate(), None);
+    bench.later(5.0);
+    let token = bench.gate().expect("it is idle");
+    bench.core.handle_gate(bench.now, &name("a"), token, true, None);
+    assert_eq!(bench.state("a"), StateName::Stopping);
+    assert!(bench.actions().iter().any(|action| matches!(action, Action::Cordon { run: 1, .. })));
+    bench.later(0.2);
+    let (token, depth) = bench.stop();
+    assert_eq!(depth, Depth::Warm);
+    bench.core.handle_stopped(bench.now, &name("a"), token, Depth::Warm);
+    assert_eq!(bench.warmth("a"), Some(Depth::Warm));
+    bench.actions();
+    bench.later(601.0);
+    let (token, depth) = bench.stop();
+    assert_eq!(depth, Depth::Cold);
+    bench.core.handle_stopped(bench.now, &name("a"), token, Depth::Cold);
+    assert_eq!(bench.warmth("a"), Some(Depth::Cold));
+}
+
+#[test]
+fn open_requests_and_leases_keep_it_awake_and_an_expired_lease_does_not() {
+    let mut bench = Bench::new(&["a"]);
+    let run = bench.run("a");
+    bench.quiet.1 = 1;
+    bench.later(100.0);
+    assert_eq!(bench.gate(), None, "something is open");
+    bench.quiet.1 = 0;
+    bench.core.handle_lease(bench.now, EDGE, "a", run, 2);
+    bench.later(14.0);
+    assert_eq!(bench.gate(), None, "an edge claims it");
+    bench.later(6.0);
+    assert!(bench.gate().is_some(), "the claim has expired");
+}
+
+#[test]
+fn a_gate_that_cannot_be_closed_keeps_it_running_and_is_tried_again() {
+    let mut bench = Bench::new(&["a"]);
+    bench.run("a");
+    bench.later(40.0);
+    let token = bench.gate().unwrap();
+    bench.core.handle_gate(bench.now, &name("a"), token, false, None);
+    assert_eq!(bench.state("a"), StateName::Running);
+    bench.later(10.0);
+    assert!(bench.gate().is_some());
+}
+
+#[test]
+fn a_frozen_guest_continues_under_a_new_run_and_a_dead_one_starts_cold() {
+    let mut bench = Bench::new(&["a"]);
+    bench.run("a");
+    bench.core.handle_sleep(bench.now, &name("a"), Depth::Warm);
+    let token = bench.gate().unwrap();
+    bench.core.handle_gate(bench.now, &name("a"), token, true, Some(Depth::Warm));
+    bench.later(0.0);
+    let (token, _) = bench.stop();
+    bench.core.handle_stopped(bench.now, &name("a"), token, Depth::Warm);
+    bench.actions();
+    bench.wake("a");
+    assert!(bench.actions().iter().any(|action| matches!(action, Action::Continue { run: 2, .. })));
+    let mut dead = Bench::new(&["a"]);
+    let run = dead.run("a");
+    dead.core.handle_exited(dead.now, &name("a"), run, "killed by signal 9");
+    dead.wake("a");
+    assert!(dead.actions().iter().any(|action| matches!(action, Action::Start { run: 2, .. })));
+}
+
+#[test]
+fn what_the_owner_does_not_know_or_has_destroyed_is_said_and_never_started() {
+    let mut bench = Bench::new(&["a"]);
+    bench.wake_at("nobody", 1);
+    bench.wake_at("a", 9);
+    bench.core.handle_remove(bench.now, &name("a"));
+    bench.wake("a");
+    let actions = bench.actions();
+    assert!(!actions.iter().any(|action| matches!(action, Action::Start { .. })));
+    let answers: Vec<_> = actions
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Answer { answer, .. } => Some(answer),
+            _ => None,
+        })
+        .collect();
+    let expected =
+        [Answer::Unknown { generation: 0 }, Answer::Unknown { generation: 2 }, Answer::Gone { generation: 2 }];
+    assert_eq!(answers, expected);
+}
+
+#[test]
+fn a_retransmitted_wake_is_the_same_wake() {
+    let mut bench = Bench::new(&["a"]);
+    bench.wake("a");
+    bench.next -= 1;
+    bench.wake("a");
+    assert_eq!(bench.core.status(&name("a"), bench.now).unwrap().waiting, 1);
+    assert_eq!(bench.starts().len(), 1);
+}
+
+#[test]
+fn late_results_of_a_start_that_was_given_up_change_nothing() {
+    let mut bench = Bench::new(&["a"]);
+    bench.wake("a");
+    let (run, token) = bench.starts()[0];
+    bench.core.handle_exited(bench.now, &name("a"), run, "exit status 1");
+    bench.core.handle_started(bench.now, &name("a"), token);
+    bench.core.handle_port_open(bench.now, &name("a"), token);
+    assert_eq!(bench.state("a"), StateName::Failed);
+}
