@@ -66,6 +66,12 @@ impl Chromium {
     }
 
     async fn command(&mut self, method: &str, parameters: Value) -> Value {
+        let answer = self.try_command(method, parameters).await;
+        assert!(answer["error"].is_null(), "{method}: {answer}");
+        answer["result"].clone()
+    }
+
+    async fn try_command(&mut self, method: &str, parameters: Value) -> Value {
         self.sent += 1;
         let id = self.sent;
         let mut message = json!({ "id": id, "method": method, "params": parameters });
@@ -79,8 +85,7 @@ impl Chromium {
                 let Message::Text(text) = message else { continue };
                 let answer: Value = serde_json::from_str(&text).expect("DevTools speaks JSON");
                 if answer["id"] == id {
-                    assert!(answer["error"].is_null(), "{method}: {answer}");
-                    return answer["result"].clone();
+                    return answer;
                 }
             }
         })
@@ -101,8 +106,10 @@ impl Chromium {
     /// # Panics
     /// When DevTools does.
     pub async fn evaluate(&mut self, expression: &str) -> Value {
-        let result = self.command("Runtime.evaluate", json!({ "expression": expression, "returnByValue": true })).await;
-        result["result"]["value"].clone()
+        let parameters = json!({ "expression": expression, "returnByValue": true });
+        // An error is a page that was left meanwhile.
+        let answer = self.try_command("Runtime.evaluate", parameters).await;
+        answer["result"]["result"]["value"].clone()
     }
 
     /// Ends it and its helpers.

@@ -47,17 +47,38 @@ async fn a_vite_dev_server_reloads_hot_in_chromium_through_sleep() {
     shows(&mut browser, "two", &|| write("two")).await;
     assert_eq!(browser.evaluate("window.loaded").await, "once");
 
-    demo.sleep_warm("dev").await;
-    browser.navigate(&demo.url("dev", "/?again")).await;
+    slept(&demo, "warm").await;
+    reloads(&mut browser).await;
     shows(&mut browser, "two", &|| ()).await;
     browser.evaluate("window.loaded = 'twice'").await;
     shows(&mut browser, "three", &|| write("three")).await;
     assert_eq!(browser.evaluate("window.loaded").await, "twice");
 
-    demo.sleep_cold("dev").await;
-    browser.navigate(&demo.url("dev", "/?cold")).await;
+    slept(&demo, "cold").await;
+    reloads(&mut browser).await;
     shows(&mut browser, "three", &|| ()).await;
     browser.close().await;
+}
+
+/// Loads the page again, or sees that it did so itself: Vite's own script reloads when its
+/// server was away.
+async fn reloads(browser: &mut Chromium) {
+    browser.evaluate("location.reload()").await;
+    until("another page", STEP_LIMIT, async || {
+        (browser.evaluate("document.readyState + window.loaded").await == "completeundefined").then_some(())
+    })
+    .await;
+}
+
+/// Puts it to sleep, and waits for the receipt that it was woken again: an open page asks
+/// for its server every second, so nobody may ever see it asleep.
+async fn slept(demo: &Demo, kind: &str) {
+    let wakes = async || demo.receipts("dev").await.iter().filter(|receipt| receipt["kind"] == kind).count();
+    let before = wakes().await;
+    let depth: &[&str] = if kind == "cold" { &["--cold"] } else { &[] };
+    demo.admin(&[&["sprite", "sleep", "dev"], depth].concat()).await;
+    assert_eq!(demo.get("dev", "/").await.status, 200);
+    until("the wake after the sleep", STEP_LIMIT, async || (wakes().await > before).then_some(())).await;
 }
 
 /// Waits until the page shows `text`; `change` is done again and again, because the
