@@ -1,160 +1,162 @@
-//! WireGuard keys in files: made once, readable by their owner alone, never shown.
+//! WireGuard keys: a private key that cannot be printed, and the public key that names a peer.
+//!
+//! A private key comes from a file and from nowhere else: never from an argument, the
+//! environment or the main configuration.
 
+use crate::secret_file::{self, SecretFileError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use gotatun::x25519;
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use x25519_dalek::{PublicKey, StaticSecret};
+use std::net::Ipv6Addr;
+use std::path::Path;
+use std::str::FromStr;
 use zeroize::Zeroizing;
 
-/// A private key. It has no `Debug`, no `Display` and is wiped when it is dropped.
+/// Length of either key, bytes.
+const KEY_BYTES: usize = 32;
+
+/// A WireGuard private key. Zeroed when dropped; there is no way to print it.
 #[derive(Clone)]
-pub struct PrivateKey(StaticSecret);
-
-/// A public key; prints as base64.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Public([u8; 32]);
-
-/// Why a key was not made or read.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// The file could not be made or read.
-    #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Others could read or replace it.
-    #[error("{path}: {rule}")]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// What must hold.
-        rule: &'static str,
-    },
-    /// It holds no key.
-    #[error("{path}: holds no key of 32 bytes in base64")]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-    },
-}
+pub struct PrivateKey(x25519::StaticSecret);
 
 impl PrivateKey {
-    /// Makes a key and writes it to a new file of mode 0600.
+    /// A new key, kept in memory only.
     ///
     /// # Errors
-    /// [`KeyError::File`], also when the file exists: a key is never overwritten.
-    pub fn generate_into(path: &Path) -> Result<Public, KeyError> {
-        let file = |source| KeyError::File { path: path.to_owned(), source };
-        let mut bytes = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *bytes).map_err(|error| file(io::Error::other(error.to_string())))?;
-        let secret = StaticSecret::from(*bytes);
-        let text = Zeroizing::new(STANDARD.encode(secret.as_bytes()) + "\n");
-        let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(file)?;
-        to.write_all(text.as_bytes()).and_then(|()| to.sync_all()).map_err(file)?;
-        Ok(Public(PublicKey::from(&secret).to_bytes()))
+    /// [`KeyError::Random`].
+    pub fn generate() -> Result<Self, KeyError> {
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+        getrandom::fill(bytes.as_mut()).map_err(KeyError::Random)?;
+        Ok(Self((*bytes).into()))
     }
 
-    /// Reads a key that nobody else can read or replace.
+    /// Writes a new key to a new file of mode 0600 and returns its public half.
     ///
     /// # Errors
-    /// [`KeyError`], which says what must hold.
+    /// [`KeyError`]; a file that exists is left as it is.
+    pub fn generate_into(path: &Path) -> Result<PublicKey, KeyError> {
+        let key = Self::generate()?;
+        let mut text = Zeroizing::new(STANDARD.encode(Zeroizing::new(key.0.to_bytes()).as_slice()));
+        text.push('\n');
+        secret_file::create(path, text.as_bytes())?;
+        Ok(key.public())
+    }
+
+    /// Reads a key in base64 from a file of mode 0600 or 0400 that belongs to this user or
+    /// root, is no symbolic link, and lies in a directory where nobody else may replace it.
+    ///
+    /// # Errors
+    /// [`KeyError`].
     pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let file = |source| KeyError::File { path: path.to_owned(), source };
-        let exposed = |rule| Err(KeyError::Exposed { path: path.to_owned(), rule });
-        // No symbolic link: what is checked must be what is read.
-        let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-        let mut from = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(file)?;
-        let facts = from.metadata().map_err(file)?;
-        let us = rustix::process::geteuid().as_raw();
-        if facts.uid() != us && facts.uid() != 0 {
-            return exposed("the file must belong to this user or to root");
+        let text = secret_file::read(path)?;
+        let text = text.trim_ascii();
+        // Room for a decoder that rounds up: it must not allocate a second time.
+        let mut bytes = Zeroizing::new([0; KEY_BYTES + 3]);
+        match STANDARD.decode_slice(text, bytes.as_mut()) {
+            Ok(KEY_BYTES) => {}
+            _ => return Err(KeyError::Malformed),
         }
-        if facts.mode() & 0o077 != 0 {
-            return exposed("group and others must have no access (chmod 600)");
-        }
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mode = std::fs::metadata(parent).map_err(file)?.mode();
-        // Sticky, as /tmp is: others may write there but not replace what is ours.
-        if mode & 0o002 != 0 && mode & 0o1000 == 0 {
-            return exposed("the directory must not be writable by everybody");
-        }
-        let mut text = Zeroizing::new(String::new());
-        from.read_to_string(&mut text).map_err(file)?;
-        let bytes = STANDARD
-            .decode(text.trim())
-            .map(Zeroizing::new)
-            .ok()
-            .and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
-        bytes.map(|bytes| Self(StaticSecret::from(bytes))).ok_or_else(|| KeyError::Malformed { path: path.to_owned() })
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        key.copy_from_slice(&bytes[..KEY_BYTES]);
+        Ok(Self((*key).into()))
     }
 
-    /// Its public half.
+    /// [`PrivateKey::load`], after [`PrivateKey::generate_into`] where there is no file yet.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn load_or_generate(path: &Path) -> Result<Self, KeyError> {
+        match Self::generate_into(path) {
+            Ok(_) | Err(KeyError::File(SecretFileError::Exists { .. })) => Self::load(path),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The half that may be known.
     #[must_use]
-    pub fn public(&self) -> Public {
-        Public(PublicKey::from(&self.0).to_bytes())
+    pub fn public(&self) -> PublicKey {
+        PublicKey(x25519::PublicKey::from(&self.0).to_bytes())
     }
 
-    /// For the tunnel only.
-    pub(crate) const fn secret(&self) -> &StaticSecret {
+    pub(crate) const fn secret(&self) -> &x25519::StaticSecret {
         &self.0
     }
 }
 
-impl Public {
-    /// The raw bytes.
+/// A WireGuard public key; prints as base64.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublicKey(pub(crate) [u8; KEY_BYTES]);
+
+impl PublicKey {
+    /// An address inside the tunnel for a peer that was assigned none: `fd` and the first
+    /// 15 bytes of the key's SHA-256 (a locally assigned prefix, RFC 4193 §3.2).
     #[must_use]
-    pub const fn bytes(&self) -> [u8; 32] {
-        self.0
+    pub fn derived_address(&self) -> Ipv6Addr {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.0);
+        let mut octets = [0xfd; 16];
+        octets[1..].copy_from_slice(&hash.as_ref()[..15]);
+        octets.into()
     }
 }
 
-impl fmt::Display for Public {
+impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&STANDARD.encode(self.0))
     }
 }
 
-impl fmt::Debug for Public {
+impl fmt::Debug for PublicKey {
+    /// The first 8 characters, enough to tell peers apart in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Eight characters are enough to tell keys apart in a log.
-        f.write_str(&STANDARD.encode(self.0)[..8])
+        f.write_str(&STANDARD.encode(&self.0[..6]))
     }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        let bytes = STANDARD.decode(text.trim()).map_err(|_| KeyError::Malformed)?;
+        Ok(Self(bytes.try_into().map_err(|_| KeyError::Malformed)?))
+    }
+}
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// See [`SecretFileError`].
+    #[error(transparent)]
+    File(#[from] SecretFileError),
+    /// Not 32 bytes in base64. Says nothing about what was there instead.
+    #[error("not a WireGuard key: expected 32 bytes in base64")]
+    Malformed,
+    /// The system gave no randomness.
+    #[error("no randomness")]
+    Random(#[source] getrandom::Error),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_key_is_made_once_and_read_back() {
+    fn a_key_survives_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let public = PrivateKey::generate_into(&path).unwrap();
         assert_eq!(PrivateKey::load(&path).unwrap().public(), public);
-        assert!(matches!(PrivateKey::generate_into(&path), Err(KeyError::File { .. })));
+        assert_eq!(PrivateKey::load_or_generate(&path).unwrap().public(), public);
+        assert_eq!(public.to_string().parse::<PublicKey>().unwrap(), public);
+        assert_eq!(public.derived_address().octets()[0], 0xfd);
     }
 
     #[test]
-    fn a_key_others_could_read_or_replace_is_refused() {
+    fn an_error_never_quotes_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        PrivateKey::generate_into(&path).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(PrivateKey::load(&path), Err(KeyError::Exposed { .. })));
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
-        PrivateKey::load(&path).unwrap();
-        std::os::unix::fs::symlink(&path, dir.path().join("link")).unwrap();
-        assert!(matches!(PrivateKey::load(&dir.path().join("link")), Err(KeyError::File { .. })));
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(PrivateKey::load(&path), Err(KeyError::Exposed { .. })));
+        secret_file::create(&path, b"AAAAAAAAAAAAAAAAsecretAAAAAAAAAA").unwrap();
+        let error = PrivateKey::load(&path).err().unwrap();
+        assert!(!format!("{error} {error:?}").contains("secret"));
     }
 }

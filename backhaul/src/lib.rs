@@ -8,10 +8,16 @@
 pub mod activity;
 pub mod direct;
 pub mod keys;
+pub mod link;
 pub mod owner;
+mod secret_file;
+pub mod session;
+mod splice;
 pub mod stream;
 pub mod wire;
 
+pub use secret_file::SecretFileError;
+pub use session::QuicEdge;
 pub use stream::{GuestRead, GuestStream, GuestWrite};
 
 use direct::Direct;
@@ -31,46 +37,69 @@ pub trait EdgeEvents: Send + Sync + 'static {
 
 /// The edge's way to all hosts. Cheap to clone, usable from every core.
 #[derive(Clone)]
-pub struct Backhaul {
-    link: Arc<Direct>,
+pub struct Backhaul(Way);
+
+#[derive(Clone)]
+enum Way {
+    Direct(Arc<Direct>),
+    Quic(QuicEdge),
 }
 
 impl Backhaul {
     /// Plain TCP to the guests of `owner`, which is asked in-process.
     #[must_use]
     pub fn direct(owner: Arc<dyn Owner>) -> Self {
-        Self { link: Arc::new(Direct::new(owner)) }
+        Self(Way::Direct(Arc::new(Direct::new(owner))))
+    }
+
+    /// Sessions to the hosts, inside WireGuard.
+    #[must_use]
+    pub const fn quic(edge: QuicEdge) -> Self {
+        Self(Way::Quic(edge))
     }
 
     /// Where control messages of the hosts go. The first call counts.
     pub fn set_events(&self, events: Arc<dyn EdgeEvents>) {
-        self.link.set_events(events);
+        match &self.0 {
+            Way::Direct(direct) => direct.set_events(events),
+            Way::Quic(edge) => edge.set_events(events),
+        }
     }
 
-    /// Sends one control message. Never blocks.
+    /// Sends one control message. Never blocks; connects on first need.
     ///
     /// # Errors
-    /// [`Unreachable`]: it was not queued.
+    /// [`Unreachable`]: it was not queued. A message that was queued for a session that
+    /// cannot be made is dropped, and [`EdgeEvents::host_down`] says so.
     pub fn send(&self, host: HostId, message: ToOwner) -> Result<(), Unreachable> {
-        self.link.send(host, message);
-        Ok(())
+        match &self.0 {
+            Way::Direct(direct) => {
+                direct.send(host, message);
+                Ok(())
+            }
+            Way::Quic(edge) => edge.send(host, message),
+        }
     }
 
-    /// Opens a stream.
+    /// Opens a stream. On a session that is up this takes no round trip: the owner's
+    /// decision is asked with [`GuestStream::opened`], after the request was written.
     ///
     /// # Errors
     /// [`OpenError`]; nothing was delivered to a guest.
     ///
     /// # Cancel safety
     /// Dropping the future gives up the stream; a wake it asked for goes on.
-    pub async fn open(&self, _host: HostId, open: Open) -> Result<GuestStream, OpenError> {
-        self.link.open(open).await
+    pub async fn open(&self, host: HostId, open: Open) -> Result<GuestStream, OpenError> {
+        match &self.0 {
+            Way::Direct(direct) => direct.open(open).await,
+            Way::Quic(edge) => edge.open(host, open).await,
+        }
     }
 
     /// Whether the owner tells how many bytes reached the guest when a stream breaks.
     #[must_use]
     pub const fn gives_receipts(&self) -> bool {
-        false
+        matches!(self.0, Way::Quic(_))
     }
 }
 

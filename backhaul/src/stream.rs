@@ -2,11 +2,13 @@
 
 use crate::OpenError;
 use crate::activity::RunActivity;
+use crate::session::{QuicRead, QuicWrite, Receipt, Runs, delivered_bytes};
 use crate::wire::Opened;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -19,20 +21,52 @@ pub struct GuestStream {
     /// To the guest.
     pub write: GuestWrite,
     activity: Arc<RunActivity>,
-    opened: Opened,
+    opened: Option<Opened>,
+    session: Option<Session>,
+}
+
+/// What a stream needs of its session.
+#[derive(Debug)]
+struct Session {
+    receipt: Receipt,
+    runs: Arc<Runs>,
+    sprite: String,
 }
 
 impl GuestStream {
     pub(crate) fn direct(tcp: TcpStream, opened: Opened, activity: Arc<RunActivity>) -> Self {
         let (read, write) = tcp.into_split();
-        Self { read: GuestRead::Tcp(read), write: GuestWrite { half: Half::Tcp(write), written: 0 }, activity, opened }
+        let (read, write) = (GuestRead(ReadFrom::Tcp(read)), GuestWrite { half: WriteTo::Tcp(write), written: 0 });
+        Self { read, write, activity, opened: Some(opened), session: None }
+    }
+
+    pub(crate) fn quic(
+        read: QuicRead,
+        write: QuicWrite,
+        receipt: Receipt,
+        runs: Arc<Runs>,
+        sprite: String,
+        expected: Option<u64>,
+    ) -> Self {
+        let activity = match expected {
+            Some(run) => runs.activity(&sprite, run),
+            // Replaced by the run's own as soon as the owner has named it.
+            None => RunActivity::new(Instant::now()),
+        };
+        Self {
+            read: GuestRead(ReadFrom::Quic(Box::new(read))),
+            write: GuestWrite { half: WriteTo::Quic(Box::new(write)), written: 0 },
+            activity,
+            opened: None,
+            session: Some(Session { receipt, runs, sprite }),
+        }
     }
 
     /// Whether the owner's decision is known already, so that nothing need be written
     /// before asking for it.
     #[must_use]
     pub const fn is_decided(&self) -> bool {
-        true
+        self.opened.is_some()
     }
 
     /// The owner's decision. On the QUIC session it is read from the stream, so a request
@@ -40,11 +74,29 @@ impl GuestStream {
     ///
     /// # Errors
     /// [`OpenError`]; nothing was delivered to a guest.
+    ///
+    /// # Cancel safety
+    /// May be asked again.
     pub async fn opened(&mut self) -> Result<&Opened, OpenError> {
-        Ok(&self.opened)
+        if self.opened.is_none() {
+            // Without a request to take it along, the opening frame leaves now.
+            if let Err(error) = tokio::io::AsyncWriteExt::flush(&mut self.write).await {
+                // The decision says more than that the owner stopped listening.
+                tracing::debug!(%error, "opening frame not written");
+            }
+            let ReadFrom::Quic(read) = &mut self.read.0 else { return Err(OpenError::Unreachable) };
+            let opened = read.decision().await?;
+            if let Some(session) = &self.session {
+                self.activity = session.runs.activity(&session.sprite, opened.run);
+                // The owner says that it runs: an earlier cordon was called off.
+                self.activity.reopen();
+            }
+            self.opened = Some(opened);
+        }
+        self.opened.as_ref().ok_or(OpenError::Unreachable)
     }
 
-    /// The gate of the run this stream leads to.
+    /// The gate of the run this stream leads to; the expected run's until it is decided.
     #[must_use]
     pub const fn activity(&self) -> &Arc<RunActivity> {
         &self.activity
@@ -57,37 +109,55 @@ impl GuestStream {
     }
 
     /// After the stream broke: how many of the written bytes reached the guest, if the
-    /// owner has said so. The direct link has nobody to say it.
+    /// owner has said so. The direct link has nobody to say it. Takes half a second at
+    /// most; what is still unread is lost.
     pub async fn delivered(&mut self) -> Option<u64> {
-        None
+        let receipt = &self.session.as_ref()?.receipt;
+        let read = match &mut self.read.0 {
+            ReadFrom::Quic(read) => Some(&mut **read),
+            ReadFrom::Tcp(_) => None,
+        };
+        let write = match &mut self.write.half {
+            WriteTo::Quic(write) => Some(&mut **write),
+            WriteTo::Tcp(_) | WriteTo::Taken => None,
+        };
+        delivered_bytes(receipt, read, write).await
     }
 }
 
 /// The half that reads.
 #[derive(Debug)]
-pub enum GuestRead {
+pub struct GuestRead(ReadFrom);
+
+#[derive(Debug)]
+enum ReadFrom {
     /// Plain TCP of the direct link.
     Tcp(OwnedReadHalf),
+    /// A stream of the session.
+    Quic(Box<QuicRead>),
 }
 
 impl AsyncRead for GuestRead {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+        match &mut self.get_mut().0 {
+            ReadFrom::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+            ReadFrom::Quic(half) => Pin::new(&mut **half).poll_read(cx, buf),
         }
     }
 }
 
-/// The half that writes. `shutdown` ends it cleanly; a drop without it is a reset.
+/// The half that writes. `shutdown` ends it cleanly; a drop without it is a reset on the
+/// session, and on the direct link what the socket makes of it.
 #[derive(Debug)]
 pub struct GuestWrite {
-    half: Half,
+    half: WriteTo,
     written: u64,
 }
 
 #[derive(Debug)]
-enum Half {
+enum WriteTo {
     Tcp(OwnedWriteHalf),
+    Quic(Box<QuicWrite>),
     /// Moved to an upload task.
     Taken,
 }
@@ -96,7 +166,7 @@ impl GuestWrite {
     /// Moves the half out, for a task that relays an upload. Writing to what stays fails.
     #[must_use]
     pub fn take(&mut self) -> Self {
-        Self { half: std::mem::replace(&mut self.half, Half::Taken), written: self.written }
+        Self { half: std::mem::replace(&mut self.half, WriteTo::Taken), written: self.written }
     }
 }
 
@@ -104,8 +174,9 @@ impl AsyncWrite for GuestWrite {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = match &mut this.half {
-            Half::Tcp(half) => Pin::new(half).poll_write(cx, buf),
-            Half::Taken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            WriteTo::Tcp(half) => Pin::new(half).poll_write(cx, buf),
+            WriteTo::Quic(half) => Pin::new(&mut **half).poll_write(cx, buf),
+            WriteTo::Taken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         };
         if let Poll::Ready(Ok(count)) = &written {
             this.written += *count as u64;
@@ -115,15 +186,17 @@ impl AsyncWrite for GuestWrite {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().half {
-            Half::Tcp(half) => Pin::new(half).poll_flush(cx),
-            Half::Taken => Poll::Ready(Ok(())),
+            WriteTo::Tcp(half) => Pin::new(half).poll_flush(cx),
+            WriteTo::Quic(half) => Pin::new(&mut **half).poll_flush(cx),
+            WriteTo::Taken => Poll::Ready(Ok(())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().half {
-            Half::Tcp(half) => Pin::new(half).poll_shutdown(cx),
-            Half::Taken => Poll::Ready(Ok(())),
+            WriteTo::Tcp(half) => Pin::new(half).poll_shutdown(cx),
+            WriteTo::Quic(half) => Pin::new(&mut **half).poll_shutdown(cx),
+            WriteTo::Taken => Poll::Ready(Ok(())),
         }
     }
 }

@@ -1,0 +1,252 @@
+//! The host's side: accepts the sessions of known edges and serves their streams.
+
+use super::control::{read_frame, send_all};
+use super::tls::{self, Identity, IdentityError};
+use super::{CONNECT_WAIT, CONTROL_QUEUE, Ledger, transport};
+use crate::keys::{PrivateKey, PublicKey};
+use crate::link::{AddressTaken, LinkOptions, UserspaceLink};
+use crate::owner::{AnswerSink, EdgeId, Owner};
+use crate::splice::{self, Splice};
+use crate::wire::{ToEdge, ToOwner};
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TokioRuntime};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// An edge process that may have a session.
+#[derive(Clone, Debug)]
+pub struct EdgePeer {
+    /// Its WireGuard key.
+    pub key: PublicKey,
+    /// Its address inside the tunnel; its only one.
+    pub address: Ipv6Addr,
+    /// SHA-256 of its certificate's public key, hexadecimal; any of them is accepted.
+    pub pins: Vec<String>,
+}
+
+/// What stalled streams may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// What the stalled streams of one session may keep unread together, bytes; beyond it
+    /// the longest-stalled is reset.
+    pub unread_bytes_max: u64,
+    /// A stream that made no progress for so long is stalled. Long enough that a busy link's
+    /// turn comes to every stream.
+    pub stalled_after: Duration,
+}
+
+impl Default for Limits {
+    /// `design.md` §4; 10 s is chosen.
+    fn default() -> Self {
+        Self { unread_bytes_max: 64 * 1024 * 1024, stalled_after: Duration::from_secs(10) }
+    }
+}
+
+/// How a host serves its edges.
+pub struct HostServerOptions {
+    /// Where its WireGuard socket listens; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Its WireGuard key.
+    pub key: PrivateKey,
+    /// Its certificate.
+    pub identity: Identity,
+    /// Its address inside the tunnels.
+    pub address: Ipv6Addr,
+    /// Largest packet inside the tunnels, bytes.
+    pub inner_mtu: u16,
+    /// Who may have a session.
+    pub edges: Vec<EdgePeer>,
+    /// Who decides.
+    pub owner: Arc<dyn Owner>,
+    /// See [`Limits`].
+    pub limits: Limits,
+}
+
+/// A host that serves. Dropping it ends every session.
+pub struct HostServer {
+    endpoint: Endpoint,
+    link: Arc<UserspaceLink>,
+    listen: SocketAddr,
+}
+
+/// Why a host cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket could not be opened.
+    #[error("the WireGuard socket")]
+    Socket(#[source] io::Error),
+    /// Two edges, or an edge and this host, with one address.
+    #[error(transparent)]
+    Address(#[from] AddressTaken),
+    /// See [`IdentityError`].
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+impl HostServer {
+    /// Opens the socket and serves on the current runtime until dropped.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(options: HostServerOptions) -> Result<Self, ServeError> {
+        let HostServerOptions { listen, key, identity, address, inner_mtu, edges, owner, limits } = options;
+        let link =
+            UserspaceLink::bind(LinkOptions { listen, key, address, inner_mtu }).map_err(ServeError::Socket)?;
+        let mut pins = Vec::new();
+        for edge in &edges {
+            link.upsert_peer(edge.key, edge.address, None)?;
+            pins.extend_from_slice(&edge.pins);
+        }
+        let mut config = identity.server(&pins)?;
+        config.transport_config(transport::transport(&link));
+        // Peers are where WireGuard says; QUIC has nothing to add.
+        config.migration(false);
+        let endpoint = transport::endpoint(&link).and_then(|base| {
+            let socket = Arc::clone(&link);
+            Endpoint::new_with_abstract_socket(base, Some(config), socket, Arc::new(TokioRuntime))
+        });
+        let endpoint = endpoint.map_err(ServeError::Socket)?;
+        let listen = link.listen_addr().map_err(ServeError::Socket)?;
+        let host = Arc::new(Host { edges, owner, limits, next: AtomicU64::new(1), current: Mutex::default() });
+        tokio::spawn(accept(endpoint.clone(), host));
+        Ok(Self { endpoint, link, listen })
+    }
+
+    /// Where the WireGuard socket listens: the endpoint for the hosts table.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// The link below the sessions, for its counters.
+    #[must_use]
+    pub fn link(&self) -> &Arc<UserspaceLink> {
+        &self.link
+    }
+
+    /// Ends every session and waits until the edges could hear of it.
+    ///
+    /// # Cancel safety
+    /// The sessions end anyway.
+    pub async fn shutdown(&self) {
+        self.endpoint.close(0u32.into(), b"host closes");
+        self.endpoint.wait_idle().await;
+    }
+}
+
+impl Drop for HostServer {
+    fn drop(&mut self) {
+        self.endpoint.close(0u32.into(), b"host gone");
+    }
+}
+
+struct Host {
+    edges: Vec<EdgePeer>,
+    owner: Arc<dyn Owner>,
+    limits: Limits,
+    next: AtomicU64,
+    /// The latest session of each edge process. A process that restarted makes a new one
+    /// long before its old one times out.
+    current: Mutex<HashMap<Ipv6Addr, Connection>>,
+}
+
+async fn accept(endpoint: Endpoint, host: Arc<Host>) {
+    // Only peers of the tunnel can get here, one session each: no more than that many tasks.
+    let mut sessions = JoinSet::new();
+    while let Some(incoming) = endpoint.accept().await {
+        while sessions.try_join_next().is_some() {}
+        sessions.spawn(Arc::clone(&host).session(incoming));
+    }
+    sessions.join_all().await;
+}
+
+impl Host {
+    async fn session(self: Arc<Self>, incoming: Incoming) {
+        let from = incoming.remote_address();
+        let connection = match tokio::time::timeout(CONNECT_WAIT, incoming).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return tracing::warn!(edge = %from.ip(), %error, "session refused"),
+            Err(_) => return tracing::debug!(edge = %from.ip(), "session not completed"),
+        };
+        let IpAddr::V6(address) = from.ip() else { return };
+        // TLS has checked that some edge has this pin; it must be the one the tunnel leads to.
+        let pin = tls::pin_of_peer(&connection);
+        let known = self.edges.iter().find(|edge| edge.address == address);
+        if !known.zip(pin).is_some_and(|(edge, pin)| edge.pins.iter().any(|known| known.eq_ignore_ascii_case(&pin))) {
+            tracing::warn!(edge = %address, "session refused: the certificate is another edge's");
+            return connection.close(1u32.into(), b"certificate");
+        }
+        let edge = EdgeId(self.next.fetch_add(1, Ordering::Relaxed));
+        let earlier = self.lock().insert(address, connection.clone());
+        if let Some(earlier) = earlier {
+            earlier.close(0u32.into(), b"superseded");
+        }
+        tracing::info!(edge = edge.0, %address, "session");
+        self.serve(edge, &connection).await;
+        self.owner.edge_gone(edge);
+        let mut current = self.lock();
+        if current.get(&address).is_some_and(|latest| latest.stable_id() == connection.stable_id()) {
+            current.remove(&address);
+        }
+    }
+
+    async fn serve(&self, edge: EdgeId, connection: &Connection) {
+        let ledger = Ledger::new(self.limits.unread_bytes_max);
+        // Ends with this function: a stream does not outlive its session.
+        let mut streams = JoinSet::new();
+        while let Ok((send, receive)) = connection.accept_bi().await {
+            while streams.try_join_next().is_some() {}
+            if receive.id().index() == 0 {
+                streams.spawn(control(Arc::clone(&self.owner), edge, connection.clone(), send, receive));
+                continue;
+            }
+            let splice = Splice {
+                owner: Arc::clone(&self.owner),
+                edge,
+                ledger: Arc::clone(&ledger),
+                stalled_after: self.limits.stalled_after,
+            };
+            streams.spawn(splice::serve(splice, send, receive));
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Ipv6Addr, Connection>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Carries one edge's control stream. Its end is the session's end.
+async fn control(
+    owner: Arc<dyn Owner>,
+    edge: EdgeId,
+    connection: Connection,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) {
+    let (answers, mut queue) = mpsc::channel::<ToEdge>(CONTROL_QUEUE);
+    // Full: the answer is dropped, and the edge asks again.
+    let sink: AnswerSink = Arc::new(move |answer| drop(answers.try_send(answer)));
+    let down = send_all(&mut send, &mut queue);
+    let up = async {
+        while let Some(message) = read_frame::<ToOwner>(&mut receive).await? {
+            owner.control(edge, message, &sink);
+        }
+        Ok::<_, io::Error>(())
+    };
+    let ended = tokio::select! {
+        ended = up => ended,
+        ended = down => ended,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(edge = edge.0, %error, "control stream ended");
+    }
+    connection.close(0u32.into(), b"control stream ended");
+}

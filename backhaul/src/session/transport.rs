@@ -1,0 +1,54 @@
+//! QUIC's figures for a session (`backhaul.md` §4), the same at both ends.
+
+use super::STREAM_WINDOW_BYTES;
+use crate::link::UserspaceLink;
+use quinn::congestion::CubicConfig;
+use quinn::{EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Streams an edge may have open at a time on one host.
+const STREAMS_MAX: u32 = 4096;
+/// Sent but not acknowledged, bytes: 1 Gbit/s at 130 ms.
+const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// 30 s beyond the keep-alive.
+const IDLE_TIMEOUT_MS: u32 = 40_000;
+/// Every path carries this much, or it carries no QUIC (RFC 9000 §14).
+const INITIAL_MTU: u16 = 1200;
+/// Initial congestion window, bytes: 32 packets.
+const INITIAL_WINDOW: u64 = 32 * INITIAL_MTU as u64;
+/// Assumed until measured; decides when a lost handshake packet is repeated (chosen: above
+/// any path between an edge and its region's hosts, and a third of QUIC's own).
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+pub(super) fn transport(link: &UserspaceLink) -> Arc<TransportConfig> {
+    let mut cubic = CubicConfig::default();
+    cubic.initial_window(INITIAL_WINDOW);
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(link.payload_max());
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(STREAMS_MAX.into())
+        .max_concurrent_uni_streams(0u32.into())
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        // The ledger bounds memory instead: a window for all streams together would let
+        // clients that stop reading one sprite freeze its neighbours.
+        .receive_window(VarInt::MAX)
+        .send_window(SEND_WINDOW_BYTES)
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
+        .initial_mtu(INITIAL_MTU)
+        .mtu_discovery_config(Some(discovery))
+        .initial_rtt(INITIAL_RTT)
+        .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(Arc::new(cubic));
+    Arc::new(config)
+}
+
+pub(super) fn endpoint(link: &UserspaceLink) -> io::Result<EndpointConfig> {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(link.payload_max()).map_err(io::Error::other)?;
+    Ok(config)
+}

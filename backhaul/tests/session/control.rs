@@ -1,0 +1,123 @@
+//! The control stream and the session's life.
+
+use crate::world::{HOST, Heard, RUN, Told, World, open, within};
+use backhaul::OpenError;
+use backhaul::wire::{
+    Accepted, EdgeMessage, Outcome, OwnerMessage, ToEdge, ToOwner, Wake, WakeAnswer, Withdraw,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn wake(low: u64) -> ToOwner {
+    let wake = Wake { wake_id_low: low, sprite: "echo".into(), generation: 1, ..Wake::default() };
+    ToOwner { message: Some(EdgeMessage::Wake(wake)) }
+}
+
+#[tokio::test]
+async fn a_message_makes_the_session_and_its_answer_comes_back() {
+    for mut world in World::both() {
+        let outcome = Some(Outcome::Accepted(Accepted { joined: true }));
+        let answer = ToEdge { message: Some(OwnerMessage::Answer(WakeAnswer { wake_id_low: 9, outcome, ..WakeAnswer::default() })) };
+        *world.owner.answer.lock().unwrap() = Some(answer.clone());
+        world.backhaul.send(HOST, wake(9)).unwrap();
+        world.hears(|heard| matches!(heard, Heard::Control(_, message) if *message == wake(9))).await;
+        let told = within(world.told.recv()).await;
+        assert!(matches!(told, Some(Told::Answer(HOST, message)) if message == answer));
+    }
+}
+
+#[tokio::test]
+async fn messages_keep_their_order() {
+    let mut world = World::quic();
+    for low in 0..500 {
+        world.backhaul.send(HOST, wake(low)).unwrap();
+    }
+    let last = ToOwner { message: Some(EdgeMessage::Withdraw(Withdraw::default())) };
+    world.backhaul.send(HOST, last.clone()).unwrap();
+    let mut next = 0;
+    loop {
+        match world.hears(|heard| matches!(heard, Heard::Control(..))).await {
+            Heard::Control(_, message) if message == last => break,
+            Heard::Control(_, ToOwner { message: Some(EdgeMessage::Wake(wake)) }) => {
+                assert_eq!(wake.wake_id_low, next);
+                next += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(next, 500);
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_while_something_is_open_and_given_back() {
+    let mut world = World::quic();
+    world.echo().await;
+    let mut stream = world.backhaul.open(HOST, open("echo")).await.unwrap();
+    stream.write.write_all(b"x").await.unwrap();
+    within(stream.opened()).await.unwrap();
+    let guard = stream.activity().begin().unwrap();
+    let lease_of = |open: u32| {
+        move |heard: &Heard| match heard {
+            Heard::Control(_, ToOwner { message: Some(EdgeMessage::Leases(leases)) }) => {
+                leases.leases.iter().any(|lease| lease.sprite == "echo" && lease.run == RUN && lease.open == open)
+            }
+            _ => false,
+        }
+    };
+    world.hears(lease_of(1)).await;
+    world.hears(lease_of(1)).await;
+    drop(guard);
+    world.hears(lease_of(0)).await;
+}
+
+#[tokio::test]
+async fn the_owner_hears_that_an_edge_is_gone() {
+    let mut world = World::quic();
+    world.backhaul.send(HOST, wake(1)).unwrap();
+    let Heard::Control(edge, _) = world.hears(|heard| matches!(heard, Heard::Control(..))).await else { return };
+    world.edge.as_ref().unwrap().close();
+    world.hears(|heard| matches!(heard, Heard::Gone(gone) if *gone == edge)).await;
+}
+
+#[tokio::test]
+async fn one_session_carries_all_streams_and_all_first_users_share_its_making() {
+    let mut world = World::quic();
+    world.echo().await;
+    let streams = (0..50).map(|_| {
+        let backhaul = world.backhaul.clone();
+        tokio::spawn(async move {
+            let mut stream = backhaul.open(HOST, open("echo")).await.unwrap();
+            stream.write.write_all(b"x").await.unwrap();
+            stream.read.read_u8().await.unwrap()
+        })
+    });
+    for stream in streams.collect::<Vec<_>>() {
+        assert_eq!(within(stream).await.unwrap(), b'x');
+    }
+    world.edge.as_ref().unwrap().close();
+    world.hears(|heard| matches!(heard, Heard::Gone(_))).await;
+    while let Ok(heard) = world.heard.try_recv() {
+        assert!(!matches!(heard, Heard::Gone(_)), "a second session");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_closed_is_down_and_nobody_waits_for_it() {
+    let mut world = World::quic();
+    world.echo().await;
+    let mut stream = world.backhaul.open(HOST, open("echo")).await.unwrap();
+    within(stream.opened()).await.unwrap();
+    world.server.as_ref().unwrap().shutdown().await;
+    assert!(within(stream.read.read_u8()).await.is_err());
+    assert_eq!(stream.delivered().await, None);
+    assert!(matches!(within(world.told.recv()).await, Some(Told::Down(HOST))));
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_in_the_table_is_unreachable_and_so_is_the_next_message() {
+    let mut world = World::quic();
+    let nowhere = router::route::HostId(99);
+    let error = world.backhaul.open(nowhere, open("echo")).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, OpenError::Unreachable));
+    assert!(matches!(within(world.told.recv()).await, Some(Told::Down(host)) if host == nowhere));
+    assert!(world.backhaul.send(nowhere, wake(1)).is_err(), "within the back-off");
+}

@@ -1,0 +1,9 @@
+//! Streams to guests, over the direct link and over the session inside WireGuard, with a
+//! fake owner and real sockets on the loopback. Nothing here needs a privilege.
+
+mod control;
+mod flow;
+mod relay;
+mod streams;
+mod trust;
+mod world;

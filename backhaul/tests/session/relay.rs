@@ -1,0 +1,71 @@
+//! A path that loses, moves and goes dark.
+
+use crate::world::{HOST, World, open, within};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UdpSocket;
+
+/// Stands between the edge and the host. Swallows the edge's first `lose` datagrams.
+async fn relay(world: &World, lose: usize) -> Arc<AtomicUsize> {
+    let host = world.row.lock().unwrap().endpoint;
+    let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let outside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    world.row.lock().unwrap().endpoint = inside.local_addr().unwrap();
+    let lost = Arc::new(AtomicUsize::new(0));
+    let losses = Arc::clone(&lost);
+    tokio::spawn(async move {
+        let mut edge: Option<SocketAddr> = None;
+        let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+        loop {
+            tokio::select! {
+                Ok((count, from)) = inside.recv_from(&mut up) => {
+                    edge = Some(from);
+                    if losses.load(Ordering::Relaxed) < lose {
+                        losses.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    let _ = outside.send_to(&up[..count], host).await;
+                }
+                Ok(count) = outside.recv(&mut down) => {
+                    if let Some(edge) = edge {
+                        let _ = inside.send_to(&down[..count], edge).await;
+                    }
+                }
+            }
+        }
+    });
+    lost
+}
+
+#[tokio::test]
+async fn a_lost_handshake_packet_costs_a_quarter_of_a_second_and_not_five() {
+    let world = World::quic();
+    world.echo().await;
+    let lost = relay(&world, 1).await;
+    let begin = Instant::now();
+    let mut stream = within(world.backhaul.open(HOST, open("echo"))).await.unwrap();
+    stream.write.write_all(b"hello").await.unwrap();
+    within(stream.read.read_exact(&mut [0; 5])).await.unwrap();
+    assert_eq!(lost.load(Ordering::Relaxed), 1);
+    // The session itself gives up after 3 s: being here at all means that it was repeated.
+    assert!(begin.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn the_host_follows_an_edge_whose_address_changed() {
+    let world = World::quic();
+    world.echo().await;
+    let mut stream = within(world.backhaul.open(HOST, open("echo"))).await.unwrap();
+    stream.write.write_all(b"hello").await.unwrap();
+    within(stream.read.read_exact(&mut [0; 5])).await.unwrap();
+    // From here on the edge's datagrams come from somewhere else, and answers go there.
+    relay(&world, 0).await;
+    let row = world.row.lock().unwrap().clone();
+    let link = world.edge.as_ref().unwrap().link();
+    link.upsert_peer(row.wireguard_key.parse().unwrap(), row.address, Some(row.endpoint)).unwrap();
+    stream.write.write_all(b"again").await.unwrap();
+    within(stream.read.read_exact(&mut [0; 5])).await.unwrap();
+}
