@@ -69,12 +69,11 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
     check_parent(path)?;
     // Non-blocking, so that a pipe under this name is refused below and not waited for.
     let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|source| {
-        match source.raw_os_error() {
+    let file =
+        OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|source| match source.raw_os_error() {
             Some(libc::ELOOP) => wrong("is a symbolic link; name the file itself"),
             _ => failed(source),
-        }
-    })?;
+        })?;
     check_file(&file).map_err(failed)?.map_err(wrong)?;
     // One allocation, so that no copy of a part stays behind in freed memory.
     let mut secret = Zeroizing::new(Vec::with_capacity(BYTES_MAX as usize + 1));
@@ -99,7 +98,7 @@ fn check_file(file: &File) -> io::Result<Result<(), &'static str>> {
 }
 
 fn check_parent(path: &Path) -> Result<(), SecretFileError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let meta = parent.metadata().map_err(|source| SecretFileError::Io { path: parent.into(), source })?;
     let sticky = meta.mode() & 0o1000 != 0;
     if meta.mode() & 0o002 != 0 && !sticky {

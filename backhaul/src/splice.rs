@@ -6,7 +6,7 @@
 
 use crate::activity::RunActivity;
 use crate::owner::{Admitted, EdgeId, Owner};
-use crate::session::{Ledger, STREAM_WINDOW_BYTES, read_frame, receipt, write_frame};
+use crate::session::{DONE, Ledger, STREAM_WINDOW_BYTES, read_frame, receipt, write_frame};
 use crate::wire::{Asleep, Cause, Open, OpenReply, Refused, Reply, StreamClass, VERSION};
 use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, VarInt};
@@ -43,9 +43,8 @@ pub(crate) struct Splice {
 
 /// Serves one stream from its opening frame to its end.
 pub(crate) async fn serve(splice: Splice, mut send: SendStream, mut receive: RecvStream) {
-    let open = match tokio::time::timeout(OPEN_WAIT, read_frame::<Open>(&mut receive)).await {
-        Ok(Ok(Some(open))) => open,
-        _ => return end(&mut send, &mut receive, receipt(0)),
+    let Ok(Ok(Some(open))) = tokio::time::timeout(OPEN_WAIT, read_frame::<Open>(&mut receive)).await else {
+        return end(&mut send, &mut receive, receipt(0));
     };
     let class = open.class();
     let decided = tokio::select! {
@@ -126,7 +125,7 @@ impl Splice {
 /// How a splice ended.
 #[derive(Debug)]
 enum Ending {
-    /// Both directions ended by themselves.
+    /// Both directions ended by themselves, or the edge gave up an idle stream.
     Clean,
     /// The guest ended its answer to a plain request; what the edge still has to say is void.
     Answered,
@@ -160,6 +159,7 @@ where
             stop = &mut stopped, if !told => match stop {
                 // Finished and acknowledged: no stop will come.
                 Ok(None) => told = true,
+                Ok(Some(code)) if code == DONE.into() => return Ending::Clean,
                 Ok(Some(_)) | Err(_) => return Ending::EdgeBroke,
             },
         }
@@ -198,10 +198,9 @@ impl Direction<'_> {
                     let _ = guest.shutdown().await;
                     return Ok(());
                 }
-                Some(Err(ReadError::Reset(_) | ReadError::ConnectionLost(_) | ReadError::ClosedStream)) => {
-                    return Err(Ending::EdgeBroke);
-                }
-                Some(Err(ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected)) => return Err(Ending::EdgeBroke),
+                Some(Err(ReadError::Reset(code))) if code == DONE.into() => return Err(Ending::Clean),
+                // Reset, or gone with the session; the rest cannot happen to these streams.
+                Some(Err(_)) => return Err(Ending::EdgeBroke),
                 None => return self.refuse(receive),
             };
             // The owner may be ending this run in this moment: either it sees that something

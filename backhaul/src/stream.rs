@@ -108,6 +108,17 @@ impl GuestStream {
         self.write.written
     }
 
+    /// Says whether the stream rests between two requests. An idle one that is dropped ends
+    /// for the guest as an idle connection does, without the reset of a broken exchange.
+    pub fn set_idle(&mut self, idle: bool) {
+        if let ReadFrom::Quic(read) = &mut self.read.0 {
+            read.idle = idle;
+        }
+        if let WriteTo::Quic(write) = &mut self.write.half {
+            write.idle = idle;
+        }
+    }
+
     /// After the stream broke: how many of the written bytes reached the guest, if the
     /// owner has said so. The direct link has nobody to say it. Takes half a second at
     /// most; what is still unread is lost.

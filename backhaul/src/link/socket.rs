@@ -223,7 +223,8 @@ impl UserspaceLink {
 
     /// Sends one datagram or one batch; `false` when the socket takes no more.
     fn send(&self, to: SocketAddr, bytes: &[u8], segment: Option<usize>) -> bool {
-        let transmit = |contents, segment_size| Transmit { destination: to, ecn: None, contents, segment_size, src_ip: None };
+        let transmit =
+            |contents, segment_size| Transmit { destination: to, ecn: None, contents, segment_size, src_ip: None };
         let attempt = |transmit: &Transmit<'_>| {
             self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), transmit))
         };
@@ -276,10 +277,9 @@ impl UserspaceLink {
 
     /// Wakes the timer task if a deadline came nearer.
     fn rearm(&self, inner: &Inner) {
-        if let Some(at) = inner.peers.poll_timeout() {
-            if inner.armed.is_none_or(|armed| at < armed) {
-                self.timer.notify_one();
-            }
+        let next = inner.peers.poll_timeout();
+        if next.is_some_and(|at| inner.armed.is_none_or(|armed| at < armed)) {
+            self.timer.notify_one();
         }
     }
 
@@ -300,9 +300,8 @@ impl UserspaceLink {
             let mut chunks = scratch.chunks_mut(RECEIVE_BUFFER_BYTES);
             let mut buffers: [IoSliceMut<'_>; RECEIVE_BUFFERS] =
                 std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-            let read = self.io.try_io(Interest::READABLE, || {
-                self.state.recv((&self.io).into(), &mut buffers, &mut metas)
-            });
+            let read =
+                self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), &mut buffers, &mut metas));
             let count = match read {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,

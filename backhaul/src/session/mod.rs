@@ -17,9 +17,9 @@ pub use edge::{EdgeOptions, HostLookup, QuicEdge};
 pub use server::{EdgePeer, HostServer, HostServerOptions, Limits, ServeError};
 pub use tls::{Identity, IdentityError};
 
+pub(crate) use control::{read_frame, write_frame};
 pub(crate) use ledger::Ledger;
 pub(crate) use runs::Runs;
-pub(crate) use control::{read_frame, write_frame};
 pub(crate) use stream::{QuicRead, QuicWrite, Receipt, delivered_bytes};
 
 use quinn::VarInt;
@@ -33,6 +33,8 @@ pub(crate) const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
 /// Control messages one side may be behind (chosen: a thousand wakes of one edge at once).
 const CONTROL_QUEUE: usize = 1024;
+/// The edge's error code for a stream it gives up between two requests: an end, not a reset.
+pub(crate) const DONE: u32 = 1;
 /// Marks an error code that carries the count of bytes delivered to the guest.
 const RECEIPT: u64 = 1 << 60;
 

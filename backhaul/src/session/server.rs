@@ -98,8 +98,7 @@ impl HostServer {
     /// Outside a tokio runtime.
     pub fn start(options: HostServerOptions) -> Result<Self, ServeError> {
         let HostServerOptions { listen, key, identity, address, inner_mtu, edges, owner, limits } = options;
-        let link =
-            UserspaceLink::bind(LinkOptions { listen, key, address, inner_mtu }).map_err(ServeError::Socket)?;
+        let link = UserspaceLink::bind(LinkOptions { listen, key, address, inner_mtu }).map_err(ServeError::Socket)?;
         let mut pins = Vec::new();
         for edge in &edges {
             link.upsert_peer(edge.key, edge.address, None)?;
@@ -190,17 +189,24 @@ impl Host {
             earlier.close(0u32.into(), b"superseded");
         }
         tracing::info!(edge = edge.0, %address, "session");
-        self.serve(edge, &connection).await;
+        let mut streams = self.serve(edge, &connection).await;
         self.owner.edge_gone(edge);
+        self.forget(address, &connection);
+        // Each sees that the session is gone and resets its guest; cut off here, it would
+        // end the guest's connection as if the request were complete.
+        while streams.join_next().await.is_some() {}
+    }
+
+    fn forget(&self, address: Ipv6Addr, connection: &Connection) {
         let mut current = self.lock();
         if current.get(&address).is_some_and(|latest| latest.stable_id() == connection.stable_id()) {
             current.remove(&address);
         }
     }
 
-    async fn serve(&self, edge: EdgeId, connection: &Connection) {
+    /// Serves until the session ends; returns the streams that are left.
+    async fn serve(&self, edge: EdgeId, connection: &Connection) -> JoinSet<()> {
         let ledger = Ledger::new(self.limits.unread_bytes_max);
-        // Ends with this function: a stream does not outlive its session.
         let mut streams = JoinSet::new();
         while let Ok((send, receive)) = connection.accept_bi().await {
             while streams.try_join_next().is_some() {}
@@ -216,6 +222,7 @@ impl Host {
             };
             streams.spawn(splice::serve(splice, send, receive));
         }
+        streams
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Ipv6Addr, Connection>> {

@@ -1,7 +1,7 @@
 //! The edge's end of one QUIC stream: the opening frame before the first byte, the owner's
 //! decision before the first answer, and the receipt at the end.
 
-use super::{RECEIPT, delivered};
+use super::{DONE, RECEIPT, delivered};
 use crate::OpenError;
 use crate::wire::{self, FRAME_BYTES_MAX, OpenReply, Opened, Reply};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
@@ -45,11 +45,12 @@ pub(crate) struct QuicRead {
     /// The decision, until it is taken.
     reply: Option<Reply>,
     receipt: Receipt,
+    pub(crate) idle: bool,
 }
 
 impl QuicRead {
     pub(crate) const fn new(stream: RecvStream, receipt: Receipt) -> Self {
-        Self { stream, frame: Some(Vec::new()), reply: None, receipt }
+        Self { stream, frame: Some(Vec::new()), reply: None, receipt, idle: false }
     }
 
     /// Reads the owner's decision, once.
@@ -119,6 +120,15 @@ impl AsyncRead for QuicRead {
     }
 }
 
+impl Drop for QuicRead {
+    fn drop(&mut self) {
+        if self.idle {
+            // Ended or gone already is as good.
+            let _ = self.stream.stop(DONE.into());
+        }
+    }
+}
+
 /// The half that writes. Dropped before its end, it resets the stream.
 #[derive(Debug)]
 pub(crate) struct QuicWrite {
@@ -127,11 +137,12 @@ pub(crate) struct QuicWrite {
     opening: Vec<u8>,
     finished: bool,
     receipt: Receipt,
+    pub(crate) idle: bool,
 }
 
 impl QuicWrite {
     pub(crate) const fn new(stream: SendStream, opening: Vec<u8>, receipt: Receipt) -> Self {
-        Self { stream, opening, finished: false, receipt }
+        Self { stream, opening, finished: false, receipt, idle: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -193,7 +204,7 @@ impl Drop for QuicWrite {
     fn drop(&mut self) {
         if !self.finished {
             // Stopped by the other end, or gone with the session: nothing left to reset.
-            let _ = self.stream.reset(0u32.into());
+            let _ = self.stream.reset(if self.idle { DONE } else { 0 }.into());
         }
     }
 }

@@ -2,9 +2,7 @@
 
 use crate::world::{HOST, Heard, RUN, Told, World, open, within};
 use backhaul::OpenError;
-use backhaul::wire::{
-    Accepted, EdgeMessage, Outcome, OwnerMessage, ToEdge, ToOwner, Wake, WakeAnswer, Withdraw,
-};
+use backhaul::wire::{Accepted, EdgeMessage, Outcome, OwnerMessage, ToEdge, ToOwner, Wake, WakeAnswer, Withdraw};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn wake(low: u64) -> ToOwner {
@@ -16,7 +14,9 @@ fn wake(low: u64) -> ToOwner {
 async fn a_message_makes_the_session_and_its_answer_comes_back() {
     for mut world in World::both() {
         let outcome = Some(Outcome::Accepted(Accepted { joined: true }));
-        let answer = ToEdge { message: Some(OwnerMessage::Answer(WakeAnswer { wake_id_low: 9, outcome, ..WakeAnswer::default() })) };
+        let answer = ToEdge {
+            message: Some(OwnerMessage::Answer(WakeAnswer { wake_id_low: 9, outcome, ..WakeAnswer::default() })),
+        };
         *world.owner.answer.lock().unwrap() = Some(answer.clone());
         world.backhaul.send(HOST, wake(9)).unwrap();
         world.hears(|heard| matches!(heard, Heard::Control(_, message) if *message == wake(9))).await;

@@ -1,15 +1,20 @@
-//! A path that loses, moves and goes dark.
+//! A path that loses packets, moves, and goes dark.
 
-use crate::world::{HOST, World, open, within};
+use crate::world::{HOST, Told, World, open, within};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 
 /// Stands between the edge and the host. Swallows the edge's first `lose` datagrams.
 async fn relay(world: &World, lose: usize) -> Arc<AtomicUsize> {
+    relay_until(world, lose, Arc::new(AtomicBool::new(false))).await
+}
+
+/// The same; nothing at all passes while `dark`.
+async fn relay_until(world: &World, lose: usize, dark: Arc<AtomicBool>) -> Arc<AtomicUsize> {
     let host = world.row.lock().unwrap().endpoint;
     let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let outside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -23,6 +28,9 @@ async fn relay(world: &World, lose: usize) -> Arc<AtomicUsize> {
             tokio::select! {
                 Ok((count, from)) = inside.recv_from(&mut up) => {
                     edge = Some(from);
+                    if dark.load(Ordering::Relaxed) {
+                        continue;
+                    }
                     if losses.load(Ordering::Relaxed) < lose {
                         losses.fetch_add(1, Ordering::Relaxed);
                         continue;
@@ -30,7 +38,7 @@ async fn relay(world: &World, lose: usize) -> Arc<AtomicUsize> {
                     let _ = outside.send_to(&up[..count], host).await;
                 }
                 Ok(count) = outside.recv(&mut down) => {
-                    if let Some(edge) = edge {
+                    if let Some(edge) = edge.filter(|_| !dark.load(Ordering::Relaxed)) {
                         let _ = inside.send_to(&down[..count], edge).await;
                     }
                 }
@@ -66,6 +74,36 @@ async fn the_host_follows_an_edge_whose_address_changed() {
     let row = world.row.lock().unwrap().clone();
     let link = world.edge.as_ref().unwrap().link();
     link.upsert_peer(row.wireguard_key.parse().unwrap(), row.address, Some(row.endpoint)).unwrap();
+    stream.write.write_all(b"again").await.unwrap();
+    within(stream.read.read_exact(&mut [0; 5])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_host_is_down_long_before_the_idle_timeout_and_comes_back() {
+    let mut world = World::quic();
+    world.echo().await;
+    let dark = Arc::new(AtomicBool::new(false));
+    relay_until(&world, 0, Arc::clone(&dark)).await;
+    let mut stream = within(world.backhaul.open(HOST, open("echo"))).await.unwrap();
+    stream.write.write_all(b"hello").await.unwrap();
+    within(stream.read.read_exact(&mut [0; 5])).await.unwrap();
+    // Something in progress: its leases ask for answers.
+    within(stream.opened()).await.unwrap();
+    let guard = stream.activity().begin();
+    dark.store(true, Ordering::Relaxed);
+    assert!(matches!(within(world.told.recv()).await, Some(Told::Down(HOST))));
+    assert!(within(stream.read.read_u8()).await.is_err());
+    drop(guard);
+    dark.store(false, Ordering::Relaxed);
+    let mut stream = within(async {
+        loop {
+            match world.backhaul.open(HOST, open("echo")).await {
+                Ok(stream) => return stream,
+                Err(_) => drop(world.told.recv().await),
+            }
+        }
+    })
+    .await;
     stream.write.write_all(b"again").await.unwrap();
     within(stream.read.read_exact(&mut [0; 5])).await.unwrap();
 }

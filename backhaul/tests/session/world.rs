@@ -58,7 +58,8 @@ impl Owner for FakeOwner {
     fn open(&self, _edge: EdgeId, open: Open) -> BoxFuture<Result<Admitted, Reply>> {
         let refusal = self.refusal.lock().unwrap().clone();
         let guest = self.guests.lock().unwrap().get(&open.sprite).copied();
-        let opened = Opened { generation: open.generation, run: RUN, kind: WakeKind::Warm.into(), wake_ms: 5, joined: false };
+        let opened =
+            Opened { generation: open.generation, run: RUN, kind: WakeKind::Warm.into(), wake_ms: 5, joined: false };
         let _ = self.heard.send(Heard::Open(open));
         let activity = Arc::clone(&self.activity);
         Box::pin(async move {
@@ -171,7 +172,11 @@ impl World {
             key: host_key,
             address,
             inner_mtu: 1420,
-            edges: vec![EdgePeer { key: known, address: edge_address, pins: pin(changes.known_edge_pin, &edge_identity) }],
+            edges: vec![EdgePeer {
+                key: known,
+                address: edge_address,
+                pins: pin(changes.known_edge_pin, &edge_identity),
+            }],
             identity: host_identity,
             owner: owner.clone(),
             limits: changes.limits,
