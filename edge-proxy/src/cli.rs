@@ -112,6 +112,8 @@ pub struct DemoArguments {
 /// The links `demo` can use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LinkArgument {
+    /// WireGuard in this process with a QUIC session inside it.
+    Userspace,
     /// Plain TCP without protection, which never leaves this machine.
     #[default]
     DirectInsecure,

@@ -5,7 +5,6 @@ use crate::body::EdgeBody;
 use crate::client::{Client, ClientIo};
 use crate::request;
 use crate::worker::Worker;
-use bytes::Bytes;
 use config::Limits;
 use http::{Request, Response};
 use hyper::body::Incoming;

@@ -42,6 +42,7 @@ fn configured(arguments: &DemoArguments) -> Result<Config, String> {
     // A demo is watched: a sprite told to sleep after a second should.
     config.host.minimum_run = config.host.minimum_run.min(arguments.idle_timeout);
     config.backhaul.link = match arguments.link {
+        LinkArgument::Userspace => Link::Userspace,
         LinkArgument::DirectInsecure => Link::DirectInsecure,
     };
     config.check().map_err(|(key, message)| format!("{key}: {message}"))?;

@@ -14,6 +14,7 @@ pub mod forward;
 pub mod guest;
 pub mod headers;
 pub mod hold;
+pub mod host;
 pub mod listen;
 pub mod request;
 pub mod request_id;

@@ -3,13 +3,13 @@
 
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, failed};
+use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
 use crate::worker::{Edge, EdgeParts, Worker};
 use acme::local_ca::LocalCa;
 use acme::resolver::{CertResolver, Certificates};
 use anyhow::{Context, anyhow};
-use backhaul::Backhaul;
-use config::{Config, Link};
+use config::Config;
 use router::names::{SpriteName, Suffix};
 use router::route::HostId;
 use router::store::EmbeddedStore;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio_rustls::TlsAcceptor;
 use wakeup::hold::Waker;
-use wakeup::owner::{HostSettings, OwnerHandle};
+use wakeup::owner::OwnerHandle;
 use wakeup::spec::{DriverSpec, SpriteSpec};
 
 /// The worker host of this machine; a fleet numbers its hosts.
@@ -96,7 +96,7 @@ pub struct Running {
     /// Where HTTPS is served.
     pub https: std::net::SocketAddr,
     edge: Arc<Edge>,
-    owner: OwnerHandle,
+    host: Host,
     threads: Vec<std::thread::JoinHandle<()>>,
     socket: std::path::PathBuf,
 }
@@ -117,20 +117,14 @@ impl Running {
         let store = Arc::new(store);
         let table = load_table(&store, &config.data_dir).await;
 
-        let owner = start_owner(config).await;
+        let host = Host::start(config, LOCAL_HOST).await?;
+        let owner = host.owner.clone();
         for spec in admin::sprites::stored(&store)? {
             owner.upsert(spec).await;
         }
         let domains = static_sprites(config, &store, &owner).await?;
 
-        let backhaul = match config.backhaul.link {
-            Link::DirectInsecure => Backhaul::direct(Arc::new(owner.clone())),
-            Link::Userspace => {
-                return Err(anyhow!(
-                    "backhaul.link: \"userspace\" is not available in this build; use \"direct-insecure\""
-                ));
-            }
-        };
+        let backhaul = host.backhaul.clone();
         let waker = Waker::new((&config.hold).into(), backhaul.clone());
         let suffixes =
             config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
@@ -160,7 +154,7 @@ impl Running {
             started: Instant::now(),
         });
         tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
-        Ok(Self { admin, https: address, edge, owner, threads, socket })
+        Ok(Self { admin, https: address, edge, host, threads, socket })
     }
 
     /// Drains, ends every guest, waits for the workers.
@@ -170,7 +164,7 @@ impl Running {
         while self.edge.connections() > 0 && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.owner.shutdown().await;
+        self.host.stop().await;
         self.edge.stop();
         for thread in self.threads {
             // A worker that panicked has said so already.
@@ -208,10 +202,6 @@ async fn load_table(store: &Arc<EmbeddedStore>, data_dir: &Path) -> Arc<RouteTab
         tracing::warn!("the routing store is slow; serving what was known last");
     }
     table
-}
-
-async fn start_owner(config: &Config) -> OwnerHandle {
-    OwnerHandle::start(HostSettings { directory: config.data_dir.join("sprites"), host: config.host.clone() }).await
 }
 
 /// Sprites of the config file: in the table and at the owner, not in the store's definitions.
