@@ -7,6 +7,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 /// One answer's body. No box, no dynamic call on the warm path.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every answer is the sprite's; a box would cost each an allocation"
+)]
 pub enum EdgeBody {
     /// Written here; `None` once it was handed out, or when there is none.
     Full(Option<Bytes>),

@@ -78,6 +78,7 @@ fn may_use_idle(worker: &Worker, exchange: &Exchange) -> bool {
 }
 
 /// How a try ended.
+#[expect(clippy::large_enum_variant, reason = "nearly every try is answered; a box would cost each an allocation")]
 pub enum Attempt {
     /// The sprite answered.
     Answered(Response<EdgeBody>),

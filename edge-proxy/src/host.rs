@@ -43,7 +43,8 @@ impl Host {
         let settings = HostSettings { directory: config.data_dir.join("sprites"), host: config.host.clone() };
         let (told, hears) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("host".into()).spawn(move || serve(settings, server, told, stopped))?;
+        let thread =
+            std::thread::Builder::new().name("host".into()).spawn(move || serve(settings, server, told, stopped))?;
         let (owner, endpoint) = hears.await.map_err(|_| anyhow!("the host's thread ended at its start"))??;
         let backhaul = match (edge, endpoint) {
             (Some(edge), Some(endpoint)) => Backhaul::quic(edge.connect(config, number, endpoint)?),
@@ -136,7 +137,11 @@ impl Tunnel {
     /// Each end knows the other's public half only.
     fn split(self) -> (ServerEnd, EdgeEnd) {
         let edge_key = self.edge.key.public();
-        let edge = EdgePeer { key: edge_key, address: edge_key.derived_address(), pins: vec![self.edge.identity.pin().into()] };
+        let edge = EdgePeer {
+            key: edge_key,
+            address: edge_key.derived_address(),
+            pins: vec![self.edge.identity.pin().into()],
+        };
         let host_key = self.host.key.public();
         let host = HostRow {
             name: "local".into(),
