@@ -179,7 +179,7 @@ impl Memory {
             move || {
                 while !end.load(Ordering::Relaxed) {
                     peak.fetch_max(processes::resident_bytes(pid).unwrap_or(0), Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::park_timeout(Duration::from_millis(20));
                 }
             }
         });

@@ -30,7 +30,7 @@ pub enum UpstreamError {
     /// The guest closed in the middle of its answer.
     #[error("the guest closed in the middle of its answer")]
     ClosedMidAnswer,
-    /// The head of the answer is longer than [`decode::HEAD_BYTES_MAX`] or has too many fields.
+    /// The head of the answer is longer than 64 KiB or has too many fields.
     #[error("the head of the answer exceeds its bounds")]
     HeadTooLarge,
     /// The answer is not HTTP/1.1, or its framing can be read in two ways.
