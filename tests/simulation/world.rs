@@ -1,77 +1,41 @@
-//! The world the cores live in: a clock, a network, drivers, clients. All chance comes
-//! from the seed.
+//! The world the cores live in: a clock, clients, and everything that may happen. All
+//! chance comes from the seed. `acts.rs` does what the cores want done.
 
+use super::chances::Chances;
+use super::guests::{Guests, Life};
 use super::invariants;
 use backhaul::owner::EdgeId;
-use backhaul::wire::{
-    Accepted, ClientClass, EdgeMessage, Gone, Opened, Outcome, Progress, Refused, Unknown, WakeAnswer,
-};
+use backhaul::wire::{ClientClass, EdgeMessage, Lease, Opened, WakeAnswer};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use router::names::SpriteName;
 use router::route::{Generation, HostId};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
-use wakeup::hold::core::{self as hold, Arrival, FlightKey, Holds};
+use wakeup::hold::core::{Arrival, FlightKey, Holds};
 use wakeup::hold::{HoldError, HoldLimits};
-use wakeup::owner::core::CoreSpec;
-use wakeup::owner::core::{self as owner, Activity, Answer, CoreSettings, OwnerCore, WakeRequest};
+use wakeup::owner::core::{CoreSettings, CoreSpec, OwnerCore};
 use wakeup::spec::{Depth, StateName};
 
 pub(crate) const EDGES: usize = 3;
-
-/// How likely things are, per thousand, and how long they take.
-#[derive(Clone, Debug)]
-pub(crate) struct Chances {
-    pub(crate) lost: u32,
-    pub(crate) doubled: u32,
-    pub(crate) delay_ms: u64,
-    pub(crate) start_fails: u32,
-    pub(crate) never_listens: u32,
-    pub(crate) client_leaves: u32,
-    pub(crate) request_every_ms: u64,
-    pub(crate) sleep_every_ms: u64,
-    pub(crate) death_every_ms: u64,
-}
-
-impl Chances {
-    pub(crate) const fn rough() -> Self {
-        Self {
-            lost: 50,
-            doubled: 30,
-            delay_ms: 300,
-            start_fails: 50,
-            never_listens: 20,
-            client_leaves: 200,
-            request_every_ms: 120,
-            sleep_every_ms: 3_000,
-            death_every_ms: 9_000,
-        }
-    }
-
-    /// Nothing goes wrong by itself.
-    pub(crate) const fn calm() -> Self {
-        Self {
-            lost: 0,
-            doubled: 0,
-            delay_ms: 0,
-            start_fails: 0,
-            never_listens: 0,
-            client_leaves: 0,
-            request_every_ms: 0,
-            sleep_every_ms: 0,
-            death_every_ms: 0,
-        }
-    }
-}
+/// The one host.
+pub(crate) const HOST: HostId = HostId(0);
+const SPRITES: usize = 6;
+const CLIENTS: u32 = 5;
+/// A request is held at most twice more when its sprite sleeps on the way (`wake.md` §6).
+const HOPS: u32 = 2;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) edge: usize,
     pub(crate) name: SpriteName,
+    pub(crate) client: u32,
+    pub(crate) arrived: Instant,
     pub(crate) deadline: Instant,
+    /// It waits in the hold; otherwise it is on its way.
+    pub(crate) held: bool,
     hops: u32,
 }
 
@@ -82,6 +46,7 @@ pub(crate) enum Ended {
         run: u64,
     },
     Refused(HoldError),
+    /// Its client left, or its edge died.
     Left,
     /// Its time was up on the way back from a sprite that slept.
     TooLate,
@@ -90,63 +55,55 @@ pub(crate) enum Ended {
 }
 
 #[derive(Clone, Debug)]
-enum Event {
+pub(crate) enum Event {
     NewRequest,
     Leave(u64),
-    ToOwner(usize, EdgeMessage),
-    ToEdge(usize, WakeAnswer),
+    ToOwner(EdgeId, EdgeMessage),
+    ToEdge(EdgeId, WakeAnswer),
     /// A released request arrives at the owner.
     Open(u64, Opened),
     /// The owner says it is asleep; the request is back at its edge.
     Asleep(u64),
-    Served(SpriteName, u64),
+    Served(usize, SpriteName, u64),
     Started(SpriteName, u64),
     PortOpen(SpriteName, u64, u64),
     StartFailed(SpriteName, u64),
     Stopped(SpriteName, u64, Depth),
     Gate(SpriteName, u64, u64, Option<Depth>),
+    Renew(usize),
     Sleep,
     Death,
-}
-
-/// One guest as the drivers know it.
-#[derive(Debug, Default)]
-struct Guest {
-    run: u64,
-    /// Its port answers.
-    listening: bool,
-    open: u32,
-    last: Option<Instant>,
-    gate_closed: bool,
-}
-
-#[derive(Debug, Default)]
-struct Guests(BTreeMap<SpriteName, Guest>);
-
-impl Activity for Guests {
-    fn activity(&self, name: &SpriteName, run: u64) -> (u32, Instant) {
-        let guest = self.0.get(name).filter(|guest| guest.run == run).expect("the core asks for running sprites");
-        (guest.open, guest.last.expect("a running guest has begun"))
-    }
+    SessionLost,
+    EdgeDies,
+    /// The owner notices that a session is over.
+    EdgeGone(EdgeId),
 }
 
 pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) edges: Vec<Holds>,
     pub(crate) owner: OwnerCore,
+    pub(crate) guests: Guests,
+    /// Requests that have not ended.
     pub(crate) requests: BTreeMap<u64, Request>,
     pub(crate) ended: BTreeMap<u64, Ended>,
-    /// Starts under way by sprite.
-    pub(crate) starting: BTreeMap<SpriteName, u32>,
+    /// I6: requests a guest has seen.
+    pub(crate) delivered: BTreeSet<u64>,
     pub(crate) starts: u64,
+    pub(crate) wakes_sent: u64,
     pub(crate) limits: HoldLimits,
     pub(crate) chances: Chances,
+    /// Each loses the next message it likes.
+    pub(crate) lose: Vec<fn(&Event) -> bool>,
+    /// The session each edge has now.
+    pub(super) sessions: Vec<EdgeId>,
+    /// What each edge has open, by sprite and run.
+    pub(super) leases: Vec<BTreeMap<(SpriteName, u64), u32>>,
     names: Vec<SpriteName>,
-    guests: Guests,
     heap: BinaryHeap<Reverse<(Instant, u64)>>,
     events: BTreeMap<u64, Event>,
     next: u64,
-    rng: SmallRng,
+    pub(super) rng: SmallRng,
     open_for_business: bool,
 }
 
@@ -164,18 +121,21 @@ impl World {
             start_slots: 2,
             seed,
         };
-        let edges = (0..EDGES).map(|_| Holds::new(limits.clone(), rng.random())).collect();
         let mut world = Self {
             now,
-            edges,
+            edges: (0..EDGES).map(|_| Holds::new(limits.clone(), rng.random())).collect(),
             owner: OwnerCore::new(settings),
+            guests: Guests::default(),
             requests: BTreeMap::new(),
             ended: BTreeMap::new(),
-            starting: BTreeMap::new(),
+            delivered: BTreeSet::new(),
             starts: 0,
+            wakes_sent: 0,
             limits,
-            names: (0..6).map(|n| SpriteName::parse(&format!("s{n}")).expect("a name")).collect(),
-            guests: Guests::default(),
+            lose: Vec::new(),
+            sessions: (0..EDGES as u64).map(EdgeId).collect(),
+            leases: vec![BTreeMap::new(); EDGES],
+            names: (0..SPRITES).map(|n| SpriteName::parse(&format!("s{n}")).expect("a name")).collect(),
             heap: BinaryHeap::new(),
             events: BTreeMap::new(),
             next: 0,
@@ -186,15 +146,18 @@ impl World {
         for name in world.names.clone() {
             world.owner.handle_upsert(now, &name, CoreSpec { generation: 1, idle_timeout: None, always: false });
         }
-        for (every, event) in [
-            (world.chances.request_every_ms, Event::NewRequest),
-            (world.chances.sleep_every_ms, Event::Sleep),
-            (world.chances.death_every_ms, Event::Death),
-        ] {
-            if every > 0 {
-                world.after(every, event);
-            }
+        let chances = &world.chances;
+        let regular = [
+            (chances.request_every_ms, Event::NewRequest),
+            (chances.sleep_every_ms, Event::Sleep),
+            (chances.death_every_ms, Event::Death),
+            (chances.session_lost_every_ms, Event::SessionLost),
+            (chances.edge_dies_every_ms, Event::EdgeDies),
+        ];
+        for (every, event) in regular.into_iter().filter(|(every, _)| *every > 0) {
+            world.after(every, event);
         }
+        (0..EDGES).for_each(|edge| world.after(1_000, Event::Renew(edge)));
         world
     }
 
@@ -209,21 +172,23 @@ impl World {
     /// Lets a request arrive; its id.
     pub(crate) fn request(&mut self, edge: usize, name: &SpriteName, client: u32, patience: Duration) -> u64 {
         self.next += 1;
-        let id = self.next;
-        let deadline = self.now + patience;
-        self.requests.insert(id, Request { edge, name: name.clone(), deadline, hops: 0 });
-        self.hold(id, client);
+        let (id, arrived, deadline) = (self.next, self.now, self.now + patience);
+        let request = Request { edge, name: name.clone(), client, arrived, deadline, held: false, hops: 0 };
+        self.requests.insert(id, request);
+        self.hold(id);
         id
     }
 
-    fn hold(&mut self, id: u64, client: u32) {
-        let request = self.requests[&id].clone();
+    fn hold(&mut self, id: u64) {
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        request.held = true;
         let arrival = Arrival {
             id,
-            key: FlightKey { name: request.name, generation: Generation(1), port: 0 },
-            host: HostId(0),
-            client: IpAddr::V4(Ipv4Addr::from_bits(client)),
+            key: FlightKey { name: request.name.clone(), generation: Generation(1), port: 0 },
+            host: HOST,
+            client: IpAddr::V4(Ipv4Addr::from_bits(request.client)),
             class: ClientClass::Anonymous,
+            arrived: request.arrived,
             deadline: request.deadline,
             reason: "sim".into(),
         };
@@ -231,18 +196,46 @@ impl World {
         self.settle();
     }
 
-    /// The client of a request leaves.
+    /// The client of a request leaves. I4: that ends nobody else.
     pub(crate) fn leave(&mut self, id: u64) {
         let Some(request) = self.requests.get(&id) else { return };
-        let edge = request.edge;
-        self.edges[edge].handle_client_gone(id);
+        self.edges[request.edge].handle_client_gone(id);
+        let before = self.ended.len();
         self.end(id, Ended::Left);
         self.settle();
+        assert_eq!(self.ended.len(), before + 1, "I4: request {id} left and took others with it");
     }
 
     pub(crate) fn sleep(&mut self, name: &SpriteName, depth: Depth) {
         self.owner.handle_sleep(self.now, name, depth);
         self.settle();
+    }
+
+    /// The session of an edge breaks; both ends notice, the owner a little later.
+    pub(crate) fn lose_session(&mut self, edge: usize) {
+        self.new_session(edge);
+        self.edges[edge].handle_host_down(self.now, HOST);
+        self.settle();
+    }
+
+    /// An edge dies and comes back without its holds; its clients are gone.
+    pub(crate) fn kill_edge(&mut self, edge: usize) {
+        let lost: Vec<_> =
+            self.requests.iter().filter(|(_, request)| request.edge == edge).map(|(id, _)| *id).collect();
+        self.edges[edge] = Holds::new(self.limits.clone(), self.rng.random());
+        self.leases[edge].clear();
+        for id in lost {
+            self.end(id, Ended::Left);
+        }
+        self.new_session(edge);
+        self.settle();
+    }
+
+    fn new_session(&mut self, edge: usize) {
+        let old = self.sessions[edge];
+        self.sessions[edge] = EdgeId(old.0 + EDGES as u64);
+        let noticed = self.delay();
+        self.after(noticed, Event::EdgeGone(old));
     }
 
     pub(crate) fn run_for(&mut self, span: Duration) {
@@ -253,7 +246,7 @@ impl World {
         self.now = end;
     }
 
-    /// No more clients and no more faults; then everything must come to rest.
+    /// No more clients and no more deaths; then everything must come to rest.
     pub(crate) fn quiesce(&mut self) {
         self.open_for_business = false;
         self.run_for(Duration::from_secs(120));
@@ -267,14 +260,15 @@ impl World {
 
     fn step(&mut self, at: Instant) {
         self.now = self.now.max(at);
-        let due = self.heap.peek().is_some_and(|Reverse((at, _))| *at <= self.now);
-        let event = if due { self.heap.pop().and_then(|Reverse((_, id))| self.events.remove(&id)) } else { None };
-        if let Some(event) = event {
+        if self.heap.peek().is_some_and(|Reverse((at, _))| *at <= self.now)
+            && let Some(event) = self.heap.pop().and_then(|Reverse((_, id))| self.events.remove(&id))
+        {
             self.happen(event);
         }
-        for edge in 0..EDGES {
-            if self.edges[edge].poll_timeout().is_some_and(|at| at <= self.now) {
-                self.edges[edge].handle_timeout(self.now);
+        for edge in &mut self.edges {
+            if edge.poll_timeout().is_some_and(|at| at <= self.now) {
+                edge.handle_timeout(self.now);
+                assert!(edge.poll_timeout().is_none_or(|at| at > self.now), "the timer of an edge does not move on");
             }
         }
         if self.owner.poll_timeout().is_some_and(|at| at <= self.now) {
@@ -284,267 +278,187 @@ impl World {
         invariants::anytime(self);
     }
 
-    fn after(&mut self, ms: u64, event: Event) {
+    pub(super) fn after(&mut self, ms: u64, event: Event) {
         self.next += 1;
         self.heap.push(Reverse((self.now + Duration::from_millis(ms), self.next)));
         self.events.insert(self.next, event);
     }
 
-    fn chance(&mut self, per_thousand: u32) -> bool {
+    pub(super) fn chance(&mut self, per_thousand: u32) -> bool {
         per_thousand > 0 && self.rng.random_range(0..1000) < per_thousand
     }
 
-    fn delay(&mut self) -> u64 {
+    pub(super) fn delay(&mut self) -> u64 {
         self.rng.random_range(0..=self.chances.delay_ms)
     }
 
-    /// Sends a control message over the network.
-    fn send(&mut self, event: &Event) {
-        if self.chance(self.chances.doubled) {
-            let delay = self.delay();
-            self.after(delay, event.clone());
-        }
-        if !self.chance(self.chances.lost) {
-            let delay = self.delay();
-            self.after(delay, event.clone());
-        }
+    fn any_name(&mut self) -> SpriteName {
+        let at = self.rng.random_range(0..self.names.len());
+        self.names[at].clone()
     }
 
     fn happen(&mut self, event: Event) {
         let now = self.now;
         match event {
-            Event::NewRequest if self.open_for_business => self.new_request(),
-            Event::Sleep if self.open_for_business => {
-                let name = self.names[self.rng.random_range(0..self.names.len())].clone();
-                let depth = if self.rng.random() { Depth::Warm } else { Depth::Cold };
-                self.owner.handle_sleep(now, &name, depth);
-                let every = self.chances.sleep_every_ms;
-                self.after(every, Event::Sleep);
-            }
-            Event::Death if self.open_for_business => {
-                let name = self.names[self.rng.random_range(0..self.names.len())].clone();
-                if let Some(guest) = self.guests.0.get_mut(&name).filter(|guest| guest.listening) {
-                    let run = guest.run;
-                    guest.listening = false;
-                    self.owner.handle_exited(now, &name, run, "killed by signal 9");
+            Event::NewRequest | Event::Sleep | Event::Death | Event::SessionLost | Event::EdgeDies => {
+                if self.open_for_business {
+                    self.happen_again(event);
                 }
-                let every = self.chances.death_every_ms;
-                self.after(every, Event::Death);
             }
-            Event::NewRequest | Event::Sleep | Event::Death => {}
             Event::Leave(id) => self.leave(id),
-            Event::ToOwner(edge, message) => self.at_owner(edge, message),
-            Event::ToEdge(edge, answer) => self.edges[edge].handle_answer(now, answer),
+            Event::ToOwner(session, message) => {
+                // What was on its way in a session ends with it.
+                if self.sessions.contains(&session) {
+                    self.at_owner(session, message);
+                }
+            }
+            Event::ToEdge(session, answer) => {
+                if let Some(edge) = self.sessions.iter().position(|current| *current == session) {
+                    self.edges[edge].handle_answer(now, HOST, answer);
+                }
+            }
             Event::Open(id, opened) => self.open(id, &opened),
             Event::Asleep(id) => self.again(id),
-            Event::Served(name, run) => {
-                if let Some(guest) = self.guests.0.get_mut(&name).filter(|guest| guest.run == run) {
+            Event::Served(edge, name, run) => {
+                if let Some(guest) = self.guests.in_run(&name, run) {
                     guest.open = guest.open.saturating_sub(1);
                     guest.last = Some(now);
+                }
+                if let Some(open) = self.leases[edge].get_mut(&(name, run)) {
+                    *open = open.saturating_sub(1);
                 }
             }
             Event::Started(name, token) => self.owner.handle_started(now, &name, token),
             Event::PortOpen(name, run, token) => {
-                if let Some(guest) = self.guests.0.get_mut(&name).filter(|guest| guest.run == run) {
+                if let Some(guest) = self.guests.in_run(&name, run) {
                     guest.listening = true;
                     guest.last = Some(now);
+                    self.owner.handle_port_open(now, &name, token);
                 }
-                self.owner.handle_port_open(now, &name, token);
             }
-            Event::StartFailed(name, run) => self.owner.handle_exited(now, &name, run, "exit status 1"),
-            Event::Stopped(name, token, depth) => self.owner.handle_stopped(now, &name, token, depth),
+            Event::StartFailed(name, run) => {
+                self.guests.stop(&name, Life::Absent);
+                self.owner.handle_exited(now, &name, run, "exit status 1");
+            }
+            Event::Stopped(name, token, depth) => {
+                let life = if depth == Depth::Warm { Life::Frozen } else { Life::Absent };
+                self.guests.stop(&name, life);
+                self.owner.handle_stopped(now, &name, token, depth);
+            }
             Event::Gate(name, run, token, force) => {
-                let guest = self.guests.0.entry(name.clone()).or_default();
+                let guest = self.guests.of(&name);
                 let closed = force.is_some() || guest.run != run || guest.open == 0;
                 guest.gate_closed = closed;
                 self.owner.handle_gate(now, &name, token, closed, force);
             }
+            Event::Renew(edge) => self.renew(edge),
+            Event::EdgeGone(session) => self.owner.handle_edge_gone(now, session),
         }
+    }
+
+    /// What goes on by itself as long as there are clients.
+    fn happen_again(&mut self, event: Event) {
+        let every = match event {
+            Event::NewRequest => {
+                self.new_request();
+                self.rng.random_range(1..=2 * self.chances.request_every_ms)
+            }
+            Event::Sleep => {
+                let name = self.any_name();
+                let depth = if self.rng.random() { Depth::Warm } else { Depth::Cold };
+                self.owner.handle_sleep(self.now, &name, depth);
+                self.chances.sleep_every_ms
+            }
+            Event::Death => {
+                let name = self.any_name();
+                let guest = self.guests.of(&name);
+                if guest.listening {
+                    let run = guest.run;
+                    self.guests.stop(&name, Life::Absent);
+                    self.owner.handle_exited(self.now, &name, run, "killed by signal 9");
+                }
+                self.chances.death_every_ms
+            }
+            Event::SessionLost => {
+                let edge = self.rng.random_range(0..EDGES);
+                self.lose_session(edge);
+                self.chances.session_lost_every_ms
+            }
+            _ => {
+                let edge = self.rng.random_range(0..EDGES);
+                self.kill_edge(edge);
+                self.chances.edge_dies_every_ms
+            }
+        };
+        self.after(every, event);
     }
 
     fn new_request(&mut self) {
         let edge = self.rng.random_range(0..EDGES);
-        let name = self.names[self.rng.random_range(0..self.names.len())].clone();
-        let client = self.rng.random_range(0..5);
-        let patience = Duration::from_millis(self.rng.random_range(500..15_000));
+        let name = self.any_name();
+        let client = self.rng.random_range(0..CLIENTS);
+        let (shortest, longest) = self.chances.patience_ms;
+        let patience = Duration::from_millis(self.rng.random_range(shortest..longest));
         let id = self.request(edge, &name, client, patience);
         if self.chance(self.chances.client_leaves) {
             let after = self.rng.random_range(0..2_000);
             self.after(after, Event::Leave(id));
         }
-        let every = self.rng.random_range(1..=2 * self.chances.request_every_ms);
-        self.after(every, Event::NewRequest);
     }
 
-    fn at_owner(&mut self, edge: usize, message: EdgeMessage) {
-        let from = EdgeId(edge as u64);
-        let id = |high: u64, low: u64| (u128::from(high) << 64) | u128::from(low);
-        match message {
-            EdgeMessage::Wake(wake) => {
-                let name = SpriteName::parse(&wake.sprite).expect("edges send names");
-                let request = WakeRequest {
-                    waiter: (from, id(wake.wake_id_high, wake.wake_id_low)),
-                    name,
-                    generation: wake.generation,
-                    deadline: self.now + Duration::from_millis(wake.deadline_ms.into()),
-                    reason: wake.reason,
-                };
-                self.owner.handle_wake(self.now, request);
-            }
-            EdgeMessage::Withdraw(withdraw) => {
-                self.owner.handle_withdraw(self.now, (from, id(withdraw.wake_id_high, withdraw.wake_id_low)));
-            }
-            EdgeMessage::Leases(_) => {}
+    /// An edge tells what it has open, once a second (`backhaul::wire::Leases`).
+    fn renew(&mut self, edge: usize) {
+        self.leases[edge].retain(|_, open| *open > 0);
+        let leases: Vec<_> = self.leases[edge]
+            .iter()
+            .map(|((name, run), open)| Lease { sprite: name.as_str().into(), run: *run, open: *open })
+            .collect();
+        if !leases.is_empty() {
+            let message = EdgeMessage::Leases(backhaul::wire::Leases { leases });
+            self.send(&Event::ToOwner(self.sessions[edge], message));
         }
+        self.after(1_000, Event::Renew(edge));
     }
 
     /// A released request at the owner: served by the run it was released for, or asleep.
     fn open(&mut self, id: u64, opened: &Opened) {
         let Some(request) = self.requests.get(&id) else { return };
-        let name = request.name.clone();
-        let state = self.state(&name);
-        let run = self.owner.status(&name, self.now).map_or(0, |status| status.run);
-        let guest = self.guests.0.entry(name.clone()).or_default();
-        let serves = guest.run == opened.run && guest.listening && !guest.gate_closed;
-        if !serves {
+        let (edge, name) = (request.edge, request.name.clone());
+        let status = self.owner.status(&name, self.now).expect("every sprite of the world is known");
+        let now = self.now;
+        let serves = self.guests.in_run(&name, opened.run).filter(|guest| guest.listening && !guest.gate_closed);
+        let Some(guest) = serves else {
             let delay = self.delay();
             return self.after(delay, Event::Asleep(id));
-        }
-        assert_eq!(run, opened.run, "I7: served by an older run");
-        assert!(matches!(state, StateName::Running), "I7: served while {state:?}");
+        };
+        assert_eq!(status.run, opened.run, "I7: request {id} is served by an older run");
+        assert_eq!(status.state, StateName::Running, "I7: request {id} is served by a guest that does not run");
         guest.open += 1;
+        guest.last = Some(now);
+        assert!(self.delivered.insert(id), "I6: request {id} is delivered twice");
+        *self.leases[edge].entry((name.clone(), opened.run)).or_default() += 1;
         let took = self.rng.random_range(0..2_000);
-        self.after(took, Event::Served(name, opened.run));
-        self.end(id, Ended::Served { run });
+        self.after(took, Event::Served(edge, name, opened.run));
+        self.end(id, Ended::Served { run: opened.run });
     }
 
+    /// It slept before the request came: held once more, within the same deadline.
     fn again(&mut self, id: u64) {
         let now = self.now;
         let Some(request) = self.requests.get_mut(&id) else { return };
         request.hops += 1;
-        if request.hops > 2 {
+        if request.hops > HOPS {
             return self.end(id, Ended::HopBudget);
         }
         if request.deadline <= now {
             return self.end(id, Ended::TooLate);
         }
-        self.hold(id, 0);
+        self.hold(id);
     }
 
-    fn end(&mut self, id: u64, how: Ended) {
-        // What is on the network may be late; the hold itself is never.
-        if matches!(how, Ended::Refused(_)) {
-            invariants::at_the_end_of_a_request(self, id, &how);
-        }
+    pub(super) fn end(&mut self, id: u64, how: Ended) {
+        invariants::at_the_end_of_a_request(self, id, &how);
         self.requests.remove(&id);
         assert!(self.ended.insert(id, how).is_none(), "I3: request {id} ended twice");
-    }
-
-    /// Does what the cores want done until they want nothing more.
-    fn settle(&mut self) {
-        loop {
-            let mut idle = true;
-            for edge in 0..EDGES {
-                while let Some(action) = self.edges[edge].poll_action() {
-                    idle = false;
-                    self.edge_acts(edge, action);
-                }
-            }
-            while let Some(action) = self.owner.poll_action() {
-                idle = false;
-                self.owner_acts(action);
-            }
-            if idle {
-                return;
-            }
-        }
-    }
-
-    fn edge_acts(&mut self, edge: usize, action: hold::Action) {
-        match action {
-            hold::Action::Wake(_, wake) => self.send(&Event::ToOwner(edge, EdgeMessage::Wake(wake))),
-            hold::Action::Withdraw(_, withdraw) => self.send(&Event::ToOwner(edge, EdgeMessage::Withdraw(withdraw))),
-            hold::Action::Release(id, opened) => {
-                let delay = self.delay();
-                self.after(delay, Event::Open(id, opened));
-            }
-            hold::Action::Refuse(id, error) => {
-                assert!(self.requests.contains_key(&id), "I3: request {id} was refused after its end");
-                self.end(id, Ended::Refused(error));
-            }
-        }
-    }
-
-    fn owner_acts(&mut self, action: owner::Action) {
-        use owner::Action::{
-            Answer, CloseGate, Continue, Cordon, End, Ended, Freeze, Probe, Receipt, ReopenGate, Running, Start,
-        };
-        match action {
-            Start { name, run, token } => self.start(name, run, token, 400),
-            Continue { name, run, token } => self.start(name, run, token, 5),
-            Probe { name, token } => {
-                let run = self.guests.0.get(&name).map_or(0, |guest| guest.run);
-                self.after(10, Event::PortOpen(name, run, token));
-            }
-            CloseGate { name, run, token, force } => self.after(1, Event::Gate(name, run, token, force)),
-            ReopenGate { name, .. } => self.guests.0.entry(name).or_default().gate_closed = false,
-            Freeze { name, token, .. } => self.stop(name, token, Depth::Warm),
-            End { name, token, .. } => self.stop(name, token, Depth::Cold),
-            Answer { waiter: (edge, id), answer, .. } => {
-                let answer = WakeAnswer {
-                    wake_id_high: (id >> 64) as u64,
-                    wake_id_low: id as u64,
-                    outcome: Some(outcome(answer)),
-                };
-                self.send(&Event::ToEdge(edge.0 as usize, answer));
-            }
-            Running { name, .. } => drop(self.starting.insert(name, 0)),
-            Ended { name, .. } => {
-                self.starting.insert(name.clone(), 0);
-                let guest = self.guests.0.entry(name).or_default();
-                guest.listening = false;
-                guest.open = 0;
-            }
-            Cordon { .. } | Receipt { .. } => {}
-        }
-    }
-
-    fn start(&mut self, name: SpriteName, run: u64, token: u64, slow_ms: u64) {
-        self.starts += 1;
-        *self.starting.entry(name.clone()).or_default() += 1;
-        let begun = Guest { run, last: Some(self.now), ..Guest::default() };
-        self.guests.0.insert(name.clone(), begun);
-        let took = self.rng.random_range(0..=slow_ms);
-        if self.chance(self.chances.start_fails) {
-            return self.after(took, Event::StartFailed(name, run));
-        }
-        self.after(took, Event::Started(name.clone(), token));
-        if !self.chance(self.chances.never_listens) {
-            let listens = took + self.rng.random_range(0..=slow_ms);
-            self.after(listens, Event::PortOpen(name, run, token));
-        }
-    }
-
-    fn stop(&mut self, name: SpriteName, token: u64, depth: Depth) {
-        if let Some(guest) = self.guests.0.get_mut(&name) {
-            guest.listening = false;
-            guest.open = 0;
-        }
-        let took = self.rng.random_range(0..300);
-        self.after(took, Event::Stopped(name, token, depth));
-    }
-}
-
-fn outcome(answer: Answer) -> Outcome {
-    match answer {
-        Answer::Accepted { joined } => Outcome::Accepted(Accepted { joined }),
-        Answer::Progress(phase) => Outcome::Progress(Progress { phase: phase.into() }),
-        Answer::Ready(opened) => Outcome::Ready(opened),
-        Answer::Refused { cause, retry_after, detail } => {
-            let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
-            Outcome::Refused(Refused { cause: cause.into(), retry_after_ms, detail })
-        }
-        Answer::Gone { generation } => Outcome::Gone(Gone { generation }),
-        Answer::Unknown { generation } => Outcome::Unknown(Unknown { my_generation: generation }),
     }
 }

@@ -1,8 +1,10 @@
 //! The holds at the edge: requests that wait while their sprite wakes.
 //!
-//! `core.rs` decides who waits and for how long; `waker.rs` is what a request awaits.
+//! `core.rs` decides who waits and for how long; `waker.rs` is what a request awaits;
+//! `views.rs` is why a warm request needs neither.
 
 pub mod core;
+mod views;
 mod waker;
 
 pub use waker::{HoldRequest, Waker, Woken};

@@ -1,23 +1,19 @@
 //! What a request awaits: one lock for a moment at each end of a hold, a channel between.
 
 use super::core::{Action, Arrival, FlightKey, Holds};
+use super::views::Views;
 use super::{HoldError, HoldLimits};
 use backhaul::wire::{ClientClass, EdgeMessage, Opened, OwnerMessage, ToEdge, ToOwner, WakeKind};
 use backhaul::{Backhaul, EdgeEvents};
-use dashmap::DashMap;
 use router::names::SpriteName;
 use router::route::{HostId, Route};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
-/// How long a view of a running sprite is believed (`wake.md` §3).
-const VIEW_TTL: Duration = Duration::from_secs(60);
-/// Views kept (chosen: about 10 MB).
-const VIEWS_MAX: usize = 100_000;
 /// Longest hold once draining has begun (`wake.md` §6).
 const DRAIN_HOLD: Duration = Duration::from_secs(20);
 
@@ -57,22 +53,16 @@ pub struct Woken {
     pub wake_ms: u32,
 }
 
-#[derive(Clone, Copy)]
-struct View {
-    generation: u64,
-    run: u64,
-    at: Instant,
-}
-
 /// The holds of this process. Cheap to clone, usable from every core.
 #[derive(Clone)]
 pub struct Waker(Arc<Inner>);
 
 struct Inner {
     state: Mutex<State>,
-    views: DashMap<SpriteName, View>,
+    views: Views,
     backhaul: Backhaul,
-    timer: Notify,
+    /// Outlives this, so that the timer task can wait without keeping the holds alive.
+    timer: Arc<Notify>,
     next: AtomicU64,
 }
 
@@ -81,6 +71,10 @@ struct State {
     waiting: HashMap<u64, oneshot::Sender<Result<Opened, HoldError>>>,
     /// When the timer task will look again.
     armed: Option<Instant>,
+    /// Messages in the order the core made them.
+    outbox: VecDeque<(HostId, EdgeMessage)>,
+    /// Somebody is emptying the outbox.
+    sending: bool,
 }
 
 impl Waker {
@@ -92,16 +86,23 @@ impl Waker {
     #[must_use]
     pub fn new(limits: HoldLimits, backhaul: Backhaul) -> Self {
         let seed = u128::from(rand::random::<u64>()) << 64 | u128::from(rand::random::<u64>());
-        let state = State { holds: Holds::new(limits, seed), waiting: HashMap::new(), armed: None };
+        let state = State {
+            holds: Holds::new(limits, seed),
+            waiting: HashMap::new(),
+            armed: None,
+            outbox: VecDeque::new(),
+            sending: false,
+        };
+        let timer = Arc::new(Notify::new());
         let inner = Arc::new(Inner {
             state: Mutex::new(state),
-            views: DashMap::new(),
+            views: Views::default(),
             backhaul,
-            timer: Notify::new(),
+            timer: Arc::clone(&timer),
             next: AtomicU64::new(0),
         });
         inner.backhaul.set_events(Arc::new(Events(Arc::downgrade(&inner))));
-        tokio::spawn(run_timer(Arc::downgrade(&inner)));
+        tokio::spawn(run_timer(Arc::downgrade(&inner), timer));
         Self(inner)
     }
 
@@ -116,21 +117,35 @@ impl Waker {
     /// Dropping the future frees the place; the wake goes on for the others, and is
     /// withdrawn when there are none.
     pub async fn hold(&self, request: HoldRequest) -> Result<Woken, HoldError> {
+        self.hold_since(Instant::now(), request).await
+    }
+
+    /// [`Waker::hold`] for a request that came at `arrived` and is held a second time,
+    /// because its sprite fell asleep on the way: what was learnt since then does not
+    /// answer it without the owner being asked.
+    ///
+    /// # Errors
+    /// [`HoldError`], at the request's deadline at the latest.
+    ///
+    /// # Cancel safety
+    /// As [`Waker::hold`].
+    pub async fn hold_since(&self, arrived: Instant, request: HoldRequest) -> Result<Woken, HoldError> {
         let began = Instant::now();
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        let place = Place { waker: self, id };
+        let HoldRequest { name, route, port, deadline, client, client_class: class, reason } = request;
+        let key = FlightKey { name: name.clone(), generation: route.generation, port };
+        let arrival = Arrival { id, key, host: route.host, client, class, arrived, deadline, reason };
+        let mut place = Place { waker: self, id, taken: true };
         self.0.drive(|state| {
             state.waiting.insert(id, sender);
-            let HoldRequest { name, route, port, deadline, client, client_class: class, reason } = request.clone();
-            let key = FlightKey { name, generation: route.generation, port };
-            state.holds.handle_request(began, Arrival { id, key, host: route.host, client, class, deadline, reason });
+            state.holds.handle_request(began, arrival);
         });
         // The sender is dropped without a word only if this process is being torn down.
         let outcome = receiver.await.unwrap_or(Err(HoldError::Draining));
-        drop(place);
+        place.taken = false;
         let opened = outcome?;
-        self.note_running(&request.name, opened.generation, opened.run);
+        self.note_running(&name, opened.generation, opened.run);
         Ok(Woken {
             run: opened.run,
             generation: opened.generation,
@@ -142,23 +157,20 @@ impl Waker {
     }
 
     /// The run this process believes to be running, if it learnt of it a short while ago.
+    /// Takes no lock that a hold takes.
     #[must_use]
     pub fn view(&self, name: &SpriteName, generation: u64) -> Option<u64> {
-        let view = *self.0.views.get(name)?;
-        (view.generation == generation && view.at.elapsed() < VIEW_TTL).then_some(view.run)
+        self.0.views.run(Instant::now(), name.as_str(), generation)
     }
 
-    /// Remembers that a run runs. Over its bound the views start over: each is a guess.
+    /// Remembers that a run runs.
     pub fn note_running(&self, name: &SpriteName, generation: u64, run: u64) {
-        if self.0.views.len() >= VIEWS_MAX {
-            self.0.views.clear();
-        }
-        self.0.views.insert(name.clone(), View { generation, run, at: Instant::now() });
+        self.0.views.note(Instant::now(), name, generation, run);
     }
 
     /// Forgets a view that proved wrong.
     pub fn forget(&self, name: &SpriteName, run: u64) {
-        self.0.views.remove_if(name, |_, view| view.run == run);
+        self.0.views.forget(name.as_str(), run);
     }
 
     /// Requests held at this moment.
@@ -173,16 +185,20 @@ impl Waker {
     }
 }
 
-/// A request's place in the hold; dropping it early means that the client left.
+/// A request's place in the hold; dropping it while it is taken means that the client left.
 struct Place<'a> {
     waker: &'a Waker,
     id: u64,
+    taken: bool,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        if !self.taken {
+            return;
+        }
         self.waker.0.drive(|state| {
-            // Present only while nothing has ended the wait.
+            // Absent if the wait ended in this moment and nobody listened any more.
             if state.waiting.remove(&self.id).is_some() {
                 state.holds.handle_client_gone(self.id);
             }
@@ -195,36 +211,42 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets `change` happen, then does what the core wants done. Messages leave after the
-    /// lock is released, since the direct link may answer on this very call.
+    /// Lets `change` happen, then does what the core wants done. Messages leave with the
+    /// lock released, since the direct link may answer on this very call. One thread sends
+    /// at a time and takes what others add: a `Withdraw` must not overtake its `Wake`, or
+    /// the owner would start a guest for nobody.
     fn drive(&self, change: impl FnOnce(&mut State)) {
-        let mut messages = self.step(change);
-        while !messages.is_empty() {
-            let mut unreachable = Vec::new();
-            for (host, message) in messages {
-                if self.backhaul.send(host, ToOwner { message: Some(message) }).is_err() {
-                    unreachable.push(host);
-                }
-            }
-            messages = match unreachable.is_empty() {
-                true => Vec::new(),
-                false => self.step(|state| {
-                    for &host in &unreachable {
-                        state.holds.handle_host_down(Instant::now(), host);
-                    }
-                }),
-            };
-        }
-    }
-
-    fn step(&self, change: impl FnOnce(&mut State)) -> Vec<(HostId, EdgeMessage)> {
-        let mut messages = Vec::new();
         let mut state = self.lock();
         change(&mut state);
+        self.settle(&mut state);
+        if state.sending {
+            return;
+        }
+        state.sending = true;
+        let sending = Sending(self);
+        while let Some((host, message)) = state.outbox.pop_front() {
+            drop(state);
+            let sent = self.backhaul.send(host, ToOwner { message: Some(message) });
+            state = self.lock();
+            if sent.is_err() {
+                // Once per outage: what else was meant for this host has no use any more.
+                state.outbox.retain(|(to, _)| *to != host);
+                state.holds.handle_host_down(Instant::now(), host);
+                self.settle(&mut state);
+            }
+        }
+        // Under the lock that saw the outbox empty: whoever adds next sends.
+        state.sending = false;
+        drop(state);
+        std::mem::forget(sending);
+    }
+
+    /// Takes every action of the core and sees to its next moment.
+    fn settle(&self, state: &mut State) {
         while let Some(action) = state.holds.poll_action() {
             match action {
-                Action::Wake(host, wake) => messages.push((host, EdgeMessage::Wake(wake))),
-                Action::Withdraw(host, withdraw) => messages.push((host, EdgeMessage::Withdraw(withdraw))),
+                Action::Wake(host, wake) => state.outbox.push_back((host, EdgeMessage::Wake(wake))),
+                Action::Withdraw(host, withdraw) => state.outbox.push_back((host, EdgeMessage::Withdraw(withdraw))),
                 Action::Release(id, opened) => state.end(id, Ok(opened)),
                 Action::Refuse(id, error) => state.end(id, Err(error)),
             }
@@ -234,7 +256,22 @@ impl Inner {
             state.armed = next;
             self.timer.notify_one();
         }
-        messages
+    }
+}
+
+/// Somebody sends, with the lock released; dropped only if sending panicked.
+struct Sending<'a>(&'a Inner);
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.lock().sending = false;
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The timer task finds that there is nothing left to time.
+        self.timer.notify_one();
     }
 }
 
@@ -247,19 +284,26 @@ impl State {
     }
 }
 
-async fn run_timer(inner: Weak<Inner>) {
+async fn run_timer(inner: Weak<Inner>, timer: Arc<Notify>) {
     loop {
-        let Some(strong) = inner.upgrade() else { return };
         let next = {
-            let mut state = strong.lock();
+            let Some(inner) = inner.upgrade() else { return };
+            let mut state = inner.lock();
             state.armed = state.holds.poll_timeout();
             state.armed
         };
-        // Without a deadline of its own the task looks once a minute whether it is still needed.
-        let at = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
+        let due = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep_until(at.into()) => strong.drive(|state| state.holds.handle_timeout(Instant::now())),
-            () = strong.timer.notified() => {}
+            () = due => {
+                let Some(inner) = inner.upgrade() else { return };
+                inner.drive(|state| state.holds.handle_timeout(Instant::now()));
+            }
+            () = timer.notified() => {}
         }
     }
 }
@@ -268,15 +312,13 @@ async fn run_timer(inner: Weak<Inner>) {
 struct Events(Weak<Inner>);
 
 impl EdgeEvents for Events {
-    fn answer(&self, _host: HostId, message: ToEdge) {
+    fn answer(&self, host: HostId, message: ToEdge) {
         let Some(inner) = self.0.upgrade() else { return };
         match message.message {
             Some(OwnerMessage::Answer(answer)) => {
-                inner.drive(|state| state.holds.handle_answer(Instant::now(), answer))
+                inner.drive(|state| state.holds.handle_answer(Instant::now(), host, answer));
             }
-            Some(OwnerMessage::Cordon(cordon)) => {
-                inner.views.remove_if(cordon.sprite.as_str(), |_, view| view.run == cordon.run);
-            }
+            Some(OwnerMessage::Cordon(cordon)) => inner.views.forget(&cordon.sprite, cordon.run),
             None => {}
         }
     }
@@ -287,3 +329,6 @@ impl EdgeEvents for Events {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,9 @@
 use super::*;
-use backhaul::wire::{Accepted, Refused, WakeKind};
+use backhaul::wire::{Accepted, Progress, Refused, WakeKind};
+
+mod interleavings;
+
+const HOST: HostId = HostId(1);
 
 struct Bench {
     holds: Holds,
@@ -17,14 +21,19 @@ impl Bench {
     }
 
     fn request_from(&mut self, name: &str, client: &str, patience: u64) -> u64 {
+        self.request_for(name, 0, client, patience)
+    }
+
+    fn request_for(&mut self, name: &str, port: u16, client: &str, patience: u64) -> u64 {
         self.next += 1;
-        let key = FlightKey { name: SpriteName::parse(name).unwrap(), generation: Generation(1), port: 0 };
+        let key = FlightKey { name: SpriteName::parse(name).unwrap(), generation: Generation(1), port };
         let arrival = Arrival {
             id: self.next,
             key,
-            host: HostId(1),
+            host: HOST,
             client: client.parse().unwrap(),
             class: ClientClass::Anonymous,
+            arrived: self.now,
             deadline: self.now + Duration::from_millis(patience),
             reason: "test".into(),
         };
@@ -51,7 +60,7 @@ impl Bench {
     fn answer(&mut self, wake: &Wake, outcome: Outcome) {
         let answer =
             WakeAnswer { wake_id_high: wake.wake_id_high, wake_id_low: wake.wake_id_low, outcome: Some(outcome) };
-        self.holds.handle_answer(self.now, answer);
+        self.holds.handle_answer(self.now, HOST, answer);
     }
 
     fn later(&mut self, ms: u64) {
@@ -59,11 +68,45 @@ impl Bench {
         self.holds.handle_timeout(self.now);
     }
 
+    fn refusal(&mut self, id: u64) -> Option<HoldError> {
+        self.actions().into_iter().find_map(|action| match action {
+            Action::Refuse(of, error) if of == id => Some(error),
+            _ => None,
+        })
+    }
+
+    fn accept(&mut self, wake: &Wake) {
+        self.answer(wake, Outcome::Accepted(Accepted { joined: false }));
+    }
+
+    fn refuse(&mut self, wake: &Wake, cause: Cause, retry_after_ms: u32) {
+        let refused = Refused { cause: cause.into(), retry_after_ms, detail: "exit status 1".into() };
+        self.answer(wake, Outcome::Refused(refused));
+    }
+
     fn assert_empty(&self) {
+        assert_consistent(&self.holds);
         assert_eq!((self.holds.held(), self.holds.flights()), (0, 0));
-        assert!(self.holds.per_client.is_empty() && self.holds.by_wake.is_empty());
         assert_eq!(self.holds.poll_timeout(), None);
     }
+}
+
+/// Every index says the same about who waits.
+fn assert_consistent(holds: &Holds) {
+    let mut sprites = BTreeMap::<_, usize>::new();
+    let mut clients = BTreeMap::<_, usize>::new();
+    for waiter in holds.waiters.values() {
+        *sprites.entry(waiter.key.name.clone()).or_default() += 1;
+        *clients.entry(waiter.prefix).or_default() += 1;
+        assert!(holds.flights.contains_key(&waiter.key));
+    }
+    assert_eq!((holds.counts.of_sprites(), holds.counts.of_clients()), (sprites, &clients));
+    assert_eq!(holds.held(), holds.waiters.len());
+    assert_eq!(holds.flights.values().map(Flight::held).sum::<usize>(), holds.waiters.len());
+    assert!(holds.flights.values().all(|flight| !flight.is_empty()), "a flight without a waiter");
+    assert!(holds.by_wake.values().all(|key| holds.flights.contains_key(key)));
+    let timers: BTreeSet<_> = holds.flights.iter().map(|(key, flight)| (flight.next(), key.clone())).collect();
+    assert_eq!((holds.by_wake.len(), &holds.timers), (holds.flights.len(), &timers));
 }
 
 fn ready() -> Outcome {
@@ -117,9 +160,10 @@ fn a_waiter_ends_at_its_own_deadline_and_the_others_wait_on() {
     bench.request_from("a", "192.0.2.1", 9_000);
     let longer = bench.wakes();
     assert_eq!((longer[0].wake_id_low, longer[0].deadline_ms), (first[0].wake_id_low, 9_000));
-    bench.answer(&first[0], Outcome::Accepted(Accepted { joined: false }));
+    bench.accept(&first[0]);
+    bench.answer(&first[0], Outcome::Progress(Progress { phase: Phase::PortWait.into() }));
     bench.later(1_000);
-    assert_eq!(bench.actions(), [Action::Refuse(short, HoldError::Deadline { phase: Phase::Queued })]);
+    assert_eq!(bench.actions(), [Action::Refuse(short, HoldError::Deadline { phase: Phase::PortWait })]);
     assert_eq!(bench.holds.held(), 1);
 }
 
@@ -142,40 +186,136 @@ fn an_unanswered_wake_is_sent_three_times_and_then_the_host_is_suspect() {
 }
 
 #[test]
-fn an_accepted_wake_is_not_sent_again() {
+fn a_silent_host_is_probed_by_one_flight_at_a_time_and_its_answer_clears_it() {
+    let mut bench = Bench::standard();
+    for pause in [1_000, 2_000, 4_000, 5_000, 5_000] {
+        bench.holds.handle_host_down(bench.now, HOST);
+        bench.later(pause - 1);
+        let early = bench.request("a");
+        assert_eq!(bench.refusal(early), Some(HoldError::HostUnreachable), "{pause} ms");
+        bench.later(1);
+    }
+    let prober = bench.request("a");
+    let wakes = bench.wakes();
+    let other = bench.request("b");
+    assert_eq!(bench.refusal(other), Some(HoldError::HostUnreachable));
+    bench.holds.handle_client_gone(prober);
+    bench.request("b");
+    assert_eq!(bench.wakes().len(), 1, "the prober left, another takes its place");
+    assert_ne!(wakes.len(), 0);
+    let third = bench.request("c");
+    assert_eq!(bench.refusal(third), Some(HoldError::HostUnreachable));
+    let key = FlightKey { name: SpriteName::parse("b").unwrap(), generation: Generation(1), port: 0 };
+    let wake = bench.holds.flights[&key].wake.clone();
+    bench.accept(&wake);
+    bench.request("c");
+    assert_eq!(bench.wakes().len(), 1);
+}
+
+#[test]
+fn an_accepted_wake_is_asked_about_every_two_seconds_so_that_a_lost_ready_is_told_again() {
     let mut bench = Bench::standard();
     bench.request("a");
     let wakes = bench.wakes();
-    bench.answer(&wakes[0], Outcome::Accepted(Accepted { joined: false }));
-    bench.later(10_000);
+    bench.accept(&wakes[0]);
+    bench.later(1_999);
     assert!(bench.actions().is_empty());
+    bench.later(1);
+    let again = bench.wakes();
+    assert_eq!((again.len(), again[0].wake_id_low), (1, wakes[0].wake_id_low));
+    assert_eq!(again[0].deadline_ms, 28_000);
+    bench.later(20_000);
+    assert_eq!(bench.holds.held(), 1, "an accepted wake is never given up");
+}
+
+#[test]
+fn deadlines_that_grow_by_little_are_told_with_the_next_question() {
+    let mut bench = Bench::standard();
+    for _ in 0..100 {
+        bench.request("a");
+        bench.later(1);
+    }
+    let wakes = bench.wakes();
+    assert_eq!(wakes.len(), 1);
+    bench.accept(&wakes[0]);
+    bench.later(2_000);
+    assert_eq!(bench.wakes()[0].deadline_ms, 28_000 - 1);
+}
+
+#[test]
+fn the_owner_s_deadline_ends_nobody_who_has_patience_left() {
+    let mut bench = Bench::standard();
+    let short = bench.request_from("a", "192.0.2.1", 1_000);
+    let wakes = bench.wakes();
+    bench.accept(&wakes[0]);
+    let patient = bench.request_from("a", "192.0.2.1", 9_000);
+    bench.actions();
+    // The message with the longer deadline was lost.
+    bench.later(1_000);
+    assert_eq!(bench.refusal(short), Some(HoldError::Deadline { phase: Phase::Queued }));
+    bench.refuse(&wakes[0], Cause::WakeDeadline, 1_000);
+    assert_eq!((bench.holds.held(), bench.wakes()[0].deadline_ms), (1, 8_000));
+    // An owner that says so again and again is not asked in a circle.
+    for _ in 0..100 {
+        bench.refuse(&wakes[0], Cause::WakeDeadline, 1_000);
+    }
+    assert!(bench.actions().is_empty());
+    bench.later(250);
+    assert_eq!(bench.wakes().len(), 1);
+    bench.answer(&wakes[0], ready());
+    assert!(matches!(bench.actions()[..], [Action::Release(id, _)] if id == patient));
+    bench.assert_empty();
+}
+
+#[test]
+fn only_the_host_that_was_asked_may_answer() {
+    let mut bench = Bench::standard();
+    bench.request("a");
+    let wakes = bench.wakes();
+    let Wake { wake_id_high, wake_id_low, .. } = wakes[0];
+    let forged = WakeAnswer { wake_id_high, wake_id_low, outcome: Some(ready()) };
+    bench.holds.handle_answer(bench.now, HostId(2), forged);
+    assert!(bench.actions().is_empty());
+    assert_eq!(bench.holds.held(), 1);
+}
+
+#[test]
+fn ports_of_one_sprite_end_apart_and_share_its_bound() {
+    let mut bench = Bench::new(HoldLimits { per_sprite: 4, per_client: 99, per_process: 99, flights: 9 });
+    let web = bench.request_for("a", 0, "192.0.2.1", 9_000);
+    let wakes = bench.wakes();
+    for port in [8080, 8080, 9090] {
+        bench.request_for("a", port, "192.0.2.1", 9_000);
+    }
+    bench.actions();
+    let full = bench.request_for("a", 7070, "192.0.2.2", 9_000);
+    assert_eq!(bench.refusal(full), Some(HoldError::HoldFull));
+    bench.refuse(&wakes[0], Cause::PortClosed, 0);
+    assert_eq!(bench.actions().len(), 1);
+    assert!(!bench.holds.waiters.contains_key(&web));
+    assert_eq!(bench.holds.held(), 3);
+    assert_consistent(&bench.holds);
 }
 
 #[test]
 fn every_bound_refuses_with_its_own_reason() {
     let limits = HoldLimits { per_sprite: 4, per_client: 6, per_process: 8, flights: 3 };
     let mut bench = Bench::new(limits);
-    let refusal = |bench: &mut Bench, id| {
-        bench.actions().into_iter().find_map(|action| match action {
-            Action::Refuse(of, error) if of == id => Some(error),
-            _ => None,
-        })
-    };
     for _ in 0..4 {
         bench.request("a");
     }
     let full = bench.request("a");
-    assert_eq!(refusal(&mut bench, full), Some(HoldError::HoldFull));
+    assert_eq!(bench.refusal(full), Some(HoldError::HoldFull));
     bench.request("b");
     bench.request("b");
     let client = bench.request("b");
-    assert_eq!(refusal(&mut bench, client), Some(HoldError::ClientHoldFull));
+    assert_eq!(bench.refusal(client), Some(HoldError::ClientHoldFull));
     bench.request_from("c", "192.0.2.2", 1_000);
     let flights = bench.request_from("d", "192.0.2.3", 1_000);
-    assert_eq!(refusal(&mut bench, flights), Some(HoldError::EdgeBusy));
+    assert_eq!(bench.refusal(flights), Some(HoldError::EdgeBusy));
     bench.request_from("c", "192.0.2.3", 1_000);
     let process = bench.request_from("c", "192.0.2.4", 1_000);
-    assert_eq!(refusal(&mut bench, process), Some(HoldError::EdgeBusy));
+    assert_eq!(bench.refusal(process), Some(HoldError::EdgeBusy));
 }
 
 #[test]
@@ -212,21 +352,84 @@ fn release_goes_round_the_clients() {
 }
 
 #[test]
-fn a_failed_wake_is_remembered_as_long_as_the_owner_said() {
+fn a_failed_wake_is_remembered_as_long_as_the_owner_said_and_a_minute_at_most() {
     let mut bench = Bench::standard();
     bench.request("a");
     let wakes = bench.wakes();
-    let refused = Refused { cause: Cause::WakeFailed.into(), retry_after_ms: 2_000, detail: "exit status 1".into() };
-    bench.answer(&wakes[0], Outcome::Refused(refused));
+    bench.refuse(&wakes[0], Cause::WakeFailed, 2_000);
     bench.actions();
     bench.later(500);
     let id = bench.request("a");
-    assert!(
-        matches!(&bench.actions()[..], [Action::Refuse(of, HoldError::Refused { retry_after_ms: 1_500, .. })] if *of == id)
-    );
+    assert!(matches!(bench.refusal(id), Some(HoldError::Refused { retry_after_ms: 1_500, .. })));
     bench.later(1_500);
     bench.request("a");
+    let wakes = bench.wakes();
+    bench.refuse(&wakes[0], Cause::WakeFailed, u32::MAX);
+    bench.later(59_999);
+    let id = bench.request("a");
+    assert!(bench.refusal(id).is_some());
+    bench.later(1);
+    bench.request("a");
     assert_eq!(bench.wakes().len(), 1);
+}
+
+#[test]
+fn gone_is_remembered_for_that_placement_only() {
+    let mut bench = Bench::standard();
+    bench.request("a");
+    let wakes = bench.wakes();
+    bench.answer(&wakes[0], Outcome::Gone(backhaul::wire::Gone { generation: 1 }));
+    bench.actions();
+    let id = bench.request("a");
+    assert_eq!(bench.refusal(id), Some(HoldError::Gone { generation: 1 }));
+    let key = FlightKey { name: SpriteName::parse("a").unwrap(), generation: Generation(2), port: 0 };
+    let recreated = Arrival {
+        id: 99,
+        key,
+        host: HOST,
+        client: "192.0.2.1".parse().unwrap(),
+        class: ClientClass::Anonymous,
+        arrived: bench.now,
+        deadline: bench.now + Duration::from_secs(1),
+        reason: "test".into(),
+    };
+    bench.holds.handle_request(bench.now, recreated);
+    assert_eq!(bench.wakes().len(), 1);
+}
+
+#[test]
+fn what_was_learnt_while_a_request_waited_does_not_answer_it() {
+    let mut bench = Bench::standard();
+    let arrived = bench.now;
+    bench.later(500);
+    bench.request("a");
+    let wakes = bench.wakes();
+    bench.refuse(&wakes[0], Cause::WakeFailed, 5_000);
+    bench.actions();
+    let key = FlightKey { name: SpriteName::parse("a").unwrap(), generation: Generation(1), port: 0 };
+    let again = Arrival {
+        id: 99,
+        key,
+        host: HOST,
+        client: "192.0.2.1".parse().unwrap(),
+        class: ClientClass::Anonymous,
+        arrived,
+        deadline: bench.now + Duration::from_secs(9),
+        reason: "test".into(),
+    };
+    bench.holds.handle_request(bench.now, again);
+    assert_eq!(bench.wakes().len(), 1, "the owner is asked");
+}
+
+#[test]
+fn clients_of_one_network_share_a_bound_and_others_do_not() {
+    let one =
+        |a: &str, b: &str| Prefix::from(a.parse::<IpAddr>().unwrap()) == Prefix::from(b.parse::<IpAddr>().unwrap());
+    assert!(one("2001:db8:0:100::1", "2001:db8:0:1ff:ffff::2"));
+    assert!(!one("2001:db8:0:100::1", "2001:db8:0:200::1"));
+    assert!(one("192.0.2.1", "::ffff:192.0.2.1"));
+    assert!(!one("192.0.2.1", "192.0.2.2"));
+    assert!(!one("0.0.0.0", "::"));
 }
 
 #[test]

@@ -1,0 +1,66 @@
+//! How likely things are, and how long they take.
+
+/// Per thousand, or milliseconds; an `every` of 0 means never.
+#[derive(Clone, Debug)]
+pub(crate) struct Chances {
+    pub(crate) lost: u32,
+    pub(crate) doubled: u32,
+    /// Longest way of a message; messages overtake each other.
+    pub(crate) delay_ms: u64,
+    /// Longest start of a process, and again until it listens.
+    pub(crate) start_ms: u64,
+    pub(crate) start_fails: u32,
+    pub(crate) start_hangs: u32,
+    pub(crate) never_listens: u32,
+    pub(crate) client_leaves: u32,
+    pub(crate) patience_ms: (u64, u64),
+    pub(crate) request_every_ms: u64,
+    pub(crate) sleep_every_ms: u64,
+    pub(crate) death_every_ms: u64,
+    pub(crate) session_lost_every_ms: u64,
+    pub(crate) edge_dies_every_ms: u64,
+}
+
+impl Chances {
+    /// Everything goes wrong now and then.
+    pub(crate) const fn rough() -> Self {
+        Self {
+            lost: 50,
+            doubled: 30,
+            delay_ms: 300,
+            start_ms: 400,
+            start_fails: 50,
+            start_hangs: 10,
+            never_listens: 20,
+            client_leaves: 200,
+            patience_ms: (500, 15_000),
+            request_every_ms: 120,
+            sleep_every_ms: 3_000,
+            death_every_ms: 9_000,
+            session_lost_every_ms: 14_000,
+            edge_dies_every_ms: 40_000,
+        }
+    }
+
+    /// Nothing breaks; sprites still sleep when they are idle or told to.
+    pub(crate) const fn healthy() -> Self {
+        Self {
+            lost: 0,
+            doubled: 0,
+            start_fails: 0,
+            start_hangs: 0,
+            never_listens: 0,
+            client_leaves: 0,
+            patience_ms: (15_000, 30_000),
+            death_every_ms: 0,
+            session_lost_every_ms: 0,
+            edge_dies_every_ms: 0,
+            ..Self::rough()
+        }
+    }
+
+    /// Nothing happens by itself, and messages take no time.
+    pub(crate) const fn calm() -> Self {
+        Self { delay_ms: 0, request_every_ms: 0, sleep_every_ms: 0, ..Self::healthy() }
+    }
+}

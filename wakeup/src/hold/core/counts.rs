@@ -1,0 +1,118 @@
+//! How many requests are held, and whether one more may be (`wake.md` §5).
+//!
+//! Counts are kept by sprite, not by flight: waiters for two ports, or for two
+//! placements during a move, share one sprite's bound. Nobody is evicted: the newest is
+//! refused, so that a request that waits can rely on its place.
+
+use super::super::{HoldError, HoldLimits};
+use router::names::SpriteName;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A client's network: /32 of IPv4, /56 of IPv6 (`wake.md` §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Prefix(u128);
+
+impl From<IpAddr> for Prefix {
+    fn from(client: IpAddr) -> Self {
+        match client.to_canonical() {
+            IpAddr::V4(v4) => Self(u128::from(v4.to_bits())),
+            // The marker in the cut-off part keeps `::/56` apart from IPv4's 0.0.0.0.
+            IpAddr::V6(v6) => Self((v6.to_bits() >> 72) << 72 | 1 << 71),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct OfSprite {
+    held: usize,
+    clients: BTreeMap<Prefix, usize>,
+}
+
+/// The counts of one process. An entry lives as long as it counts something.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    sprites: BTreeMap<SpriteName, OfSprite>,
+    clients: BTreeMap<Prefix, usize>,
+    held: usize,
+}
+
+impl Counts {
+    /// Requests held in all.
+    pub(super) const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Whether one more request fits.
+    ///
+    /// # Errors
+    /// The bound it would exceed.
+    pub(super) fn admit(&self, limits: &HoldLimits, name: &SpriteName, prefix: Prefix) -> Result<(), HoldError> {
+        if self.held >= limits.per_process {
+            return Err(HoldError::EdgeBusy);
+        }
+        if self.clients.get(&prefix).is_some_and(|&held| held >= limits.per_client) {
+            return Err(HoldError::ClientHoldFull);
+        }
+        let Some(sprite) = self.sprites.get(name) else { return Ok(()) };
+        if sprite.held >= limits.per_sprite {
+            return Err(HoldError::HoldFull);
+        }
+        // Up to half of the bound anybody may wait. Above, each prefix has its share of the
+        // whole, so that the largest is refused first; one that is alone has all of it,
+        // since many people may sit behind one address.
+        let mine = sprite.clients.get(&prefix).copied().unwrap_or(0);
+        let prefixes = sprite.clients.len() + usize::from(mine == 0);
+        let share = (limits.per_sprite / prefixes).max(1);
+        if sprite.held >= limits.per_sprite / 2 && prefixes > 1 && mine >= share {
+            return Err(HoldError::ClientHoldFull);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add(&mut self, name: &SpriteName, prefix: Prefix) {
+        self.held += 1;
+        *self.clients.entry(prefix).or_default() += 1;
+        let sprite = self.sprites.entry(name.clone()).or_default();
+        sprite.held += 1;
+        *sprite.clients.entry(prefix).or_default() += 1;
+    }
+
+    /// Undoes one [`Counts::add`].
+    pub(super) fn remove(&mut self, name: &SpriteName, prefix: Prefix) {
+        self.held = self.held.saturating_sub(1);
+        subtract(&mut self.clients, prefix);
+        if let Some(sprite) = self.sprites.get_mut(name) {
+            sprite.held = sprite.held.saturating_sub(1);
+            subtract(&mut sprite.clients, prefix);
+            if sprite.held == 0 {
+                self.sprites.remove(name);
+            }
+        }
+    }
+
+    /// What is held for each sprite, for tests.
+    #[cfg(test)]
+    pub(super) fn of_sprites(&self) -> BTreeMap<SpriteName, usize> {
+        let held = self.sprites.iter().map(|(name, sprite)| {
+            assert_eq!(sprite.clients.values().sum::<usize>(), sprite.held);
+            (name.clone(), sprite.held)
+        });
+        held.collect()
+    }
+
+    /// What is held for each client, for tests.
+    #[cfg(test)]
+    pub(super) const fn of_clients(&self) -> &BTreeMap<Prefix, usize> {
+        &self.clients
+    }
+}
+
+fn subtract(counts: &mut BTreeMap<Prefix, usize>, prefix: Prefix) {
+    if let Some(held) = counts.get_mut(&prefix) {
+        *held = held.saturating_sub(1);
+        if *held == 0 {
+            counts.remove(&prefix);
+        }
+    }
+}
