@@ -2,7 +2,7 @@
 
 use crate::spec::{Depth, SpriteStatus, StateName};
 use backhaul::owner::EdgeId;
-use backhaul::wire::{Phase, WakeKind};
+use backhaul::wire::{Opened, Phase, WakeKind};
 use router::names::SpriteName;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,6 +28,8 @@ pub(super) struct Sprite {
     pub(super) since: Instant,
     /// The current or last life.
     pub(super) run: u64,
+    /// When that life began.
+    pub(super) begun: Instant,
     /// Number of the last thing asked of the driver; results for older ones are stale.
     pub(super) token: u64,
     pub(super) waiters: BTreeMap<WaiterId, Waiter>,
@@ -54,7 +56,7 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Cordoned; a wake calls it off.
-    Interruptible { until: Instant },
+    Interruptible { until: Instant, port_open: bool },
     /// The driver is at it; a wake follows it.
     Committed { wake_next: bool },
 }
@@ -63,6 +65,8 @@ pub(super) enum Stage {
 pub(super) struct Waiter {
     pub(super) deadline: Instant,
     pub(super) joined: bool,
+    /// For the receipt of the wake that is made for it.
+    pub(super) reason: String,
 }
 
 #[derive(Debug)]
@@ -104,6 +108,7 @@ impl Sprite {
             state,
             since: now,
             run,
+            begun: now,
             token: 0,
             waiters: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -121,7 +126,30 @@ impl Sprite {
 
     /// Requests some edge claims to have open, by leases that have not expired.
     pub(super) fn leased(&self, now: Instant) -> u32 {
-        self.leases.values().filter(|lease| lease.run == self.run && lease.until > now).map(|lease| lease.open).sum()
+        self.claims(now).map(|lease| lease.open).sum()
+    }
+
+    /// When the last claim ends that has not ended yet.
+    pub(super) fn claimed_until(&self, now: Instant) -> Option<Instant> {
+        self.claims(now).map(|lease| lease.until).max()
+    }
+
+    fn claims(&self, now: Instant) -> impl Iterator<Item = &Lease> {
+        self.leases.values().filter(move |lease| lease.run == self.run && lease.open > 0 && lease.until > now)
+    }
+
+    /// Its port is not known to answer any more.
+    pub(super) const fn lose_port(&mut self) {
+        if let State::Running { port_open, .. }
+        | State::Stopping { stage: Stage::Interruptible { port_open, .. }, .. } = &mut self.state
+        {
+            *port_open = false;
+        }
+    }
+
+    pub(super) fn opened(&self, kind: WakeKind, wake: Duration, joined: bool) -> Opened {
+        let wake_ms = u32::try_from(wake.as_millis()).unwrap_or(u32::MAX);
+        Opened { generation: self.spec.generation, run: self.run, kind: kind.into(), wake_ms, joined }
     }
 
     pub(super) fn status(&self, name: &SpriteName, now: Instant) -> SpriteStatus {

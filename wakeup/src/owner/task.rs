@@ -392,7 +392,8 @@ impl Task {
     fn wait_for_port(&mut self, waiter: WaiterId, name: &SpriteName, opened: Opened, port: u16, deadline: Instant) {
         let Some(ip) = self.addresses.get(name).map(SocketAddr::ip) else { return };
         let ear = self.ear(waiter);
-        let until = deadline.min(Instant::now() + super::core::PORT_WAIT_LATE);
+        let now = Instant::now();
+        let until = deadline.min(now + self.core.port_wait(name, now));
         tokio::spawn(async move {
             let open = tokio::time::timeout_at(until.into(), probe(SocketAddr::new(ip, port))).await;
             ear.tell(match open {
@@ -419,7 +420,10 @@ impl Task {
     }
 
     /// Ends every guest and every wait.
-    async fn end_all(self) {
+    async fn end_all(mut self) {
+        self.core.handle_shutdown();
+        // Nothing is under way that the core would begin now: these are answers only.
+        self.act();
         let names: Vec<_> = self.specs.keys().cloned().collect();
         let mut endings = Vec::new();
         for name in names {

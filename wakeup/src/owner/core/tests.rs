@@ -1,5 +1,5 @@
 use super::*;
-use crate::spec::StateName;
+use crate::spec::{Depth, StateName};
 
 /// What the guests have open, as the test says.
 struct Quiet(Instant, u32);
@@ -207,12 +207,54 @@ fn a_port_that_stays_closed_is_told_after_ten_seconds_and_the_guest_is_left_alon
     bench.later(0.2);
     assert_eq!(bench.causes(), [(waiter, Some(Cause::PortClosed))]);
     assert_eq!(bench.state("a"), StateName::Running);
-    // The next one looks again, without a start, and for 2 s only.
+    // The next one looks again without a start, as patiently while the run is young.
     let again = bench.wake("a");
     let actions = bench.actions();
     assert!(actions.iter().any(|action| matches!(action, Action::Probe { .. })), "{actions:?}");
-    bench.later(2.1);
+    bench.later(9.9);
+    assert_eq!(bench.causes(), []);
+    bench.later(0.2);
     assert_eq!(bench.causes(), [(again, Some(Cause::PortClosed))]);
+    // A minute old it has had its time to listen.
+    bench.quiet.1 = 1;
+    bench.later(50.0);
+    let late = bench.wake("a");
+    bench.later(1.9);
+    assert_eq!(bench.causes(), []);
+    bench.later(0.2);
+    assert_eq!(bench.causes(), [(late, Some(Cause::PortClosed))]);
+}
+
+#[test]
+fn an_older_placement_changes_nothing_and_an_edge_behind_or_ahead_is_told() {
+    let mut bench = Bench::new(&["a"]);
+    bench.core.handle_upsert(bench.now, &name("a"), CoreSpec { generation: 1, idle_timeout: None, always: false });
+    for generation in [1, 3] {
+        let waiter = bench.wake_at("a", generation);
+        assert_eq!(bench.ends(), [(waiter, Answer::Unknown { generation: 2 })]);
+    }
+}
+
+#[test]
+fn who_waits_when_the_owner_goes_is_told() {
+    let mut bench = Bench::new(&["a"]);
+    let waiter = bench.wake("a");
+    bench.core.handle_shutdown();
+    assert_eq!(bench.causes(), [(waiter, Some(Cause::ShuttingDown))]);
+}
+
+#[test]
+fn a_guest_that_dies_while_its_port_is_looked_at_is_started_for_those_who_wait() {
+    let mut bench = Bench::new(&["a"]);
+    let run = bench.run("a");
+    bench.core.handle_port_lost(&name("a"), run);
+    let waiter = bench.wake("a");
+    bench.actions();
+    bench.core.handle_exited(bench.now, &name("a"), run, "killed by signal 9");
+    let (_, token) = bench.starts()[0];
+    bench.core.handle_started(bench.now, &name("a"), token);
+    bench.core.handle_port_open(bench.now, &name("a"), token);
+    assert!(matches!(&bench.ends()[..], [(told, Answer::Ready(opened))] if *told == waiter && opened.run == 2));
 }
 
 #[test]

@@ -1,0 +1,98 @@
+//! What goes in and out of the owner's core, in types.
+//!
+//! Only words: nothing here decides, and nothing knows a driver or a socket.
+
+use super::super::sprite::{WaiterId, WakeRecord};
+use crate::spec::Depth;
+use backhaul::wire::{Cause, Opened, Phase};
+use router::names::SpriteName;
+use std::time::{Duration, Instant};
+
+/// Figures of the host that the core decides by.
+#[derive(Clone, Debug)]
+pub struct CoreSettings {
+    /// Without activity for this long a sprite is frozen.
+    pub idle_timeout: Duration,
+    /// Frozen for this long it is ended.
+    pub warm_for: Duration,
+    /// It runs at least this long after a wake.
+    pub minimum_run: Duration,
+    /// Idle timeout of an abandoned wake.
+    pub abandoned_timeout: Duration,
+    /// How long a closed port is waited for.
+    pub port_wait: Duration,
+    /// Guests starting at once; four times as many may be queued.
+    pub start_slots: usize,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+/// What the core asks of its shell. `token` comes back with the result.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the sentence of a variant covers its fields")]
+pub enum Action {
+    /// Start the guest from its disk, then watch its port.
+    Start { name: SpriteName, run: u64, token: u64 },
+    /// Continue the frozen guest, then watch its port.
+    Continue { name: SpriteName, run: u64, token: u64 },
+    /// Watch the port of the running guest.
+    Probe { name: SpriteName, token: u64 },
+    /// Close the run's gate: at once if nothing is open, else only with `force`, which
+    /// gives what is open a little time.
+    CloseGate { name: SpriteName, run: u64, token: u64, force: Option<Depth> },
+    /// The stop was called off.
+    ReopenGate { name: SpriteName, run: u64 },
+    /// Tell every edge that the run is about to end.
+    Cordon { name: SpriteName, run: u64 },
+    /// End the run's streams, then freeze the guest.
+    Freeze { name: SpriteName, run: u64, token: u64 },
+    /// End the run's streams, then end the guest.
+    End { name: SpriteName, run: u64, token: u64 },
+    /// Tell one waiter.
+    Answer { waiter: WaiterId, name: SpriteName, answer: Answer },
+    /// The guest runs and its port answers (or answered once).
+    Running { name: SpriteName, run: u64 },
+    /// The run is over.
+    Ended { name: SpriteName, run: u64 },
+    /// A wake came to its end.
+    Receipt { name: SpriteName, run: u64, record: WakeRecord, result: &'static str },
+}
+
+/// What a waiter is told.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the sentence of a variant covers its fields")]
+pub enum Answer {
+    /// The wake is known here.
+    Accepted { joined: bool },
+    /// It entered a phase.
+    Progress(Phase),
+    /// The port answers. Ends the wait.
+    Ready(Opened),
+    /// Ends the wait.
+    Refused { cause: Cause, retry_after: Duration, detail: String },
+    /// Ends the wait.
+    Gone { generation: u64 },
+    /// Ends the wait.
+    Unknown { generation: u64 },
+}
+
+/// What a run has open, as the shell sees it.
+pub trait Activity {
+    /// Items open now, and when the last byte moved.
+    fn activity(&self, name: &SpriteName, run: u64) -> (u32, Instant);
+}
+
+/// One wake as an edge asks for it.
+#[derive(Clone, Debug)]
+pub struct WakeRequest {
+    /// Who waits.
+    pub waiter: WaiterId,
+    /// For whom.
+    pub name: SpriteName,
+    /// The placement the edge believes in.
+    pub generation: u64,
+    /// When the waiter gives up.
+    pub deadline: Instant,
+    /// For the receipt.
+    pub reason: String,
+}

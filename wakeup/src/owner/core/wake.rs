@@ -1,0 +1,324 @@
+//! Towards running: who waits, the start queue, what the driver reports on the way.
+
+use super::super::sprite::{Sprite, Stage, State, Waiter};
+use super::{Action, Answer, OwnerCore, REASON_CHARS_MAX, WAITERS_MAX, WaiterId, WakeRecord, WakeRequest, current};
+use crate::spec::Depth;
+use backhaul::wire::{Cause, Phase, WakeKind};
+use router::names::SpriteName;
+use std::time::{Duration, Instant};
+
+/// When a host that is full may be asked again (chosen: a start takes a second or two).
+const BUSY_RETRY: Duration = Duration::from_secs(2);
+
+impl OwnerCore {
+    /// Somebody wants it to run.
+    pub fn handle_wake(&mut self, now: Instant, request: WakeRequest) {
+        let WakeRequest { waiter, name, generation, deadline, reason } = request;
+        let full = self.queue_is_full();
+        let Some(sprite) = self.sprites.get_mut(&name) else {
+            let answer = match self.gone.get(&name) {
+                Some(&destroyed) if generation <= destroyed => Answer::Gone { generation: destroyed },
+                // Made again since, and not known here yet; or never heard of.
+                destroyed => Answer::Unknown { generation: destroyed.copied().unwrap_or(0) },
+            };
+            return self.answer(waiter, &name, answer);
+        };
+        if generation != sprite.spec.generation {
+            // Either side may be behind; the edge sees from the number which one.
+            let generation = sprite.spec.generation;
+            return self.answer(waiter, &name, Answer::Unknown { generation });
+        }
+        if let Some(known) = sprite.waiters.get_mut(&waiter) {
+            // A retransmission, or the same wake with a longer deadline.
+            known.deadline = known.deadline.max(deadline);
+            let joined = known.joined;
+            self.answer(waiter, &name, Answer::Accepted { joined });
+            return self.arm(now, &name);
+        }
+        if let State::Failed { until, detail } = &sprite.state {
+            if *until > now {
+                let retry_after = *until - now;
+                let detail = detail.clone();
+                return self.answer(waiter, &name, Answer::Refused { cause: Cause::WakeFailed, retry_after, detail });
+            }
+            sprite.enter(now, State::Asleep(Depth::Cold));
+        }
+        if let State::Running { port_open: true, .. } = sprite.state {
+            sprite.abandoned = false;
+            let opened = sprite.opened(WakeKind::None, Duration::ZERO, false);
+            return self.answer(waiter, &name, Answer::Ready(opened));
+        }
+        if sprite.waiters.len() >= WAITERS_MAX || (full && matches!(sprite.state, State::Asleep(_))) {
+            return self.answer(waiter, &name, busy());
+        }
+        let joined = !sprite.waiters.is_empty() || matches!(sprite.state, State::Waking { .. });
+        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+        sprite.waiters.insert(waiter, Waiter { deadline, joined, reason: reason.clone() });
+        sprite.abandoned = false;
+        if let Some(record) = &mut sprite.wake {
+            record.waiters += 1;
+        }
+        self.answer(waiter, &name, Answer::Accepted { joined });
+        self.wake(now, &name, &reason);
+        self.arm(now, &name);
+    }
+
+    /// Moves a sprite that somebody waits for towards running.
+    pub(super) fn wake(&mut self, now: Instant, name: &SpriteName, reason: &str) {
+        let Some(sprite) = self.sprites.get_mut(name) else { return };
+        let waiters = sprite.waiters.len();
+        let record = |kind| WakeRecord {
+            reason: reason.into(),
+            kind,
+            asked: now,
+            slot: None,
+            started: None,
+            ready: None,
+            waiters,
+        };
+        match &mut sprite.state {
+            State::Asleep(depth) => {
+                let kind = depth.wake_kind();
+                sprite.wake = Some(record(kind));
+                sprite.enter(now, State::Waking { phase: Phase::Queued, kind });
+                self.queue.push_back(name.clone());
+                self.start_queued(now);
+            }
+            State::Stopping { stage: Stage::Interruptible { port_open, .. }, .. } => {
+                let port_open = *port_open;
+                let mut record = record(WakeKind::Interrupted);
+                sprite.enter(now, State::Running { since: now, port_open, gate_asked: false });
+                let run = sprite.run;
+                self.actions.push_back(Action::ReopenGate { name: name.clone(), run });
+                if port_open {
+                    record.ready = Some(now);
+                    self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "ready" });
+                    self.release(name, WakeKind::Interrupted, Duration::ZERO);
+                } else {
+                    self.wake(now, name, reason);
+                }
+            }
+            State::Stopping { stage: Stage::Committed { wake_next }, .. } => *wake_next = true,
+            State::Running { port_open: false, gate_asked: false, .. } => {
+                // It runs, its port did not answer the last time: look again.
+                sprite.token += 1;
+                let token = sprite.token;
+                sprite.wake = Some(record(WakeKind::None));
+                sprite.enter(now, State::Waking { phase: Phase::PortWait, kind: WakeKind::None });
+                self.actions.push_back(Action::Probe { name: name.clone(), token });
+            }
+            // While its gate is being closed the answer decides: a stop with a wake behind
+            // it, or another look at its port.
+            State::Running { .. } | State::Waking { .. } | State::Failed { .. } => {}
+        }
+    }
+
+    /// Wakes it again for those who still wait, after something came in between.
+    pub(super) fn wake_for_waiters(&mut self, now: Instant, name: &SpriteName) {
+        let Some(sprite) = self.sprites.get(name) else { return };
+        let Some(reason) = sprite.waiters.values().next().map(|waiter| waiter.reason.clone()) else { return };
+        if self.queue_is_full() && matches!(sprite.state, State::Asleep(_)) {
+            return self.refuse_all(name, Cause::HostBusy, BUSY_RETRY, "the start queue is full");
+        }
+        self.wake(now, name, &reason);
+    }
+
+    fn queue_is_full(&self) -> bool {
+        let slots = self.settings.start_slots;
+        self.starting >= slots && self.queue.len() >= 4 * slots
+    }
+
+    /// Gives free start slots to the queue, first come first served.
+    pub(super) fn start_queued(&mut self, now: Instant) {
+        while self.starting < self.settings.start_slots {
+            let Some(name) = self.queue.pop_front() else { return };
+            let Some(sprite) = self.sprites.get_mut(&name) else { continue };
+            let State::Waking { phase, kind } = &mut sprite.state else { continue };
+            *phase = Phase::Starting;
+            let kind = *kind;
+            sprite.since = now;
+            sprite.begun = now;
+            sprite.run += 1;
+            sprite.token += 1;
+            self.starting += 1;
+            if let Some(record) = &mut sprite.wake {
+                record.slot = Some(now);
+            }
+            let (run, token) = (sprite.run, sprite.token);
+            self.actions.push_back(match kind {
+                WakeKind::Warm => Action::Continue { name: name.clone(), run, token },
+                _ => Action::Start { name: name.clone(), run, token },
+            });
+            self.arm(now, &name);
+        }
+    }
+
+    /// A waiter left.
+    pub fn handle_withdraw(&mut self, now: Instant, waiter: WaiterId) {
+        let waiting = self.sprites.iter().find(|(_, sprite)| sprite.waiters.contains_key(&waiter));
+        if let Some(name) = waiting.map(|(name, _)| name.clone()) {
+            self.leave(now, &name, waiter);
+        }
+    }
+
+    pub(super) fn leave(&mut self, now: Instant, name: &SpriteName, waiter: WaiterId) {
+        let Some(sprite) = self.sprites.get_mut(name) else { return };
+        sprite.waiters.remove(&waiter);
+        if sprite.waiters.is_empty() {
+            match &mut sprite.state {
+                State::Waking { phase: Phase::Queued, kind } => {
+                    let depth = if *kind == WakeKind::Warm { Depth::Warm } else { Depth::Cold };
+                    sprite.wake = None;
+                    sprite.enter(now, State::Asleep(depth));
+                    self.queue.retain(|queued| queued != name);
+                }
+                // A guest that had been running keeps its own idle timeout.
+                State::Waking { kind, .. } => sprite.abandoned = *kind != WakeKind::None,
+                State::Stopping { stage: Stage::Committed { wake_next }, .. } => *wake_next = false,
+                _ => {}
+            }
+        }
+        self.arm(now, name);
+    }
+
+    /// The driver started or continued the guest; its port is being watched.
+    pub fn handle_started(&mut self, now: Instant, name: &SpriteName, token: u64) {
+        let Some(sprite) = current(&mut self.sprites, name, token) else { return };
+        let State::Waking { phase, .. } = &mut sprite.state else { return };
+        if *phase != Phase::Starting {
+            return;
+        }
+        *phase = Phase::PortWait;
+        sprite.since = now;
+        if let Some(record) = &mut sprite.wake {
+            record.started = Some(now);
+        }
+        self.starting -= 1;
+        for &waiter in sprite.waiters.keys() {
+            let answer = Answer::Progress(Phase::PortWait);
+            self.actions.push_back(Action::Answer { waiter, name: name.clone(), answer });
+        }
+        self.start_queued(now);
+        self.arm(now, name);
+    }
+
+    /// The frozen guest was no more: the wake goes on as a cold one.
+    pub fn handle_memory_lost(&mut self, name: &SpriteName, token: u64) {
+        let Some(sprite) = current(&mut self.sprites, name, token) else { return };
+        if let State::Waking { kind, .. } = &mut sprite.state {
+            *kind = WakeKind::Cold;
+            if let Some(record) = &mut sprite.wake {
+                record.kind = WakeKind::Cold;
+            }
+        }
+    }
+
+    /// The guest's port answered.
+    pub fn handle_port_open(&mut self, now: Instant, name: &SpriteName, token: u64) {
+        let Some(sprite) = current(&mut self.sprites, name, token) else { return };
+        match &mut sprite.state {
+            State::Waking { phase: Phase::PortWait, kind } => {
+                let kind = *kind;
+                sprite.enter(now, State::Running { since: now, port_open: true, gate_asked: false });
+                let run = sprite.run;
+                let record = sprite.wake.take().map(|record| WakeRecord { ready: Some(now), ..record });
+                let took = record.as_ref().map_or(Duration::ZERO, |record| now.saturating_duration_since(record.asked));
+                self.actions.push_back(Action::Running { name: name.clone(), run });
+                if let Some(record) = record {
+                    self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "ready" });
+                }
+                self.release(name, kind, took);
+            }
+            State::Running { port_open, .. } => {
+                *port_open = true;
+                self.actions.push_back(Action::Running { name: name.clone(), run: sprite.run });
+            }
+            _ => {}
+        }
+        self.arm(now, name);
+    }
+
+    /// The guest could not be started, or ended: `detail` says how ("exit status 1").
+    pub fn handle_exited(&mut self, now: Instant, name: &SpriteName, run: u64, detail: &str) {
+        let Some(sprite) = self.sprites.get_mut(name) else { return };
+        if sprite.run != run {
+            return;
+        }
+        match &sprite.state {
+            State::Waking { phase: Phase::PortWait, kind: WakeKind::None } => {
+                // It had been running, and its port was looked at for the very reason that it
+                // died: whoever waits gets a start, not the failure of one.
+                sprite.wake = None;
+                self.died(now, name);
+                self.wake_for_waiters(now, name);
+            }
+            State::Waking { phase, .. } if *phase != Phase::Queued => {
+                if *phase == Phase::Starting {
+                    self.starting -= 1;
+                }
+                self.start_failed(now, name, detail);
+                self.start_queued(now);
+            }
+            State::Running { since, .. } => {
+                let awake = *since;
+                sprite.forget_failures(now, awake);
+                self.died(now, name);
+                self.wake_for_waiters(now, name);
+            }
+            State::Asleep(Depth::Warm) | State::Stopping { stage: Stage::Interruptible { .. }, .. } => {
+                self.died(now, name);
+            }
+            // A committed stop reports its own end; a queued wake finds out when it starts.
+            State::Stopping { .. } | State::Waking { .. } | State::Asleep(_) | State::Failed { .. } => {}
+        }
+        self.arm(now, name);
+    }
+
+    /// What it had in memory is lost, its disk is there.
+    fn died(&mut self, now: Instant, name: &SpriteName) {
+        let Some(sprite) = self.sprites.get_mut(name) else { return };
+        sprite.token += 1;
+        sprite.leases.clear();
+        sprite.enter(now, State::Asleep(Depth::Cold));
+        self.actions.push_back(Action::Ended { name: name.clone(), run: sprite.run });
+    }
+
+    fn start_failed(&mut self, now: Instant, name: &SpriteName, detail: &str) {
+        let Some(sprite) = self.sprites.get_mut(name) else { return };
+        sprite.failures += 1;
+        let pause = self.backoff.pause(sprite.failures);
+        sprite.token += 1;
+        sprite.enter(now, State::Failed { until: now + pause, detail: detail.into() });
+        let (run, record) = (sprite.run, sprite.wake.take());
+        self.actions.push_back(Action::Ended { name: name.clone(), run });
+        if let Some(record) = record {
+            self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "wake_failed" });
+        }
+        self.refuse_all(name, Cause::WakeFailed, pause, detail);
+    }
+
+    /// The guest runs but nobody listens: waiters are told, the guest is left alone.
+    pub(super) fn port_stays_closed(&mut self, now: Instant, name: &SpriteName) {
+        let Some(sprite) = self.sprites.get_mut(name) else { return };
+        sprite.enter(now, State::Running { since: now, port_open: false, gate_asked: false });
+        let run = sprite.run;
+        if let Some(record) = sprite.wake.take() {
+            self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "port_closed" });
+        }
+        self.refuse_all(name, Cause::PortClosed, Duration::from_secs(2), "");
+        self.arm(now, name);
+    }
+}
+
+fn busy() -> Answer {
+    Answer::Refused { cause: Cause::HostBusy, retry_after: BUSY_RETRY, detail: "the start queue is full".into() }
+}
+
+impl Sprite {
+    /// Having run for a while, the next failed wake is the first again.
+    pub(super) fn forget_failures(&mut self, now: Instant, awake: Instant) {
+        if now.saturating_duration_since(awake) >= super::FAILURES_FORGOTTEN {
+            self.failures = 0;
+        }
+    }
+}
