@@ -1,21 +1,17 @@
 //! The body of an answer: ours, or the sprite's streamed through.
 
-use crate::guest::{ResponseBody, UpstreamError};
+use crate::upstream::{GuestBody, UpstreamError};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 /// One answer's body. No box, no dynamic call on the warm path.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every answer is the sprite's; a box would cost each an allocation"
-)]
 pub enum EdgeBody {
     /// Written here; `None` once it was handed out, or when there is none.
     Full(Option<Bytes>),
     /// The sprite's, read as the client reads: back-pressure is the absence of a poll.
-    Sprite(ResponseBody),
+    Sprite(GuestBody),
 }
 
 impl EdgeBody {

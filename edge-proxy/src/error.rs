@@ -4,7 +4,7 @@
 //! `respond.rs` turns it into an answer, and the same match gives the metric and
 //! log label, so the two cannot drift apart.
 
-use crate::guest::UpstreamError;
+use crate::upstream::UpstreamError;
 use backhaul::wire::Cause;
 use std::time::Duration;
 use wakeup::hold::HoldError;

@@ -3,30 +3,28 @@
 //! The rule: a request is sent again only when nothing of it can have reached a guest:
 //! the owner said so, or the idle stream it was written to had ended and the method may
 //! be repeated (RFC 9110 §9.2.2). What was read of its body until then is kept by
-//! [`Upload`], so the second try sends the same bytes. Nothing else is ever retried.
+//! [`crate::upstream::Upload`], so the second try sends the same bytes. Nothing else is ever retried.
 
 use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::error::RequestError;
-use crate::guest::{
-    BodyFraming, Connection, Framing, HeadParts, Place, Received, ResponseBody, ResponseHead, UpstreamError,
-    encode_head, finish_head,
-};
 use crate::headers;
 use crate::request::Exchange;
 use crate::respond;
 use crate::tunnel::Tunnel;
+use crate::upstream::{
+    Asked, GuestBody, GuestConnection, Place, Received, RequestFraming, RequestHead, ResponseHead, UpstreamError,
+    encode_head,
+};
 use crate::worker::Worker;
 use backhaul::OpenError;
 use backhaul::wire::{Open, Reply, StreamClass, VERSION};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use router::names::SpriteName;
 use router::route::Route;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-
-pub use crate::guest::Upload;
 
 thread_local! {
     /// The core's buffer for request heads: one write per request, no allocation.
@@ -39,13 +37,11 @@ const HEAD_KEPT: usize = 128 * 1024;
 /// The way to a guest: an idle stream, or one that is still to be opened.
 pub enum Guest {
     /// Kept from an earlier request.
-    Idle(Connection),
+    Idle(GuestConnection),
     /// To be opened with the expectation of this run.
     Fresh {
         /// What it leads to.
         place: Place,
-        /// The host the table names.
-        host: router::route::HostId,
     },
 }
 
@@ -54,7 +50,8 @@ impl Guest {
     /// costs one round trip and never an error.
     #[must_use]
     pub fn warm(worker: &Worker, exchange: &Exchange, name: &SpriteName, route: &Route, port: u16) -> Option<Self> {
-        let place = |place: &Place| place.port == port && place.generation == route.generation;
+        let place =
+            |place: &Place| place.port == port && place.generation == route.generation && place.host == route.host;
         if may_use_idle(worker, exchange)
             && let Some(connection) = worker.pool.take(name, place)
         {
@@ -67,7 +64,7 @@ impl Guest {
     /// A stream to be opened to this run.
     #[must_use]
     pub const fn fresh(name: SpriteName, route: &Route, port: u16, run: u64) -> Self {
-        Self::Fresh { place: Place { name, generation: route.generation, run, port }, host: route.host }
+        Self::Fresh { place: Place { host: route.host, name, generation: route.generation, run, port } }
     }
 }
 
@@ -78,7 +75,6 @@ fn may_use_idle(worker: &Worker, exchange: &Exchange) -> bool {
 }
 
 /// How a try ended.
-#[expect(clippy::large_enum_variant, reason = "nearly every try is answered; a box would cost each an allocation")]
 pub enum Attempt {
     /// The sprite answered.
     Answered(Response<EdgeBody>),
@@ -100,16 +96,16 @@ pub async fn attempt(
     let began = Instant::now();
     let mut connection = match guest {
         Guest::Idle(connection) => connection,
-        Guest::Fresh { place, host } => match open(worker, exchange, place, host).await? {
+        Guest::Fresh { place } => match open(worker, exchange, place).await? {
             Some(connection) => connection,
             None => return Ok(Attempt::NotDelivered),
         },
     };
-    if connection.stream().is_decided() && !connection.begin() {
+    if connection.link().is_decided() && !connection.begin() {
         return Ok(not_running(worker, &connection));
     }
     // What the client sent together with its head leaves together with the head.
-    exchange.upload.prefetch().await.map_err(RequestError::Upstream)?;
+    exchange.upload.prefetch().await.map_err(|_| RequestError::BadRequest("its body broke off"))?;
     let framing = exchange.upload.framing(&exchange.parts.headers);
     if let Err(error) = send(client, exchange, host, framing, &mut connection).await {
         return broke(worker, exchange, connection, error).await;
@@ -129,12 +125,7 @@ pub async fn attempt(
 }
 
 /// Opens a stream; `None` when the owner says that this run does not run.
-async fn open(
-    worker: &Worker,
-    exchange: &Exchange,
-    place: Place,
-    host: router::route::HostId,
-) -> Result<Option<Connection>, RequestError> {
+async fn open(worker: &Worker, exchange: &Exchange, place: Place) -> Result<Option<GuestConnection>, RequestError> {
     let left = exchange.deadline.map_or(worker.edge.hold_timeout, |at| at.saturating_duration_since(Instant::now()));
     let open = Open {
         version: VERSION,
@@ -148,18 +139,18 @@ async fn open(
         client_class: 0,
         class: class(&exchange.parts.headers).into(),
     };
-    match worker.edge.backhaul.open(host, open).await {
-        Ok(stream) => Ok(Some(Connection::new(stream, place))),
+    match worker.edge.backhaul.open(place.host, open).await {
+        Ok(stream) => Ok(Some(GuestConnection::new(stream, place))),
         Err(error) => not_opened(worker, &place, error).map(|()| None),
     }
 }
 
 /// The owner's decision, when it comes behind what was written; `false` when it does not run.
-async fn decided(worker: &Worker, connection: &mut Connection) -> Result<bool, RequestError> {
-    if connection.stream().is_decided() {
+async fn decided(worker: &Worker, connection: &mut GuestConnection) -> Result<bool, RequestError> {
+    if connection.link().is_decided() {
         return Ok(true);
     }
-    let opened = connection.stream().opened().await.map(|_| ());
+    let opened = connection.link().opened().await.map(|_| ());
     match opened {
         Ok(()) => Ok(connection.begin()),
         Err(error) => not_opened(worker, connection.place(), error).map(|()| false),
@@ -184,7 +175,7 @@ fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<(), Re
     }
 }
 
-fn not_running(worker: &Worker, connection: &Connection) -> Attempt {
+fn not_running(worker: &Worker, connection: &GuestConnection) -> Attempt {
     let place = connection.place();
     worker.edge.waker.forget(&place.name, place.run);
     worker.pool.forget(&place.name);
@@ -196,28 +187,31 @@ async fn send(
     client: &Client,
     exchange: &Exchange,
     host: &HeaderValue,
-    framing: Framing,
-    connection: &mut Connection,
+    framing: RequestFraming,
+    connection: &mut GuestConnection,
 ) -> Result<(), UpstreamError> {
     let mut bytes = HEAD.take();
     bytes.clear();
     let parts = &exchange.parts;
-    let head = HeadParts {
+    let upgrade = upgrade(&parts.headers, parts.version);
+    let head = RequestHead {
         method: &parts.method,
-        path: parts.uri.path_and_query().map_or("/", |path| path.as_str()),
+        target: parts.uri.path_and_query(),
         host,
         headers: &parts.headers,
         framing,
-        upgrade: upgrade(&parts.headers, parts.version),
+        upgrade,
     };
-    encode_head(&head, headers::is_ours, &mut bytes);
-    headers::render(client, host, parts.version, &exchange.id, &mut bytes);
-    if let Some(woken) = &exchange.woken {
-        headers::render_wake(woken, exchange.held.unwrap_or_default(), &mut bytes);
-    }
-    finish_head(&mut bytes);
+    let ours = |out: &mut Vec<u8>| {
+        headers::render(client, host, parts.version, &exchange.id, out);
+        if let Some(woken) = &exchange.woken {
+            headers::render_wake(woken, exchange.held.unwrap_or_default(), out);
+        }
+    };
+    encode_head(&head, headers::is_ours, ours, &mut bytes);
     exchange.upload.encode_kept(framing, &mut bytes);
-    let sent = connection.send(&bytes).await;
+    let asked = Asked { head: parts.method == Method::HEAD, upgrade: upgrade.is_some() };
+    let sent = connection.send_head_and_small_body(asked, &bytes, &[]).await;
     if bytes.capacity() <= HEAD_KEPT {
         HEAD.set(bytes);
     }
@@ -229,10 +223,10 @@ async fn send(
 async fn receive(
     client: &Client,
     exchange: &Exchange,
-    connection: &mut Connection,
+    connection: &mut GuestConnection,
 ) -> Result<ResponseHead, UpstreamError> {
     loop {
-        match connection.read_head(&exchange.parts.method).await? {
+        match connection.read_head().await? {
             Received::Final(head) => return Ok(head),
             // hyper's server cannot send it, and on HTTP/2 neither can we.
             Received::Interim(head) if exchange.parts.version == Version::HTTP_11 => {
@@ -259,13 +253,13 @@ fn render_interim(head: &ResponseHead) -> Vec<u8> {
 async fn broke(
     worker: &Worker,
     exchange: &Exchange,
-    mut connection: Connection,
+    mut connection: GuestConnection,
     error: UpstreamError,
 ) -> Result<Attempt, RequestError> {
-    let kept = exchange.upload.is_kept();
-    let idle_race = connection.reused
+    let kept = exchange.upload.can_replay();
+    let idle_race = connection.is_reused()
         && exchange.parts.method.is_idempotent()
-        && matches!(error, UpstreamError::ClosedBeforeAnswer | UpstreamError::Io(_));
+        && matches!(error, UpstreamError::ConnectionClosed { before_response: true } | UpstreamError::Io(_));
     if kept && (idle_race || connection.nothing_delivered().await) {
         worker.pool.forget(&connection.place().name);
         return Ok(Attempt::NotDelivered);
@@ -277,13 +271,13 @@ fn answer(
     worker: &Rc<Worker>,
     client: &Client,
     exchange: &Exchange,
-    connection: Connection,
-    head: ResponseHead,
+    connection: GuestConnection,
+    mut head: ResponseHead,
     connect: Duration,
 ) -> Response<EdgeBody> {
     let mut response = Response::new(EdgeBody::empty());
     *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
+    *response.headers_mut() = std::mem::take(&mut head.headers);
     headers::add_to_response(response.headers_mut(), &exchange.id);
     if let Some(woken) = &exchange.woken {
         respond::tell_wake(response.headers_mut(), woken, exchange.held.unwrap_or_default(), connect);
@@ -293,9 +287,7 @@ fn answer(
         client.tunnel.set(Some(Tunnel { read: stream.read, write: stream.write, early, guard }));
         return response;
     }
-    let reusable = head.keep_alive && head.framing != BodyFraming::UntilClose;
-    let body = ResponseBody::new(connection, head.framing, reusable, Rc::clone(&worker.pool));
-    *response.body_mut() = EdgeBody::Sprite(body);
+    *response.body_mut() = EdgeBody::Sprite(GuestBody::new(connection, &head, Rc::clone(&worker.pool)));
     response
 }
 

@@ -27,7 +27,6 @@ pub fn is_ours(name: &HeaderName) -> bool {
         Some(b'x') => name.starts_with("x-forwarded-") || name == "x-request-id" || name == "x-real-ip",
         Some(b'f') => name == "forwarded",
         Some(b's') => name.starts_with("sprite-"),
-        Some(b'h') => name == "host" || name == "http2-settings",
         _ => false,
     }
 }

@@ -11,7 +11,6 @@ pub mod connection;
 pub mod demo;
 pub mod error;
 pub mod forward;
-pub mod guest;
 pub mod headers;
 pub mod hold;
 pub mod host;
@@ -23,6 +22,7 @@ pub mod run;
 pub mod sample;
 pub mod target;
 pub mod tunnel;
+pub mod upstream;
 pub mod worker;
 
 pub use cli::run_from_arguments;

@@ -15,6 +15,7 @@ use crate::hold;
 use crate::request_id::RequestId;
 use crate::respond::{self, Reader};
 use crate::target;
+use crate::upstream::Upload;
 use crate::worker::{Edge, Worker};
 use http::request::Parts;
 use http::{Method, Request, Response};
@@ -34,7 +35,7 @@ pub struct Exchange {
     /// The request line and headers as the client sent them.
     pub parts: Parts,
     /// The client's body, and the copy that makes a replay exact.
-    pub upload: forward::Upload,
+    pub upload: Upload<Incoming>,
     /// Same id in the sprite's headers, our answer and the log.
     pub id: RequestId,
     /// How the last hold ended, if the request was held.
@@ -48,7 +49,7 @@ pub struct Exchange {
 /// Answers `request`, whatever happens.
 pub async fn handle(worker: &Rc<Worker>, client: &Rc<Client>, request: Request<Incoming>) -> Response<EdgeBody> {
     let (parts, body) = request.into_parts();
-    let upload = forward::Upload::new(body);
+    let upload = Upload::new(body);
     let mut exchange = Exchange { parts, upload, id: RequestId::next(), woken: None, deadline: None, held: None };
     match serve(worker, client, &mut exchange).await {
         Ok(response) => response,

@@ -286,7 +286,7 @@ fn spawn_worker(
             loop {
                 tokio::select! {
                     () = edge.stopped() => return,
-                    () = tokio::time::sleep(Duration::from_secs(1)) => worker.pool.sweep(Instant::now()),
+                    () = tokio::time::sleep(Duration::from_secs(1)) => worker.pool.sweep(),
                 }
             }
         });

@@ -1,6 +1,6 @@
 //! What requests share: [`Edge`] by all cores of the process, [`Worker`] by one core.
 
-use crate::guest::Pool;
+use crate::upstream::GuestPool;
 use backhaul::Backhaul;
 use config::Limits;
 use router::names::{SpriteName, Suffix};
@@ -132,13 +132,13 @@ impl Drop for ConnectionPermit {
 /// One core's share: its pool of idle guest streams, reached without a lock.
 pub struct Worker {
     pub(crate) edge: Arc<Edge>,
-    pub(crate) pool: Rc<Pool>,
+    pub(crate) pool: Rc<GuestPool>,
 }
 
 impl Worker {
     /// A core's share of `edge`, with an empty pool.
     #[must_use]
     pub fn new(edge: Arc<Edge>) -> Self {
-        Self { edge, pool: Rc::new(Pool::new()) }
+        Self { edge, pool: Rc::new(GuestPool::new()) }
     }
 }
