@@ -67,8 +67,12 @@ struct Shared {
     hosts: HostLookup,
     home: tokio::runtime::Handle,
     sessions: papaya::HashMap<HostId, Arc<Session>>,
-    events: OnceLock<Arc<dyn EdgeEvents>>,
+    events: Events,
 }
+
+/// Who hears of answers and of hosts that are down. A session may be up before it is set
+/// ([`QuicEdge::prewarm`]), so it is looked up for every word.
+type Events = Arc<OnceLock<Arc<dyn EdgeEvents>>>;
 
 /// One host: its session, now or when it is needed.
 struct Session {
@@ -110,7 +114,7 @@ impl QuicEdge {
             hosts,
             home: tokio::runtime::Handle::current(),
             sessions: papaya::HashMap::new(),
-            events: OnceLock::new(),
+            events: Events::default(),
         })))
     }
 
@@ -225,15 +229,15 @@ async fn run(edge: Weak<Shared>, session: Arc<Session>, mut queue: mpsc::Receive
                 let connection = made.connection.clone();
                 session.state.send_replace(State::Up(connection.clone()));
                 let link = Arc::clone(&edge.link);
-                let events = edge.events.get().cloned();
+                let events = Arc::clone(&edge.events);
                 drop(edge);
-                let ended = serve(made, &link, &session, &mut queue, events.as_ref()).await;
+                let ended = serve(made, &link, &session, &mut queue, &events).await;
                 renew = matches!(ended, Ended::Silent);
                 tracing::info!(host = session.host.0, reason = %ended, "session ended");
                 connection.close(0u32.into(), b"");
                 session.runs.forget_claims();
                 session.state.send_replace(State::Idle);
-                if let (Some(events), false) = (events, matches!(ended, Ended::Unused)) {
+                if let (Some(events), false) = (events.get(), matches!(ended, Ended::Unused)) {
                     events.host_down(session.host);
                 }
             }
@@ -326,7 +330,7 @@ async fn serve(
     link: &UserspaceLink,
     session: &Session,
     queue: &mut mpsc::Receiver<ToOwner>,
-    events: Option<&Arc<dyn EdgeEvents>>,
+    events: &Events,
 ) -> Ended {
     let Made { connection, address, control: (mut send, mut receive) } = made;
     // A word at once, so that the host sees the stream before others that overtake it.
@@ -342,7 +346,7 @@ async fn serve(
                     if let Some(OwnerMessage::Cordon(cordon)) = &message.message {
                         session.runs.cordon(&cordon.sprite, cordon.run);
                     }
-                    if let Some(events) = events {
+                    if let Some(events) = events.get() {
                         events.answer(session.host, message);
                     }
                 }

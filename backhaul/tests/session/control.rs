@@ -1,6 +1,6 @@
 //! The control stream and the session's life.
 
-use crate::world::{HOST, Heard, RUN, Told, World, open, within};
+use crate::world::{Changes, HOST, Heard, RUN, Told, World, open, within};
 use backhaul::OpenError;
 use backhaul::wire::{Accepted, EdgeMessage, Outcome, OwnerMessage, ToEdge, ToOwner, Wake, WakeAnswer, Withdraw};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +23,20 @@ async fn a_message_makes_the_session_and_its_answer_comes_back() {
         let told = within(world.told.recv()).await;
         assert!(matches!(told, Some(Told::Answer(HOST, message)) if message == answer));
     }
+}
+
+#[tokio::test]
+async fn who_listens_only_after_the_session_was_made_hears_all_the_same() {
+    let mut world = World::quic_with(Changes { hears: false, ..Changes::default() });
+    world.edge.as_ref().unwrap().prewarm(HOST);
+    // Its first word says that the session is up.
+    world.hears(|heard| matches!(heard, Heard::Control(..))).await;
+    world.hear();
+    let outcome = Some(Outcome::Accepted(Accepted { joined: false }));
+    let answer = WakeAnswer { wake_id_low: 1, outcome, ..WakeAnswer::default() };
+    *world.owner.answer.lock().unwrap() = Some(ToEdge { message: Some(OwnerMessage::Answer(answer)) });
+    world.backhaul.send(HOST, wake(1)).unwrap();
+    assert!(matches!(within(world.told.recv()).await, Some(Told::Answer(HOST, _))));
 }
 
 #[tokio::test]

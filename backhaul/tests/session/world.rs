@@ -97,6 +97,7 @@ pub(crate) struct World {
     pub(crate) owner: Arc<FakeOwner>,
     pub(crate) heard: mpsc::UnboundedReceiver<Heard>,
     pub(crate) told: mpsc::UnboundedReceiver<Told>,
+    tell: mpsc::UnboundedSender<Told>,
     /// `None` over the direct link.
     pub(crate) server: Option<HostServer>,
     pub(crate) edge: Option<QuicEdge>,
@@ -112,11 +113,13 @@ pub(crate) struct Changes {
     pub(crate) known_edge_pin: bool,
     /// The edge knows the host's certificate.
     pub(crate) known_host_pin: bool,
+    /// The edge has somebody who hears of answers; else from [`World::hear`] on.
+    pub(crate) hears: bool,
 }
 
 impl Default for Changes {
     fn default() -> Self {
-        Self { limits: Limits::default(), known_key: true, known_edge_pin: true, known_host_pin: true }
+        Self { limits: Limits::default(), known_key: true, known_edge_pin: true, known_host_pin: true, hears: true }
     }
 }
 
@@ -143,7 +146,9 @@ impl World {
             address: "fd00::1".parse().unwrap(),
             spki_pins: Vec::new(),
         };
-        Self::with(Backhaul::direct(owner.clone()), owner, heard, None, None, Arc::new(Mutex::new(row)))
+        let world = Self::with(Backhaul::direct(owner.clone()), owner, heard, None, None, Arc::new(Mutex::new(row)));
+        world.hear();
+        world
     }
 
     pub(crate) fn quic() -> Self {
@@ -194,7 +199,11 @@ impl World {
             hosts: Arc::new(move |host| (host == HOST).then(|| table.lock().unwrap().clone())),
         })
         .unwrap();
-        Self::with(Backhaul::quic(edge.clone()), owner, heard, Some(server), Some(edge), row)
+        let world = Self::with(Backhaul::quic(edge.clone()), owner, heard, Some(server), Some(edge), row);
+        if changes.hears {
+            world.hear();
+        }
+        world
     }
 
     fn with(
@@ -206,8 +215,12 @@ impl World {
         row: Arc<Mutex<HostRow>>,
     ) -> Self {
         let (tell, told) = mpsc::unbounded_channel();
-        backhaul.set_events(Arc::new(Events(tell)));
-        Self { backhaul, owner, heard, told, server, edge, row }
+        Self { backhaul, owner, heard, told, tell, server, edge, row }
+    }
+
+    /// From now on somebody hears of answers.
+    pub(crate) fn hear(&self) {
+        self.backhaul.set_events(Arc::new(Events(self.tell.clone())));
     }
 
     /// Both ways to a guest, for what must not depend on it.
