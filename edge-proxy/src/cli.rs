@@ -113,9 +113,9 @@ pub struct DemoArguments {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LinkArgument {
     /// WireGuard in this process with a QUIC session inside it.
+    #[default]
     Userspace,
     /// Plain TCP without protection, which never leaves this machine.
-    #[default]
     DirectInsecure,
 }
 

@@ -7,6 +7,7 @@ mod cold_and_warm_wake;
 mod demo_contract;
 mod herd;
 mod hygiene;
+mod links;
 mod neighbours;
 mod real_apps;
 mod streaming;
