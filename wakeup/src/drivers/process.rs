@@ -6,6 +6,9 @@
 //! continued only when its leader is no longer stopped. Commands that leave their group
 //! (`setsid`) are beyond it: that takes a cgroup.
 
+mod listeners;
+
+use self::listeners::listening_sockets;
 use super::log::Log;
 use super::{DriverError, Started, WakeDriver};
 use crate::spec::{DriverSpec, SpriteSpec};
@@ -333,24 +336,6 @@ fn listens(leader: Pid, port: u16) -> bool {
     };
     !sockets.is_empty()
         && (holds(leader.as_raw_nonzero().get()) || members_of(leader).into_iter().any(|(pid, _)| holds(pid)))
-}
-
-/// `socket:[INODE]` of every socket that listens on `port` (proc(5), `/proc/net/tcp`).
-fn listening_sockets(port: u16) -> Vec<String> {
-    const LISTEN: &str = "0A";
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|path| std::fs::read_to_string(path).ok());
-    let ending = format!(":{port:04X}");
-    let mut sockets = Vec::new();
-    for table in tables {
-        for line in table.lines().skip(1) {
-            let mut fields = line.split_ascii_whitespace().skip(1);
-            let (local, state) = (fields.next(), fields.nth(1));
-            if local.is_some_and(|local| local.ends_with(&ending)) && state == Some(LISTEN) {
-                sockets.extend(fields.nth(5).map(|inode| format!("socket:[{inode}]")));
-            }
-        }
-    }
-    sockets
 }
 
 /// The fields of `/proc/PID/stat` we need (proc(5): 3, 5 and 22).
