@@ -1,5 +1,6 @@
 //! One client connection as a request sees it: who it is, and whether it is still there.
 
+use crate::interim::Http1Interim;
 use crate::target::NamedTarget;
 use crate::tunnel::Tunnel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,7 +32,7 @@ pub struct Client {
     /// The last host that was parsed: connections rarely change it.
     pub last_target: RefCell<Option<NamedTarget>>,
     /// Bytes of interim answers (1xx) that hyper's server cannot send itself.
-    pub interim: Rc<Interim>,
+    pub interim: Rc<Http1Interim>,
     /// Set when an answer switched protocols; taken by `connection.rs`.
     pub tunnel: Cell<Option<Tunnel>>,
     socket: SharedSocket,
@@ -56,10 +57,16 @@ impl Client {
             forwarded: forwarded.into_bytes().into(),
             forwarded_for: forwarded_for.into(),
             last_target: RefCell::new(None),
-            interim: Rc::new(Interim::default()),
+            interim: Rc::new(Http1Interim::default()),
             tunnel: Cell::new(None),
             socket,
         }
+    }
+
+    /// How often something was read from it.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.socket.0.reads.get()
     }
 
     /// Resolves when the client closed or reset its connection.
@@ -83,17 +90,23 @@ impl Client {
 /// The client's TCP socket, shared between hyper (which reads and writes it) and the
 /// watcher above (which only polls it). One core, so a `RefCell` suffices.
 #[derive(Clone)]
-pub struct SharedSocket(Rc<RefCell<TcpStream>>);
+pub struct SharedSocket(Rc<Socket>);
+
+struct Socket {
+    stream: RefCell<TcpStream>,
+    /// Reads that brought something.
+    reads: Cell<u64>,
+}
 
 impl SharedSocket {
     /// Shares `stream`.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
-        Self(Rc::new(RefCell::new(stream)))
+        Self(Rc::new(Socket { stream: RefCell::new(stream), reads: Cell::new(0) }))
     }
 
     fn peer_closed(&self) -> bool {
-        let stream = self.0.borrow();
+        let stream = self.0.stream.borrow();
         let mut fds = [PollFd::new(&*stream, PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         // HUP and ERR are always reported; an error of the call itself says nothing.
@@ -104,13 +117,17 @@ impl SharedSocket {
 
 impl AsyncRead for SharedSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buf)
+        let polled = Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.0.reads.set(self.0.reads.get() + 1);
+        }
+        polled
     }
 }
 
 impl AsyncWrite for SharedSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, buf)
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -118,50 +135,31 @@ impl AsyncWrite for SharedSocket {
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, bufs)
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.borrow().is_write_vectored()
+        self.0.stream.borrow().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
-    }
-}
-
-/// Interim answers waiting to be written ahead of hyper's next bytes.
-#[derive(Default)]
-pub struct Interim(RefCell<Vec<u8>>);
-
-/// Bound on interim bytes waiting for one client (chosen): a 103 with a dozen links is
-/// below 2 KiB, and a client that does not read must not make us collect them.
-const INTERIM_BYTES_MAX: usize = 16 * 1024;
-
-impl Interim {
-    /// Queues one rendered interim answer; dropped when the bound is reached, which is
-    /// allowed: every 1xx but 101 is advisory (RFC 9110 §15.2).
-    pub fn push(&self, head: &[u8]) {
-        let mut pending = self.0.borrow_mut();
-        if pending.len() + head.len() <= INTERIM_BYTES_MAX {
-            pending.extend_from_slice(head);
-        }
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_shutdown(cx)
     }
 }
 
 /// The stream hyper reads and writes: TLS or plain, with interim answers put in front.
 pub struct ClientIo<S> {
     inner: S,
-    interim: Rc<Interim>,
+    interim: Rc<Http1Interim>,
 }
 
 impl<S: AsyncWrite + Unpin> ClientIo<S> {
     /// Wraps `inner`.
-    pub fn new(inner: S, interim: Rc<Interim>) -> Self {
+    pub fn new(inner: S, interim: Rc<Http1Interim>) -> Self {
         Self { inner, interim }
     }
 

@@ -49,7 +49,7 @@ impl Guest {
     /// A way that needs no wake, as far as this process knows: it may prove wrong, which
     /// costs one round trip and never an error.
     #[must_use]
-    pub fn warm(worker: &Worker, exchange: &Exchange, name: &SpriteName, route: &Route, port: u16) -> Option<Self> {
+    pub fn warm(worker: &Worker, exchange: &Exchange<'_>, name: &SpriteName, route: &Route, port: u16) -> Option<Self> {
         let place =
             |place: &Place| place.port == port && place.generation == route.generation && place.host == route.host;
         if may_use_idle(worker, exchange)
@@ -70,7 +70,7 @@ impl Guest {
 
 /// An idle stream may end in the moment it is used. That is harmless when the owner tells
 /// what was delivered or the request may be repeated, and when its body can be sent again.
-fn may_use_idle(worker: &Worker, exchange: &Exchange) -> bool {
+fn may_use_idle(worker: &Worker, exchange: &Exchange<'_>) -> bool {
     exchange.upload.is_complete() && (exchange.parts.method.is_idempotent() || worker.edge.backhaul.gives_receipts())
 }
 
@@ -89,14 +89,14 @@ pub enum Attempt {
 pub async fn attempt(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
-    exchange: &mut Exchange,
+    exchange: &mut Exchange<'_>,
     host: &HeaderValue,
     guest: Guest,
 ) -> Result<Attempt, RequestError> {
     let began = Instant::now();
     let mut connection = match guest {
         Guest::Idle(connection) => connection,
-        Guest::Fresh { place } => match open(worker, exchange, place).await? {
+        Guest::Fresh { place } => match Box::pin(open(worker, exchange, place)).await? {
             Some(connection) => connection,
             None => return Ok(Attempt::NotDelivered),
         },
@@ -108,7 +108,7 @@ pub async fn attempt(
     exchange.upload.prefetch().await.map_err(|_| RequestError::BadRequest("its body broke off"))?;
     let framing = exchange.upload.framing(&exchange.parts.headers);
     if let Err(error) = send(client, exchange, host, framing, &mut connection).await {
-        return broke(worker, exchange, connection, error).await;
+        return Box::pin(broke(worker, exchange, connection, error)).await;
     }
     let connect = match decided(worker, &mut connection).await? {
         true => began.elapsed(),
@@ -117,7 +117,7 @@ pub async fn attempt(
     if !exchange.upload.is_complete() {
         connection.relay(exchange.upload.take(), framing);
     }
-    let head = match receive(client, exchange, &mut connection).await {
+    let head = match receive(exchange, &mut connection).await {
         Ok(head) => head,
         Err(error) => return broke(worker, exchange, connection, error).await,
     };
@@ -125,7 +125,7 @@ pub async fn attempt(
 }
 
 /// Opens a stream; `None` when the owner says that this run does not run.
-async fn open(worker: &Worker, exchange: &Exchange, place: Place) -> Result<Option<GuestConnection>, RequestError> {
+async fn open(worker: &Worker, exchange: &Exchange<'_>, place: Place) -> Result<Option<GuestConnection>, RequestError> {
     let left = exchange.deadline.map_or(worker.edge.hold_timeout, |at| at.saturating_duration_since(Instant::now()));
     let open = Open {
         version: VERSION,
@@ -150,7 +150,7 @@ async fn decided(worker: &Worker, connection: &mut GuestConnection) -> Result<bo
     if connection.link().is_decided() {
         return Ok(true);
     }
-    let opened = connection.link().opened().await.map(|_| ());
+    let opened = Box::pin(connection.link().opened()).await.map(|_| ());
     match opened {
         Ok(()) => Ok(connection.begin()),
         Err(error) => not_opened(worker, connection.place(), error).map(|()| false),
@@ -185,7 +185,7 @@ fn not_running(worker: &Worker, connection: &GuestConnection) -> Attempt {
 /// Writes the head and what there is of the body in one go.
 async fn send(
     client: &Client,
-    exchange: &Exchange,
+    exchange: &Exchange<'_>,
     host: &HeaderValue,
     framing: RequestFraming,
     connection: &mut GuestConnection,
@@ -220,39 +220,19 @@ async fn send(
 
 /// Reads heads until the answer's, and passes interim ones on: `100 Continue` too is the
 /// guest's word, never ours (`client.rs` drops what hyper would say by itself).
-async fn receive(
-    client: &Client,
-    exchange: &Exchange,
-    connection: &mut GuestConnection,
-) -> Result<ResponseHead, UpstreamError> {
+async fn receive(exchange: &Exchange<'_>, connection: &mut GuestConnection) -> Result<ResponseHead, UpstreamError> {
     loop {
         match connection.read_head().await? {
             Received::Final(head) => return Ok(head),
-            // hyper's server cannot send it, and on HTTP/2 neither can we.
-            Received::Interim(head) if exchange.parts.version == Version::HTTP_11 => {
-                client.interim.push(&render_interim(&head));
-            }
-            Received::Interim(_) => {}
+            Received::Interim(head) => exchange.interim.push(head),
         }
     }
-}
-
-fn render_interim(head: &ResponseHead) -> Vec<u8> {
-    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
-    for (name, value) in &head.headers {
-        bytes.extend_from_slice(name.as_str().as_bytes());
-        bytes.extend_from_slice(b": ");
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes.extend_from_slice(b"\r\n");
-    bytes
 }
 
 /// The stream failed before an answer: again, if nothing can have reached the guest.
 async fn broke(
     worker: &Worker,
-    exchange: &Exchange,
+    exchange: &Exchange<'_>,
     mut connection: GuestConnection,
     error: UpstreamError,
 ) -> Result<Attempt, RequestError> {
@@ -270,7 +250,7 @@ async fn broke(
 fn answer(
     worker: &Rc<Worker>,
     client: &Client,
-    exchange: &Exchange,
+    exchange: &Exchange<'_>,
     connection: GuestConnection,
     mut head: ResponseHead,
     connect: Duration,

@@ -78,7 +78,9 @@ pub fn render_wake(woken: &Woken, held: Duration, out: &mut Vec<u8>) {
 /// head was read.
 pub fn add_to_response(headers: &mut HeaderMap, id: &RequestId) {
     headers.append(header::VIA, HeaderValue::from_static("1.1 edge-proxy"));
-    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+    if let Ok(mut value) = HeaderValue::from_str(id.as_str()) {
+        // Another each time: in the HPACK table it would push out what repeats.
+        value.set_sensitive(true);
         headers.insert(crate::respond::REQUEST_ID, value);
     }
 }

@@ -21,7 +21,7 @@ use wakeup::hold::{HoldError, HoldRequest};
 pub async fn wake(
     worker: &Rc<Worker>,
     client: &Client,
-    exchange: &mut Exchange,
+    exchange: &mut Exchange<'_>,
     name: &SpriteName,
     route: &Route,
     port: u16,

@@ -8,10 +8,12 @@
 use crate::access;
 use crate::body::EdgeBody;
 use crate::client::Client;
+use crate::client_body::ClientBody;
 use crate::error::RequestError;
 use crate::forward::{self, Attempt, Guest};
 use crate::headers;
 use crate::hold;
+use crate::interim::InterimWay;
 use crate::request_id::RequestId;
 use crate::respond::{self, Reader};
 use crate::target;
@@ -19,7 +21,6 @@ use crate::upstream::Upload;
 use crate::worker::{Edge, Worker};
 use http::request::Parts;
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
 use router::names::SpriteName;
 use router::route::Route;
 use router::table::Lookup;
@@ -31,11 +32,11 @@ use wakeup::hold::Woken;
 const HOPS_MAX: u32 = 2;
 
 /// One request on its way: what every step may look at.
-pub struct Exchange {
+pub struct Exchange<'a> {
     /// The request line and headers as the client sent them.
     pub parts: Parts,
     /// The client's body, and the copy that makes a replay exact.
-    pub upload: Upload<Incoming>,
+    pub upload: Upload<ClientBody>,
     /// Same id in the sprite's headers, our answer and the log.
     pub id: RequestId,
     /// How the last hold ended, if the request was held.
@@ -44,13 +45,21 @@ pub struct Exchange {
     pub deadline: Option<Instant>,
     /// How long it has been held so far.
     pub held: Option<Duration>,
+    /// Where interim answers go.
+    pub interim: InterimWay<'a>,
 }
 
 /// Answers `request`, whatever happens.
-pub async fn handle(worker: &Rc<Worker>, client: &Rc<Client>, request: Request<Incoming>) -> Response<EdgeBody> {
+pub async fn handle(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    request: Request<ClientBody>,
+    interim: InterimWay<'_>,
+) -> Response<EdgeBody> {
     let (parts, body) = request.into_parts();
     let upload = Upload::new(body);
-    let mut exchange = Exchange { parts, upload, id: RequestId::next(), woken: None, deadline: None, held: None };
+    let id = RequestId::next();
+    let mut exchange = Exchange { parts, upload, id, woken: None, deadline: None, held: None, interim };
     match serve(worker, client, &mut exchange).await {
         Ok(response) => response,
         Err(error) => {
@@ -64,7 +73,7 @@ pub async fn handle(worker: &Rc<Worker>, client: &Rc<Client>, request: Request<I
 async fn serve(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
-    exchange: &mut Exchange,
+    exchange: &mut Exchange<'_>,
 ) -> Result<Response<EdgeBody>, RequestError> {
     let edge = &worker.edge;
     refuse_what_we_do_not_proxy(&exchange.parts)?;
@@ -77,7 +86,8 @@ async fn serve(
     loop {
         let guest = match Guest::warm(worker, exchange, &named.target.name, &route, port) {
             Some(guest) => guest,
-            None => hold::wake(worker, client, exchange, &named.target.name, &route, port).await?,
+            // Boxed: a task of a warm request needs no room for a hold.
+            None => Box::pin(hold::wake(worker, client, exchange, &named.target.name, &route, port)).await?,
         };
         match forward::attempt(worker, client, exchange, &named.host, guest).await? {
             Attempt::Answered(response) => return Ok(response),

@@ -21,6 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
+use tokio::runtime::LocalOptions;
 use tokio_rustls::TlsAcceptor;
 use wakeup::hold::Waker;
 use wakeup::owner::OwnerHandle;
@@ -270,10 +271,16 @@ fn spawn_worker(
     http: Vec<TcpListener>,
     https_port: u16,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        let tasks = tokio::task::LocalSet::new();
-        tasks.block_on(&runtime, async move {
+    let (built, hears) = std::sync::mpsc::channel();
+    let serve = move || {
+        // Made here: such a runtime stays on its thread, which is what makes its tasks cheap.
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(built.send(Err(error))),
+        };
+        drop(built.send(Ok(())));
+        runtime.block_on(async move {
             let worker = Rc::new(Worker::new(Arc::clone(&edge)));
             for listener in https {
                 let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { continue };
@@ -290,5 +297,8 @@ fn spawn_worker(
                 }
             }
         });
-    })
+    };
+    let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(serve)?;
+    hears.recv().map_err(|_| std::io::Error::other("the worker ended at its start"))??;
+    Ok(thread)
 }

@@ -6,6 +6,7 @@ mod client_gone;
 mod cold_and_warm_wake;
 mod demo_contract;
 mod herd;
+mod http2;
 mod hygiene;
 mod links;
 mod neighbours;
