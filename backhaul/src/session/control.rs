@@ -49,6 +49,9 @@ pub(crate) async fn write_frame<M: Message>(stream: &mut SendStream, message: &M
 pub(super) async fn send_all<M: Message>(stream: &mut SendStream, queue: &mut mpsc::Receiver<M>) -> io::Result<()> {
     let mut bytes = Vec::new();
     while let Some(message) = queue.recv().await {
+        // What this turn of the runtime brings leaves together: the words of a warm wake are
+        // one datagram and wake the other side once.
+        tokio::task::yield_now().await;
         bytes.clear();
         let mut next = Some(message);
         while let Some(message) = next.take() {
