@@ -8,9 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const STALLED: usize = 64;
-const REQUESTS: usize = 400;
+/// Requests that make a percentile; `tests/run --full` takes enough for a p99 worth quoting.
+fn requests() -> usize {
+    if std::env::var("EDGE_PROXY_TEST_FULL").is_ok_and(|full| full == "1") { 5_000 } else { 400 }
+}
+
 /// Beyond what noise of a shared machine explains; the quiet-machine figure is printed.
 const SLACK: Duration = Duration::from_millis(25);
+/// The same for the median (chosen: a time slice of a neighbour on a busy machine).
+const MEDIAN_SLACK: Duration = Duration::from_millis(2);
 
 #[tokio::test]
 async fn downloads_whose_clients_stop_reading_leave_another_sprite_alone() {
@@ -114,7 +120,8 @@ impl Clients {
 async fn p99(demo: &Demo) -> (Duration, Duration) {
     let mut client = demo.connect(Version::H1, "calm").await;
     let mut times = Vec::new();
-    for number in 0..REQUESTS + 20 {
+    let count = requests();
+    for number in 0..count + 20 {
         let began = Instant::now();
         assert_eq!(client.get(demo, "calm", "/page").await.status, 200);
         // The first wakes it and warms the way.
@@ -123,10 +130,12 @@ async fn p99(demo: &Demo) -> (Duration, Duration) {
         }
     }
     times.sort_unstable();
-    (times[REQUESTS / 2], times[REQUESTS * 99 / 100])
+    (times[count / 2], times[count * 99 / 100])
 }
 
 fn report(what: &str, before: (Duration, Duration), during: (Duration, Duration)) {
     println!("{what}: another sprite's p50 {:?} -> {:?}, p99 {:?} -> {:?}", before.0, during.0, before.1, during.1);
+    // A median is robust: half of all requests would have to meet the stalled ones.
+    assert!(during.0 <= before.0 * 3 / 2 + MEDIAN_SLACK, "{what}: p50 went from {:?} to {:?}", before.0, during.0);
     assert!(during.1 <= before.1 * 3 + SLACK, "{what}: p99 went from {:?} to {:?}", before.1, during.1);
 }
