@@ -18,7 +18,7 @@ pub use error::ConfigError;
 pub use hold::Hold;
 pub use host::Host;
 pub use limits::Limits;
-pub use listen::{Admin, Listen, Names, Tls};
+pub use listen::{Admin, Listen, Names, Tls, UnknownNames};
 pub use sprite::StaticSprite;
 
 use serde::{Deserialize, Serialize};

@@ -45,11 +45,24 @@ impl Listen {
 pub struct Names {
     /// Domains under which each label is a sprite, without a leading dot.
     pub suffixes: Vec<String>,
+    /// What a name that does not exist is answered with.
+    pub unknown_names: UnknownNames,
+}
+
+/// How names that do not exist are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownNames {
+    /// 404.
+    #[default]
+    NotFound,
+    /// As a private sprite without credentials, so that names are secret: 401.
+    AsPrivate,
 }
 
 impl Default for Names {
     fn default() -> Self {
-        Self { suffixes: vec!["sprites.dev".into()] }
+        Self { suffixes: vec!["sprites.dev".into()], unknown_names: UnknownNames::default() }
     }
 }
 

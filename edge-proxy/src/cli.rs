@@ -107,6 +107,19 @@ pub struct DemoArguments {
     /// What carries streams from the edge to the host.
     #[arg(long, value_enum, default_value_t = LinkArgument::default())]
     pub link: LinkArgument,
+    /// What a name that does not exist is answered with.
+    #[arg(long, value_enum, default_value_t = UnknownNamesArgument::default())]
+    pub unknown_names: UnknownNamesArgument,
+}
+
+/// How `demo` answers names that do not exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum UnknownNamesArgument {
+    /// 404.
+    #[default]
+    NotFound,
+    /// As a private sprite: 401.
+    AsPrivate,
 }
 
 /// The links `demo` can use.
@@ -129,10 +142,10 @@ pub enum SpriteCommand {
         /// Run by `sh -c` in the sprite's own directory.
         #[arg(long)]
         command: String,
-        /// Anybody may ask for it (the default).
+        /// Anybody may ask for it.
         #[arg(long, conflicts_with = "private")]
         public: bool,
-        /// Not supported yet.
+        /// Only who brings its token or a share link (the default); prints the token.
         #[arg(long)]
         private: bool,
         /// A port that may be asked for as PORT--NAME besides $PORT; up to 16.
@@ -171,6 +184,36 @@ pub enum SpriteCommand {
     Receipts {
         /// Its name.
         name: String,
+    },
+    /// Say who may ask for it.
+    Access {
+        /// Its name.
+        name: String,
+        /// "private" prints a new token; "public" forgets tokens and links.
+        #[arg(value_parser = ["public", "private"])]
+        access: String,
+    },
+    /// Make another token for a private sprite.
+    Token {
+        /// Its name.
+        name: String,
+        /// Revoke every token instead.
+        #[arg(long)]
+        revoke: bool,
+    },
+    /// Make a link that opens a private sprite in a browser until it expires.
+    Share {
+        /// Its name.
+        name: String,
+        /// How long it is good for, at most 365days.
+        #[arg(long, value_name = "DURATION", default_value = "24h")]
+        expires: String,
+        /// A declared port instead of $PORT.
+        #[arg(long)]
+        port: Option<u16>,
+        /// Revoke every link made so far instead.
+        #[arg(long, conflicts_with_all = ["port"])]
+        revoke: bool,
     },
 }
 

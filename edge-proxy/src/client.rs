@@ -1,5 +1,6 @@
 //! One client connection as a request sees it: who it is, and whether it is still there.
 
+use crate::access::VerifiedGrant;
 use crate::interim::Http1Interim;
 use crate::target::NamedTarget;
 use crate::tunnel::Tunnel;
@@ -31,6 +32,8 @@ pub struct Client {
     pub forwarded_for: Box<str>,
     /// The last host that was parsed: connections rarely change it.
     pub last_target: RefCell<Option<NamedTarget>>,
+    /// The last share cookie whose signature was right.
+    pub last_grant: RefCell<Option<VerifiedGrant>>,
     /// Bytes of interim answers (1xx) that hyper's server cannot send itself.
     pub interim: Rc<Http1Interim>,
     /// Set when an answer switched protocols; taken by `connection.rs`.
@@ -57,6 +60,7 @@ impl Client {
             forwarded: forwarded.into_bytes().into(),
             forwarded_for: forwarded_for.into(),
             last_target: RefCell::new(None),
+            last_grant: RefCell::new(None),
             interim: Rc::new(Http1Interim::default()),
             tunnel: Cell::new(None),
             socket,

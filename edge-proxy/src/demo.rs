@@ -2,9 +2,10 @@
 //! to install and no root.
 
 use crate::admin::sprites::{NewSprite, SpriteError, create};
-use crate::cli::{DemoArguments, Exit, LinkArgument, failed};
+use crate::cli::{DemoArguments, Exit, LinkArgument, UnknownNamesArgument, failed};
 use crate::run::{LOCAL_HOST, Running, run_until_signal};
-use config::{Config, Link};
+use config::{Config, Link, UnknownNames};
+use router::access::Access;
 use router::names::SpriteName;
 use std::io::Write;
 use wakeup::spec::DriverSpec;
@@ -45,6 +46,10 @@ fn configured(arguments: &DemoArguments) -> Result<Config, String> {
         LinkArgument::Userspace => Link::Userspace,
         LinkArgument::DirectInsecure => Link::DirectInsecure,
     };
+    config.names.unknown_names = match arguments.unknown_names {
+        UnknownNamesArgument::NotFound => UnknownNames::NotFound,
+        UnknownNamesArgument::AsPrivate => UnknownNames::AsPrivate,
+    };
     config.check().map_err(|(key, message)| format!("{key}: {message}"))?;
     Ok(config)
 }
@@ -53,7 +58,13 @@ async fn make_samples(running: &Running) -> anyhow::Result<()> {
     let admin = &running.admin;
     for (name, _) in SAMPLES {
         let driver = DriverSpec::Process { command: format!("exec \"$EDGE_PROXY\" sample {name}") };
-        let new = NewSprite { name: SpriteName::parse(name)?, driver, ports: vec![], idle_timeout: None };
+        let new = NewSprite {
+            name: SpriteName::parse(name)?,
+            driver,
+            ports: vec![],
+            idle_timeout: None,
+            access: Access::Public,
+        };
         match create(&admin.store, &admin.owner, LOCAL_HOST, new).await {
             Ok(_) | Err(SpriteError::Exists(_)) => {}
             Err(error) => return Err(error.into()),

@@ -18,6 +18,9 @@ pub enum RequestError {
     /// The name asks for a port that the sprite has not declared.
     #[error("no such port")]
     NoSuchPort,
+    /// Nothing in the request opens this private sprite.
+    #[error("no credentials for this sprite")]
+    Unauthorized,
     /// The sprite was destroyed.
     #[error("the sprite was destroyed")]
     Gone,
@@ -97,6 +100,13 @@ impl RequestError {
             Self::NoSuchSprite => {
                 verdict(404, "no_such_sprite", "destination_not_found", 0, "There is no sprite by this name.")
             }
+            Self::Unauthorized => verdict(
+                401,
+                "unauthorized",
+                "http_request_denied",
+                0,
+                "This sprite is private. A token or a share link opens it.",
+            ),
             Self::NoSuchPort => cause_verdict(Cause::PortNotDeclared, 0),
             Self::Gone => verdict(410, "gone", "destination_not_found", 0, "This sprite was destroyed."),
             Self::Misdirected => verdict(

@@ -5,6 +5,7 @@
 //! be repeated (RFC 9110 §9.2.2). What was read of its body until then is kept by
 //! [`crate::upstream::Upload`], so the second try sends the same bytes. Nothing else is ever retried.
 
+use crate::access::drop_foreign_cookies;
 use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::error::RequestError;
@@ -20,7 +21,7 @@ use crate::worker::Worker;
 use backhaul::OpenError;
 use backhaul::wire::{Open, Reply, StreamClass, VERSION};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
-use router::names::SpriteName;
+use router::names::{SpriteName, Suffix};
 use router::route::Route;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -258,6 +259,7 @@ fn answer(
     let mut response = Response::new(EdgeBody::empty());
     *response.status_mut() = head.status;
     *response.headers_mut() = std::mem::take(&mut head.headers);
+    drop_foreign_cookies(response.headers_mut(), worker.edge.suffixes().iter().map(Suffix::as_str));
     headers::add_to_response(response.headers_mut(), &exchange.id);
     if let Some(woken) = &exchange.woken {
         respond::tell_wake(response.headers_mut(), woken, exchange.held.unwrap_or_default(), connect);

@@ -5,7 +5,7 @@
 //! or moved while the request was on its way gets the same request again, which is
 //! exact, because nothing but `Opened` has delivered a byte.
 
-use crate::access;
+use crate::access::{self, Admission};
 use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::client_body::ClientBody;
@@ -79,7 +79,12 @@ async fn serve(
     refuse_what_we_do_not_proxy(&exchange.parts)?;
     let named = target::of(&exchange.parts, client, edge)?;
     let route = find(edge, &named.target.name)?;
-    access::check(&route.access, &exchange.parts)?;
+    if let Admission::Exchanged(answer) = access::admit(&route.access, &named, &mut exchange.parts, client)? {
+        return Ok(*answer);
+    }
+    if route.deleted {
+        return Err(RequestError::Gone);
+    }
     let port = declared_port(&route, named.target.port)?;
 
     let mut hops = 0;
@@ -104,10 +109,11 @@ fn refuse_what_we_do_not_proxy(parts: &Parts) -> Result<(), RequestError> {
     headers::refuse_loops(&parts.headers)
 }
 
+/// A tombstone too is found: who may not ask must not learn that it was one.
 fn find(edge: &Edge, name: &SpriteName) -> Result<Route, RequestError> {
     match edge.table.lookup(name) {
-        Lookup::Found(route) if route.deleted => Err(RequestError::Gone),
         Lookup::Found(route) => Ok(route),
+        Lookup::Unknown if edge.unknown_as_private => Err(RequestError::Unauthorized),
         Lookup::Unknown => Err(RequestError::NoSuchSprite),
         Lookup::NotReady => Err(RequestError::TableNotReady),
     }

@@ -77,6 +77,10 @@ pub fn failure(error: &RequestError, reader: Reader, request_id: &str, held: Opt
     if reader == Reader::Person {
         headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
     }
+    if verdict.status == 401 {
+        // RFC 9110 §11.6.1 asks for a challenge.
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"sprite\""));
+    }
     if verdict.retry_after > 0 {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(verdict.retry_after));
     }

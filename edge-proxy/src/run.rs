@@ -9,7 +9,7 @@ use crate::worker::{Edge, EdgeParts, Worker};
 use acme::local_ca::LocalCa;
 use acme::resolver::{CertResolver, Certificates};
 use anyhow::{Context, anyhow};
-use config::Config;
+use config::{Config, UnknownNames};
 use router::names::{SpriteName, Suffix};
 use router::route::HostId;
 use router::store::EmbeddedStore;
@@ -138,6 +138,7 @@ impl Running {
             limits: config.limits.clone(),
             handshake_timeout: config.tls.handshake_timeout,
             hold_timeout: config.hold.timeout,
+            unknown_as_private: config.names.unknown_names == UnknownNames::AsPrivate,
         });
         let acceptor = acceptor(config)?;
         let threads = (0..workers).zip(https.into_iter().zip(http)).map(|(number, (https, http))| {

@@ -20,6 +20,7 @@ pub struct Edge {
     pub(crate) backhaul: Backhaul,
     pub(crate) domains: HashMap<Box<str>, SpriteName>,
     pub(crate) hold_timeout: Duration,
+    pub(crate) unknown_as_private: bool,
     suffixes: Vec<Suffix>,
     limits: Limits,
     handshake_timeout: Duration,
@@ -46,6 +47,8 @@ pub struct EdgeParts {
     pub handshake_timeout: Duration,
     /// Longest hold of a request that sets no shorter deadline itself.
     pub hold_timeout: Duration,
+    /// A name that does not exist is answered as a private one.
+    pub unknown_as_private: bool,
 }
 
 impl Edge {
@@ -58,6 +61,7 @@ impl Edge {
             backhaul: parts.backhaul,
             domains: parts.domains,
             hold_timeout: parts.hold_timeout,
+            unknown_as_private: parts.unknown_as_private,
             suffixes: parts.suffixes,
             limits: parts.limits,
             handshake_timeout: parts.handshake_timeout,

@@ -123,7 +123,7 @@ async fn url_of(admin: &Admin, name: &str) -> anyhow::Result<String> {
     let row = match admin.call(Method::GET, &path, None).await {
         Ok(row) => row,
         Err(_) => {
-            let sprite = json!({ "name": name, "command": "exec \"$EDGE_PROXY\" sample stamp" });
+            let sprite = json!({ "name": name, "command": "exec \"$EDGE_PROXY\" sample stamp", "access": "public" });
             admin.call(Method::POST, "/v1/sprites", Some(sprite)).await?
         }
     };

@@ -80,7 +80,7 @@ fn row_of(route: &Route) -> SpriteRow {
         generation: route.generation,
         host: route.host,
         ports: route.ports.to_vec(),
-        access: route.access,
+        access: route.access.clone(),
         deleted: route.deleted,
     }
 }
@@ -88,7 +88,8 @@ fn row_of(route: &Route) -> SpriteRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{Access, Generation, HostId};
+    use crate::access::Access;
+    use crate::route::{Generation, HostId};
 
     const CURSOR: Cursor = Cursor { epoch: u64::MAX, version: 9 };
 

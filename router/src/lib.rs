@@ -6,6 +6,7 @@
 //! puts it into the [`table::RouteTable`], where a higher generation wins. Nothing here
 //! opens a client connection or wakes anything.
 
+pub mod access;
 pub mod apply;
 pub mod hosts;
 mod last_known_good;

@@ -1,5 +1,6 @@
 //! A route: placement only, never run state.
 
+use crate::access::Access;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,14 +14,6 @@ pub struct Generation(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HostId(pub u32);
-
-/// Who may ask for a sprite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Access {
-    /// Anybody.
-    Public,
-}
 
 /// Where a sprite lives. Cheap to clone: readers always get an owned one.
 #[derive(Clone, Debug, PartialEq, Eq)]

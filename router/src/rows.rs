@@ -1,7 +1,8 @@
 //! The rows a store carries: one encoded value each, so that nothing can tear.
 
+use crate::access::Access;
 use crate::names::{NameError, SpriteName};
-use crate::route::{Access, Generation, HostId, Route};
+use crate::route::{Generation, HostId, Route};
 use serde::{Deserialize, Serialize};
 
 /// Version inside every row; a newer one is quarantined, not guessed at.
@@ -92,6 +93,9 @@ impl SpriteRow {
         if row.ports.len() > PORTS_MAX || row.ports.contains(&0) {
             return Err(RowError::Field("ports"));
         }
+        if !row.access.is_bounded() {
+            return Err(RowError::Field("access"));
+        }
         if row.generation.0 == 0 {
             return Err(RowError::Field("generation"));
         }
@@ -104,7 +108,7 @@ impl SpriteRow {
         Route {
             generation: self.generation,
             host: self.host,
-            access: self.access,
+            access: self.access.clone(),
             ports: self.ports.as_slice().into(),
             deleted: self.deleted,
         }

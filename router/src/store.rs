@@ -7,6 +7,8 @@
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::collections::{HashMap, VecDeque};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,6 +123,8 @@ impl EmbeddedStore {
             redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse,
             error => storage(error),
         })?;
+        // It holds what signs share links.
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(storage)?;
         let write = database.begin_write().map_err(storage)?;
         let (epoch, version) = {
             write.open_table(ROWS).map_err(storage)?;

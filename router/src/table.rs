@@ -115,7 +115,8 @@ impl RouteTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{Access, Generation, HostId};
+    use crate::access::Access;
+    use crate::route::{Generation, HostId};
 
     fn route(generation: u64, host: u32) -> Route {
         Route {

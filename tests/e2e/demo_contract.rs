@@ -171,16 +171,19 @@ async fn a_sprite_whose_program_is_missing_fails_clearly() {
 }
 
 #[tokio::test]
-async fn private_is_refused_with_a_clear_line_until_there_are_access_modes() {
+async fn a_new_sprite_is_private_unless_it_is_made_public() {
     let demo = Demo::new().await;
-    let create = ["sprite", "create", "secret", "--command", "sleep 1", "--private"];
-    let output = demo.try_admin(&create).await;
-    assert!(!output.status.success());
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("private"), "{text}");
-    let names = demo.admin(&["sprite", "list"]).await;
-    assert!(!names.to_string().contains("secret"), "a refused sprite is not made: {names}");
-    demo.admin(&["sprite", "create", "open", "--command", "sleep 1", "--public"]).await;
+    for (name, flag, status) in
+        [("silent", None, 401), ("closed", Some("--private"), 401), ("open", Some("--public"), 200)]
+    {
+        let command = demo.guest_command();
+        let mut create = vec!["sprite", "create", name, "--command", &command];
+        create.extend(flag);
+        demo.admin(&create).await;
+        assert_eq!(demo.get(name, "/").await.status, status, "{name}");
+    }
+    let both = demo.try_admin(&["sprite", "create", "x", "--command", "true", "--public", "--private"]).await;
+    refused(&both, 64, "--private");
 }
 
 /// One clear line, on stderr, that names `what`.

@@ -176,7 +176,7 @@ async fn only_the_port_and_declared_ports_are_reachable() {
     let command =
         format!("{} & {} & exec {}", serve(&free[0].to_string()), serve(&free[1].to_string()), serve("$PORT"));
     let declared = free[0].to_string();
-    demo.admin(&["sprite", "create", "ports", "--command", &command, "--port", &declared]).await;
+    demo.admin(&["sprite", "create", "ports", "--public", "--command", &command, "--port", &declared]).await;
 
     assert_eq!(demo.get("ports", "/").await.status, 200);
     let open = demo.get(&format!("{}--ports", free[0]), "/").await;

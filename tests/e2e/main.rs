@@ -1,6 +1,7 @@
 //! End to end: the real program, real clients, one module per promise.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
+mod access;
 mod bodies;
 mod client_gone;
 mod cold_and_warm_wake;

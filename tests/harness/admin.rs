@@ -48,7 +48,7 @@ impl Demo {
 
     /// Makes a sprite of a shell command.
     pub async fn create(&self, name: &str, command: &str) {
-        self.admin(&["sprite", "create", name, "--command", command]).await;
+        self.admin(&["sprite", "create", name, "--public", "--command", command]).await;
     }
 
     /// The sprite's row of `sprite list`.

@@ -134,6 +134,10 @@ def exchange(c):
         c.chunk("first ")
         c.chunk("second")
         c.send("0\r\nX-Sum: 12\r\n\r\n")
+    elif path == "/cookies":
+        lines = ["own=1; Path=/", "host=1; Domain=cookies.sprites.localhost", "all=1; Domain=.sprites.localhost"]
+        lines.append("__Host-sprite-share=forged; Path=/; Secure")
+        c.answer("set", extra="".join(f"Set-Cookie: {line}\r\n" for line in lines))
     elif path == "/hints":
         c.send("HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
         c.answer("hinted", kind="text/plain")

@@ -32,7 +32,12 @@ impl Demo {
         path
     }
 
-    fn guest_command(&self) -> String {
+    /// The command of a sprite that runs `guest.py`.
+    ///
+    /// # Panics
+    /// Without a Python.
+    #[must_use]
+    pub fn guest_command(&self) -> String {
         let python = tools::python(&[]).expect("python3 is installed");
         format!("exec {} -u {} $PORT", shell(&python), shell(&self.script("guest.py", SCRIPT)))
     }

@@ -1,5 +1,6 @@
 //! The server's half: routes, JSON in and out, problems.
 
+use super::access;
 use super::sprites::{self, NewSprite, SpriteError};
 use crate::worker::Edge;
 use bytes::Bytes;
@@ -9,10 +10,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use router::access::Access;
 use router::names::SpriteName;
-use router::route::HostId;
+use router::route::{HostId, Route};
+use router::rows::SpriteRow;
 use router::store::EmbeddedStore;
-use router::table::RouteTable;
+use router::table::{Lookup, RouteTable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -35,6 +38,8 @@ const REQUESTS_MAX: usize = 64;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long `wake` waits (`wake.md` §6: the cap of every hold).
 const WAKE_PATIENCE: Duration = Duration::from_secs(60);
+/// Life of a share link when none is asked for (chosen: a working day and the next morning).
+const LINK_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// The description of this API.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
@@ -72,7 +77,7 @@ pub struct CreateRequest {
     /// "30s".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<String>,
-    /// "public"; nothing else exists yet.
+    /// "private" (the default) or "public".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<String>,
 }
@@ -150,6 +155,11 @@ impl Admin {
             (&Method::POST, ["v1", "sprites", name, "wake"]) => self.wake(name).await,
             (&Method::POST, ["v1", "sprites", name, "sleep"]) => self.sleep(name, &body).await,
             (&Method::GET, ["v1", "sprites", name, "receipts"]) => self.receipts(name).await,
+            (&Method::POST, ["v1", "sprites", name, "access"]) => self.set_access(name, &body).await,
+            (&Method::POST, ["v1", "sprites", name, "tokens"]) => self.new_token(name).await,
+            (&Method::DELETE, ["v1", "sprites", name, "tokens"]) => self.revoke_tokens(name).await,
+            (&Method::POST, ["v1", "sprites", name, "links"]) => self.share(name, &body).await,
+            (&Method::DELETE, ["v1", "sprites", name, "links"]) => self.revoke_links(name).await,
             _ => Err((StatusCode::NOT_FOUND, format!("there is no {} {}", parts.method, parts.uri.path()))),
         };
         match outcome {
@@ -206,6 +216,9 @@ impl Admin {
         let (name, status) = self.known(name).await?;
         let mut value = self.shown(&status);
         let specs = sprites::stored(&self.store).map_err(failed)?;
+        if let Some(route) = self.route(&name) {
+            value["access"] = route.access.mode().into();
+        }
         if let Some(spec) = specs.into_iter().find(|spec| spec.name == name) {
             value["ports"] = spec.ports.into();
             value["idle_timeout_s"] = spec.idle_timeout.map_or(Value::Null, |timeout| timeout.as_secs_f64().into());
@@ -221,11 +234,7 @@ impl Admin {
         let asked: CreateRequest =
             serde_json::from_slice(body).map_err(|error| wrong(format!("the body is no sprite: {error}")))?;
         let name = SpriteName::parse(&asked.name).map_err(|error| wrong(format!("name: {error}")))?;
-        match asked.access.as_deref() {
-            None | Some("public") => {}
-            Some("private") => return Err(wrong("access: private sprites are not supported yet; use public".into())),
-            Some(_) => return Err(wrong("access: only public is known".into())),
-        }
+        let public = is_public(asked.access.as_deref().unwrap_or("private"))?;
         let idle_timeout = asked.idle_timeout.map(|text| humantime::parse_duration(&text)).transpose();
         let idle_timeout = idle_timeout.map_err(|error| wrong(format!("idle_timeout: {error}")))?;
         let new = NewSprite {
@@ -233,17 +242,111 @@ impl Admin {
             driver: DriverSpec::Process { command: asked.command },
             ports: asked.ports,
             idle_timeout,
+            access: Access::Public,
         };
+        let (access, token) = match public {
+            true => (Access::Public, None),
+            // Known already: refused below, and its secrets must stay as they are.
+            false if self.owner.status(&name).await.is_some() => (Access::Public, None),
+            false => {
+                access::private(&self.store, &name).map(|(access, token)| (access, Some(token))).map_err(failed)?
+            }
+        };
+        let new = NewSprite { access, ..new };
         sprites::create(&self.store, &self.owner, self.host, new).await.map_err(failed)?;
         self.visible(&name).await;
-        self.show(name.as_str()).await
+        let mut value = self.show(name.as_str()).await?;
+        if let Some(token) = token {
+            value["token"] = token.into();
+        }
+        Ok(value)
     }
 
-    /// Waits until this edge's own table has the new route, so that the next request is
-    /// not told that there is no such sprite. Bounded: the table follows within a turn.
+    async fn set_access(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Asked {
+            access: String,
+        }
+        let asked: Asked = serde_json::from_slice(body)
+            .map_err(|error| (StatusCode::BAD_REQUEST, format!("access is \"public\" or \"private\": {error}")))?;
+        let (name, _) = self.known(name).await?;
+        let mut token = None;
+        match is_public(&asked.access)? {
+            true => access::make_public(&self.store, &name).map_err(failed)?,
+            false => token = Some(access::make_private(&self.store, &name).map_err(failed)?),
+        }
+        self.visible(&name).await;
+        let mut value = self.show(name.as_str()).await?;
+        if let Some(token) = token {
+            value["token"] = token.into();
+        }
+        Ok(value)
+    }
+
+    async fn new_token(&self, name: &str) -> Result<Value, Problem> {
+        let (name, _) = self.known(name).await?;
+        if self.route(&name).is_some_and(|route| route.access == Access::Public) {
+            return Err(failed(SpriteError::Public));
+        }
+        let token = access::make_private(&self.store, &name).map_err(failed)?;
+        self.visible(&name).await;
+        Ok(json!({ "token": token }))
+    }
+
+    async fn revoke_tokens(&self, name: &str) -> Result<Value, Problem> {
+        let (name, _) = self.known(name).await?;
+        let revoked = access::revoke_tokens(&self.store, &name).map_err(failed)?;
+        self.visible(&name).await;
+        Ok(json!({ "revoked": revoked }))
+    }
+
+    async fn share(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct Asked {
+            expires: Option<String>,
+            port: Option<u16>,
+        }
+        let asked: Asked = match body {
+            b"" => Asked::default(),
+            body => serde_json::from_slice(body)
+                .map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is no link: {error}")))?,
+        };
+        let life = asked.expires.map_or(Ok(LINK_LIFE), |text| humantime::parse_duration(&text));
+        let life = life.map_err(|error| (StatusCode::BAD_REQUEST, format!("expires: {error}")))?;
+        let (name, _) = self.known(name).await?;
+        let port = asked.port.unwrap_or(0);
+        let (query, expires) = access::link(&self.store, &name, port, life).map_err(failed)?;
+        let url = match port {
+            0 => self.url(&name),
+            port => self.url(&name).replacen("https://", &format!("https://{port}--"), 1),
+        };
+        Ok(json!({ "url": format!("{url}?{query}"), "expires_unix_s": expires }))
+    }
+
+    async fn revoke_links(&self, name: &str) -> Result<Value, Problem> {
+        let (name, _) = self.known(name).await?;
+        access::revoke_links(&self.store, &name).map_err(failed)?;
+        self.visible(&name).await;
+        Ok(json!({ "revoked": "every link made so far" }))
+    }
+
+    fn route(&self, name: &SpriteName) -> Option<Route> {
+        match self.table.lookup(name) {
+            Lookup::Found(route) if !route.deleted => Some(route),
+            _ => None,
+        }
+    }
+
+    /// Waits until this edge's own table says what the store does, so that the next request
+    /// is not told what was true before. Bounded: the table follows within a turn.
     async fn visible(&self, name: &SpriteName) {
+        let key = SpriteRow::key(name);
         for _ in 0..200 {
-            if matches!(self.table.lookup(name), router::table::Lookup::Found(route) if !route.deleted) {
+            let stored = self.store.get(&key).ok().flatten();
+            let stored = stored.and_then(|entry| SpriteRow::decode(&key, &entry.value).ok());
+            if stored.map(|(_, row)| row.route()) == self.route(name) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -291,12 +394,20 @@ impl Admin {
 
 type Problem = (StatusCode, String);
 
+fn is_public(access: &str) -> Result<bool, Problem> {
+    match access {
+        "public" => Ok(true),
+        "private" => Ok(false),
+        other => Err((StatusCode::BAD_REQUEST, format!("access: {other:?} is neither public nor private"))),
+    }
+}
+
 fn failed(error: SpriteError) -> Problem {
     let status = match &error {
-        SpriteError::Exists(_) => StatusCode::CONFLICT,
+        SpriteError::Exists(_) | SpriteError::Public => StatusCode::CONFLICT,
         SpriteError::Unknown(_) => StatusCode::NOT_FOUND,
         SpriteError::Field { .. } => StatusCode::BAD_REQUEST,
-        SpriteError::Corrupt(_) | SpriteError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        SpriteError::Corrupt(_) | SpriteError::Store(_) | SpriteError::Random => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, error.to_string())
 }

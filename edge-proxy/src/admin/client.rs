@@ -14,8 +14,8 @@ use tokio::net::UnixStream;
 /// Runs one `sprite …` command and prints its result.
 pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
     let done = match command {
-        SpriteCommand::Create { name, command, public: _, private, port, idle_timeout } => {
-            let access = if private { "private" } else { "public" };
+        SpriteCommand::Create { name, command, public, private: _, port, idle_timeout } => {
+            let access = if public { "public" } else { "private" };
             let mut body = json!({ "name": name, "command": command, "ports": port, "access": access });
             if let Some(timeout) = idle_timeout {
                 body["idle_timeout"] = timeout.into();
@@ -43,6 +43,22 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
         SpriteCommand::Receipts { name } => call(socket, Method::GET, &path(&name, "/receipts"), None)
             .await
             .map(|value| (value, table::receipts as Show)),
+        SpriteCommand::Access { name, access } => {
+            call(socket, Method::POST, &path(&name, "/access"), Some(json!({ "access": access })))
+                .await
+                .map(|value| (value, table::sprite as Show))
+        }
+        SpriteCommand::Token { name, revoke } => {
+            let method = if revoke { Method::DELETE } else { Method::POST };
+            call(socket, method, &path(&name, "/tokens"), None).await.map(|value| (value, table::object as Show))
+        }
+        SpriteCommand::Share { name, expires, port, revoke } => {
+            let (method, body) = match revoke {
+                true => (Method::DELETE, None),
+                false => (Method::POST, Some(json!({ "expires": expires, "port": port }))),
+            };
+            call(socket, method, &path(&name, "/links"), body).await.map(|value| (value, table::object as Show))
+        }
     };
     print(done, json)
 }

@@ -3,6 +3,7 @@
 //! `openapi.json` describes it and a test holds the two together. Who can open the socket
 //! may do everything, so it is the owner's alone (mode 0600).
 
+pub mod access;
 pub mod api;
 pub mod client;
 pub mod sprites;

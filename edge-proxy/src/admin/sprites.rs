@@ -1,7 +1,8 @@
 //! Making and destroying sprites: the definition on this host, the route for everybody.
 
+use router::access::Access;
 use router::names::SpriteName;
-use router::route::{Access, Generation, HostId};
+use router::route::{Generation, HostId};
 use router::rows::{PORTS_MAX, ROW_VERSION, SpriteRow};
 use router::store::{EmbeddedStore, StoreError};
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub struct NewSprite {
     pub ports: Vec<u16>,
     /// Its own idle timeout.
     pub idle_timeout: Option<Duration>,
+    /// Who may ask for it.
+    pub access: Access,
 }
 
 /// Why a sprite was not made or destroyed. Nothing was written.
@@ -43,6 +46,12 @@ pub enum SpriteError {
         /// What would be right.
         rule: &'static str,
     },
+    /// It is public: there is nothing to open.
+    #[error("it is public; make it private first")]
+    Public,
+    /// The system gave no random bytes.
+    #[error("the system gave no random bytes")]
+    Random,
     /// What is stored cannot be understood.
     #[error("what is stored for {0} cannot be read")]
     Corrupt(SpriteName),
@@ -62,7 +71,7 @@ pub async fn create(
     new: NewSprite,
 ) -> Result<SpriteSpec, SpriteError> {
     check(&new)?;
-    let NewSprite { name, driver, ports, idle_timeout } = new;
+    let NewSprite { name, driver, ports, idle_timeout, access } = new;
     let key = SpriteRow::key(&name);
     let present = store.get(&key)?;
     let before = match &present {
@@ -89,7 +98,7 @@ pub async fn create(
         generation: Generation(generation),
         host,
         ports,
-        access: Access::Public,
+        access,
         deleted: false,
     };
     router::apply::publish(store, &name, &row, present.map(|entry| entry.version))?;

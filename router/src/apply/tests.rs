@@ -1,5 +1,6 @@
 use super::*;
-use crate::route::{Access, Generation, HostId};
+use crate::access::Access;
+use crate::route::{Generation, HostId};
 use crate::rows::ROW_VERSION;
 use crate::store::Entry;
 

@@ -1,7 +1,8 @@
 use super::*;
 use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
 use backhaul::wire::{Asleep, Cordon, Open, Outcome, Reply, Wake, WakeAnswer};
-use router::route::{Access, Generation};
+use router::access::Access;
+use router::route::Generation;
 use std::collections::BTreeSet;
 use tokio::task::JoinHandle;
 

@@ -1,0 +1,167 @@
+//! Making and revoking what opens a private sprite: tokens and share links.
+//!
+//! The table gets hashes and public keys. The seed of a sprite's links stays in this host's
+//! store; a token is told once and kept nowhere.
+
+use super::sprites::SpriteError;
+use crate::access::share::{PARAMETER, Signer};
+use crate::access::token;
+use router::access::{Access, Private, TOKENS_MAX};
+use router::names::SpriteName;
+use router::rows::SpriteRow;
+use router::store::EmbeddedStore;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Seeds of share links are stored under this prefix; they are not replicated.
+const SEED_PREFIX: &str = "share-seed/";
+/// Longest life of a share link (chosen: nobody remembers an older one).
+pub const LINK_LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Access for a new private sprite, and the token that opens it.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn private(store: &EmbeddedStore, name: &SpriteName) -> Result<(Access, String), SpriteError> {
+    let token = token::generate().map_err(|_| SpriteError::Random)?;
+    let signer = signer(store, name, Seed::New)?;
+    let private = Private { tokens: vec![token::hash(&token)], share_key: signer.public_key() };
+    Ok((Access::Private(Arc::new(private)), token))
+}
+
+/// Lets anybody ask for it from now on. Tokens and links are gone.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn make_public(store: &EmbeddedStore, name: &SpriteName) -> Result<(), SpriteError> {
+    change(store, name, |row| {
+        row.access = Access::Public;
+        Ok(())
+    })
+}
+
+/// Makes a sprite private; the new token. One that is private keeps its others.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn make_private(store: &EmbeddedStore, name: &SpriteName) -> Result<String, SpriteError> {
+    let token = token::generate().map_err(|_| SpriteError::Random)?;
+    let share_key = signer(store, name, Seed::KeptOrNew)?.public_key();
+    change(store, name, |row| {
+        let mut private = match &row.access {
+            Access::Public => Private { tokens: Vec::new(), share_key },
+            Access::Private(private) => (**private).clone(),
+        };
+        if private.tokens.len() >= TOKENS_MAX {
+            return Err(SpriteError::Field { field: "tokens", rule: "at most 16; revoke them first" });
+        }
+        private.tokens.push(token::hash(&token));
+        row.access = Access::Private(Arc::new(private));
+        Ok(())
+    })?;
+    Ok(token)
+}
+
+/// Revokes every token of a private sprite; how many there were.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn revoke_tokens(store: &EmbeddedStore, name: &SpriteName) -> Result<usize, SpriteError> {
+    let mut revoked = 0;
+    change(store, name, |row| {
+        let private = private_of(row)?;
+        revoked = private.tokens.len();
+        row.access = Access::Private(Arc::new(Private { tokens: Vec::new(), share_key: private.share_key }));
+        Ok(())
+    })?;
+    Ok(revoked)
+}
+
+/// A share link's query and when it ends, seconds since 1970.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn link(store: &EmbeddedStore, name: &SpriteName, port: u16, life: Duration) -> Result<(String, u64), SpriteError> {
+    if life.is_zero() || life > LINK_LIFE_MAX {
+        return Err(SpriteError::Field { field: "expires", rule: "1s to 365days" });
+    }
+    let (_, row) = row(store, name)?;
+    if port != 0 && !row.ports.contains(&port) {
+        return Err(SpriteError::Field { field: "port", rule: "one of the sprite's declared ports" });
+    }
+    let private = private_of(&row)?;
+    let signer = signer(store, name, Seed::Kept)?;
+    if private.share_key.is_none() || private.share_key != signer.public_key() {
+        return Err(SpriteError::Corrupt(name.clone()));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let expires = now + life.as_secs().max(1);
+    Ok((format!("{PARAMETER}={}", signer.grant(name, port, expires)), expires))
+}
+
+/// Revokes every share link made so far, and the cookies they became.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn revoke_links(store: &EmbeddedStore, name: &SpriteName) -> Result<(), SpriteError> {
+    private_of(&row(store, name)?.1)?;
+    let share_key = signer(store, name, Seed::New)?.public_key();
+    change(store, name, |row| {
+        let tokens = private_of(row)?.tokens.clone();
+        row.access = Access::Private(Arc::new(Private { tokens, share_key }));
+        Ok(())
+    })
+}
+
+fn private_of(row: &SpriteRow) -> Result<&Private, SpriteError> {
+    match &row.access {
+        Access::Private(private) => Ok(private),
+        Access::Public => Err(SpriteError::Public),
+    }
+}
+
+/// Which seed of share links is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seed {
+    Kept,
+    KeptOrNew,
+    New,
+}
+
+fn signer(store: &EmbeddedStore, name: &SpriteName, wanted: Seed) -> Result<Signer, SpriteError> {
+    let key = format!("{SEED_PREFIX}{name}");
+    let present = store.get(&key)?;
+    let corrupt = || SpriteError::Corrupt(name.clone());
+    if let (Some(entry), Seed::Kept | Seed::KeptOrNew) = (&present, wanted) {
+        let seed = entry.value.as_slice().try_into().map_err(|_| corrupt())?;
+        return Signer::from_seed(seed).ok_or_else(corrupt);
+    }
+    if wanted == Seed::Kept {
+        return Err(corrupt());
+    }
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|_| SpriteError::Random)?;
+    store.compare_and_set(&key, present.map(|entry| entry.version), Some(&seed))?;
+    Signer::from_seed(&seed).ok_or_else(corrupt)
+}
+
+fn row(store: &EmbeddedStore, name: &SpriteName) -> Result<(Option<u64>, SpriteRow), SpriteError> {
+    let key = SpriteRow::key(name);
+    let entry = store.get(&key)?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
+    let (_, row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
+    if row.deleted {
+        return Err(SpriteError::Unknown(name.clone()));
+    }
+    Ok((Some(entry.version), row))
+}
+
+fn change(
+    store: &EmbeddedStore,
+    name: &SpriteName,
+    change: impl FnOnce(&mut SpriteRow) -> Result<(), SpriteError>,
+) -> Result<(), SpriteError> {
+    let (version, mut row) = row(store, name)?;
+    change(&mut row)?;
+    router::apply::publish(store, name, &row, version)?;
+    Ok(())
+}
