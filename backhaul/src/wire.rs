@@ -40,6 +40,8 @@ pub enum ClientClass {
     Authenticated = 2,
     /// The operator, through the admin API.
     Operator = 3,
+    /// It calls itself a crawler, a link preview or a monitor.
+    Crawler = 4,
 }
 
 /// How the guest came to run for this request (`wake.md` §7, header `Sprite-Wake`).

@@ -21,7 +21,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// What becomes of a request that may pass.
 pub enum Admission {
     /// It goes on to the sprite. Credentials that were ours to read are taken off.
-    Passes,
+    Passes {
+        /// It brought some.
+        authenticated: bool,
+    },
     /// A share link became a cookie: the client is sent to the link without its secret.
     Exchanged(Box<Response<EdgeBody>>),
 }
@@ -39,11 +42,11 @@ pub fn admit(
     let Access::Private(private) = access else {
         // Left from when it was private, or set by somebody else: ours is never the guest's.
         strip_own_cookie(&mut parts.headers);
-        return Ok(Admission::Passes);
+        return Ok(Admission::Passes { authenticated: false });
     };
     if token::opens(private, &mut parts.headers) || has_share_cookie(private, named, parts, client) {
         strip_own_cookie(&mut parts.headers);
-        return Ok(Admission::Passes);
+        return Ok(Admission::Passes { authenticated: true });
     }
     match exchanged(private, named, parts) {
         Some(response) => Ok(Admission::Exchanged(Box::new(response))),

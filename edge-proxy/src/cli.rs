@@ -132,6 +132,9 @@ pub enum LinkArgument {
     DirectInsecure,
 }
 
+/// Values of `--wake`.
+const POLICIES: [&str; 5] = ["any", "people", "authenticated", "paths", "never"];
+
 /// `sprite …`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SpriteCommand {
@@ -154,6 +157,12 @@ pub enum SpriteCommand {
         /// It sleeps after this long without activity; the host's figure when left out.
         #[arg(long, value_name = "DURATION")]
         idle_timeout: Option<String>,
+        /// Which requests may wake it.
+        #[arg(long, default_value = "any", value_parser = POLICIES)]
+        wake: String,
+        /// A beginning of paths that may wake it under `people` and `paths`; up to 16.
+        #[arg(long, value_name = "PREFIX")]
+        wake_path: Vec<String>,
     },
     /// All sprites.
     List,
@@ -192,6 +201,20 @@ pub enum SpriteCommand {
         /// "private" prints a new token; "public" forgets tokens and links.
         #[arg(value_parser = ["public", "private"])]
         access: String,
+    },
+    /// Say which requests may wake it.
+    WakeRules {
+        /// Its name.
+        name: String,
+        /// The policy.
+        #[arg(value_parser = POLICIES)]
+        policy: String,
+        /// A beginning of paths that may wake it under `people` and `paths`; up to 16.
+        #[arg(long = "path", value_name = "PREFIX")]
+        paths: Vec<String>,
+        /// Its own app answers for /robots.txt and /favicon.ico, which then wake it.
+        #[arg(long)]
+        no_edge_paths: bool,
     },
     /// Make another token for a private sprite.
     Token {

@@ -7,6 +7,7 @@ use crate::run::{LOCAL_HOST, Running, run_until_signal};
 use config::{Config, Link, UnknownNames};
 use router::access::Access;
 use router::names::SpriteName;
+use router::wake::WakeRules;
 use std::io::Write;
 use wakeup::spec::DriverSpec;
 
@@ -64,6 +65,7 @@ async fn make_samples(running: &Running) -> anyhow::Result<()> {
             ports: vec![],
             idle_timeout: None,
             access: Access::Public,
+            wake: WakeRules::default(),
         };
         match create(&admin.store, &admin.owner, LOCAL_HOST, new).await {
             Ok(_) | Err(SpriteError::Exists(_)) => {}

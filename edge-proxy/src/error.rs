@@ -21,6 +21,9 @@ pub enum RequestError {
     /// Nothing in the request opens this private sprite.
     #[error("no credentials for this sprite")]
     Unauthorized,
+    /// It sleeps, and its wake policy does not let this request wake it.
+    #[error("the wake policy does not let this request wake the sprite")]
+    WakeNotAllowed,
     /// The sprite was destroyed.
     #[error("the sprite was destroyed")]
     Gone,
@@ -106,6 +109,13 @@ impl RequestError {
                 "http_request_denied",
                 0,
                 "This sprite is private. A token or a share link opens it.",
+            ),
+            Self::WakeNotAllowed => verdict(
+                503,
+                "wake_not_allowed",
+                "destination_unavailable",
+                3600,
+                "This sprite sleeps, and this kind of request does not wake it.",
             ),
             Self::NoSuchPort => cause_verdict(Cause::PortNotDeclared, 0),
             Self::Gone => verdict(410, "gone", "destination_not_found", 0, "This sprite was destroyed."),

@@ -32,6 +32,9 @@ thread_local! {
     static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Stands for a run in a place whose run the owner has to name; runs begin at 1.
+const UNKNOWN_RUN: u64 = 0;
+
 /// Largest head buffer a core keeps between requests, bytes (chosen).
 const HEAD_KEPT: usize = 128 * 1024;
 
@@ -60,6 +63,12 @@ impl Guest {
         }
         let run = worker.edge.waker.view(name, route.generation.0)?;
         Some(Self::fresh(name.clone(), route, port, run))
+    }
+
+    /// A stream to be opened to whatever run there is, if there is one.
+    #[must_use]
+    pub const fn unknown(name: SpriteName, route: &Route, port: u16) -> Self {
+        Self::fresh(name, route, port, UNKNOWN_RUN)
     }
 
     /// A stream to be opened to this run.
@@ -115,6 +124,9 @@ pub async fn attempt(
         true => began.elapsed(),
         false => return Ok(Attempt::NotDelivered),
     };
+    if connection.place().run == UNKNOWN_RUN {
+        learn_run(worker, &mut connection).await;
+    }
     if !exchange.upload.is_complete() {
         connection.relay(exchange.upload.take(), framing);
     }
@@ -132,7 +144,7 @@ async fn open(worker: &Worker, exchange: &Exchange<'_>, place: Place) -> Result<
         version: VERSION,
         sprite: place.name.as_str().into(),
         generation: place.generation.0,
-        expect_run: Some(place.run),
+        expect_run: (place.run != UNKNOWN_RUN).then_some(place.run),
         port: place.port.into(),
         wake: false,
         deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
@@ -156,6 +168,14 @@ async fn decided(worker: &Worker, connection: &mut GuestConnection) -> Result<bo
         Ok(()) => Ok(connection.begin()),
         Err(error) => not_opened(worker, connection.place(), error).map(|()| false),
     }
+}
+
+/// The owner has named the run: the next request knows the way.
+async fn learn_run(worker: &Worker, connection: &mut GuestConnection) {
+    let Ok(run) = connection.link().opened().await.map(|opened| opened.run) else { return };
+    connection.set_run(run);
+    let place = connection.place();
+    worker.edge.waker.note_running(&place.name, place.generation.0, run);
 }
 
 /// Sorts out why a stream was not opened: `Ok` when a wake may help.

@@ -2,17 +2,21 @@
 //! client leaves. Not a byte of its body is read meanwhile, and nothing is sent.
 
 use crate::client::Client;
+use crate::client_class;
 use crate::error::RequestError;
 use crate::forward::Guest;
 use crate::request::Exchange;
 use crate::worker::Worker;
-use backhaul::wire::ClientClass;
+use http::header;
 use http::request::Parts;
 use router::names::SpriteName;
 use router::route::Route;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use wakeup::hold::{HoldError, HoldRequest};
+
+/// Longest hold of a request for an event stream, and the cap of every hold (`wake.md` §6).
+const EVENT_STREAM_HOLD: Duration = Duration::from_secs(60);
 
 /// Holds the request and returns the way to the guest that runs then.
 ///
@@ -36,7 +40,7 @@ pub async fn wake(
         port,
         deadline,
         client: client.peer.ip(),
-        client_class: class(&exchange.parts),
+        client_class: client_class::of(&exchange.parts, exchange.authenticated),
         reason: format!("http {}", exchange.parts.method),
     });
     let woken = tokio::select! {
@@ -54,9 +58,13 @@ pub async fn wake(
     Ok(guest)
 }
 
-/// The client's own patience (`Prefer: wait=`, RFC 7240 §4.3) if it is shorter than ours.
+/// The client's own patience (`Prefer: wait=`, RFC 7240 §4.3; `grpc-timeout`) if it is
+/// shorter than ours. An event stream gets the cap of every hold: its client cannot retry
+/// a refusal by itself (`wake.md` §7).
 fn patience(parts: &Parts, ours: Duration) -> Duration {
-    let asked = parts
+    let streams = parts.headers.get(header::ACCEPT).is_some_and(|accept| accept == "text/event-stream");
+    let ours = if streams { EVENT_STREAM_HOLD.max(ours) } else { ours };
+    let waits = parts
         .headers
         .get_all("prefer")
         .iter()
@@ -64,14 +72,26 @@ fn patience(parts: &Parts, ours: Duration) -> Duration {
         .flat_map(|line| line.split([',', ';']))
         .find_map(|token| token.trim().strip_prefix("wait=")?.parse().ok())
         .map(Duration::from_secs);
-    asked.map_or(ours, |asked| asked.min(ours))
+    let grpc = parts.headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+    [waits, grpc].into_iter().flatten().fold(ours, Duration::min)
 }
 
-fn class(parts: &Parts) -> ClientClass {
-    match parts.headers.get("sec-fetch-mode") {
-        Some(mode) if mode == "navigate" => ClientClass::Navigation,
-        _ => ClientClass::Anonymous,
+/// At most 8 digits and a unit (gRPC over HTTP/2, "Timeout").
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
     }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -80,12 +100,20 @@ mod tests {
 
     #[test]
     fn a_client_may_shorten_the_hold_and_never_lengthen_it() {
-        let patience_of = |prefer: &'static str| {
-            let request = http::Request::builder().header("prefer", prefer).body(()).unwrap();
+        let with = |name: &str, value: &str| {
+            let request = http::Request::builder().header(name, value).body(()).unwrap();
             patience(&request.into_parts().0, Duration::from_secs(30))
         };
+        let patience_of = |prefer: &str| with("prefer", prefer);
         assert_eq!(patience_of("respond-async, wait=5"), Duration::from_secs(5));
         assert_eq!(patience_of("wait=500"), Duration::from_secs(30));
         assert_eq!(patience_of("wait=x"), Duration::from_secs(30));
+        for (timeout, expected) in [("5S", 5_000), ("1500m", 1_500), ("2M", 30_000), ("250000u", 250), ("1H", 30_000)] {
+            assert_eq!(with("grpc-timeout", timeout), Duration::from_millis(expected), "{timeout}");
+        }
+        for nonsense in ["", "5", "S", "5s", "123456789S", "-5S", "5 S", "é"] {
+            assert_eq!(with("grpc-timeout", nonsense), Duration::from_secs(30), "{nonsense}");
+        }
+        assert_eq!(with("accept", "text/event-stream"), Duration::from_secs(60));
     }
 }

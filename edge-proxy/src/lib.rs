@@ -4,10 +4,12 @@
 
 pub mod access;
 pub mod admin;
+pub mod asleep;
 pub mod body;
 pub mod cli;
 pub mod client;
 pub mod client_body;
+pub mod client_class;
 pub mod connection;
 pub mod date;
 pub mod demo;

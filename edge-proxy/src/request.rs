@@ -6,6 +6,7 @@
 //! exact, because nothing but `Opened` has delivered a byte.
 
 use crate::access::{self, Admission};
+use crate::asleep::{self, BeforeWake};
 use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::client_body::ClientBody;
@@ -45,6 +46,8 @@ pub struct Exchange<'a> {
     pub deadline: Option<Instant>,
     /// How long it has been held so far.
     pub held: Option<Duration>,
+    /// It brought credentials that opened the sprite.
+    pub authenticated: bool,
     /// Where interim answers go.
     pub interim: InterimWay<'a>,
 }
@@ -59,7 +62,8 @@ pub async fn handle(
     let (parts, body) = request.into_parts();
     let upload = Upload::new(body);
     let id = RequestId::next();
-    let mut exchange = Exchange { parts, upload, id, woken: None, deadline: None, held: None, interim };
+    let mut exchange =
+        Exchange { parts, upload, id, woken: None, deadline: None, held: None, authenticated: false, interim };
     match serve(worker, client, &mut exchange).await {
         Ok(response) => response,
         Err(error) => {
@@ -79,8 +83,9 @@ async fn serve(
     refuse_what_we_do_not_proxy(&exchange.parts)?;
     let named = target::of(&exchange.parts, client, edge)?;
     let route = find(edge, &named.target.name)?;
-    if let Admission::Exchanged(answer) = access::admit(&route.access, &named, &mut exchange.parts, client)? {
-        return Ok(*answer);
+    match access::admit(&route.access, &named, &mut exchange.parts, client)? {
+        Admission::Passes { authenticated } => exchange.authenticated = authenticated,
+        Admission::Exchanged(answer) => return Ok(*answer),
     }
     if route.deleted {
         return Err(RequestError::Gone);
@@ -92,7 +97,14 @@ async fn serve(
         let guest = match Guest::warm(worker, exchange, &named.target.name, &route, port) {
             Some(guest) => guest,
             // Boxed: a task of a warm request needs no room for a hold.
-            None => Box::pin(hold::wake(worker, client, exchange, &named.target.name, &route, port)).await?,
+            None => match asleep::before_wake(&route, exchange) {
+                BeforeWake::MayWake => {
+                    Box::pin(hold::wake(worker, client, exchange, &named.target.name, &route, port)).await?
+                }
+                BeforeWake::OnlyIfRunning if hops == 0 => Guest::unknown(named.target.name.clone(), &route, port),
+                BeforeWake::OnlyIfRunning => return Err(RequestError::WakeNotAllowed),
+                BeforeWake::Answered(answer) => return Ok(*answer),
+            },
         };
         match forward::attempt(worker, client, exchange, &named.host, guest).await? {
             Attempt::Answered(response) => return Ok(response),

@@ -29,12 +29,17 @@ pub enum Reader {
     Person,
     /// Gets problem JSON.
     Program,
+    /// A gRPC client: gets a status it understands.
+    Grpc,
 }
 
 impl Reader {
     /// Fetch metadata decides where it exists, `Accept` elsewhere; never the user agent.
     #[must_use]
     pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+            return Self::Grpc;
+        }
         let readable = *method == Method::GET || *method == Method::HEAD;
         if let Some(mode) = headers.get("sec-fetch-mode") {
             return if readable && mode == "navigate" { Self::Person } else { Self::Program };
@@ -67,11 +72,17 @@ pub fn failure(error: &RequestError, reader: Reader, request_id: &str, held: Opt
     let (content_type, text) = match reader {
         Reader::Person => ("text/html; charset=utf-8", page(&verdict, request_id)),
         Reader::Program => ("application/problem+json", problem(&verdict, request_id)),
+        Reader::Grpc => ("application/grpc", String::new()),
     };
     let mut response = Response::new(EdgeBody::full(text.into()));
     *response.status_mut() = StatusCode::from_u16(verdict.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if reader == Reader::Grpc {
+        tell_grpc(headers, &verdict);
+        *response.status_mut() = StatusCode::OK;
+    }
+    let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::VARY, HeaderValue::from_static("Accept, Sec-Fetch-Mode"));
     if reader == Reader::Person {
@@ -90,6 +101,29 @@ pub fn failure(error: &RequestError, reader: Reader, request_id: &str, held: Opt
     }
     insert(headers, REQUEST_ID, request_id);
     response
+}
+
+/// Trailers without content in front, which is how gRPC says that a call failed before it
+/// began ("Trailers-Only"); the HTTP status is 200 then.
+fn tell_grpc(headers: &mut HeaderMap, verdict: &Verdict) {
+    // The sentences are plain ASCII without '%', so nothing of them needs encoding.
+    headers.insert("grpc-message", HeaderValue::from_static(verdict.sentence));
+    headers.insert("grpc-status", HeaderValue::from(grpc_status(verdict.status)));
+    if verdict.retry_after > 0 {
+        headers.insert("grpc-retry-pushback-ms", HeaderValue::from(verdict.retry_after * 1000));
+    }
+}
+
+/// gRPC's own mapping of HTTP statuses, but for a deadline, which it has a word for.
+const fn grpc_status(status: u16) -> u16 {
+    match status {
+        400 => 13,       // INTERNAL
+        401 => 16,       // UNAUTHENTICATED
+        403 => 7,        // PERMISSION_DENIED
+        404 | 410 => 12, // UNIMPLEMENTED
+        504 => 4,        // DEADLINE_EXCEEDED
+        _ => 14,         // UNAVAILABLE
+    }
 }
 
 /// Adds what a held answer tells about its wake: `Sprite-Wake`, `Server-Timing`, `Proxy-Status`.

@@ -81,6 +81,7 @@ fn row_of(route: &Route) -> SpriteRow {
         host: route.host,
         ports: route.ports.to_vec(),
         access: route.access.clone(),
+        wake: route.wake.as_deref().cloned().unwrap_or_default(),
         deleted: route.deleted,
     }
 }
@@ -101,6 +102,7 @@ mod tests {
                 generation: Generation(3),
                 host: HostId(2),
                 access: Access::Public,
+                wake: None,
                 ports: [80].into(),
                 deleted,
             };

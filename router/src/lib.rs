@@ -15,3 +15,4 @@ pub mod route;
 pub mod rows;
 pub mod store;
 pub mod table;
+pub mod wake;

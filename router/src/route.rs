@@ -1,6 +1,7 @@
 //! A route: placement only, never run state.
 
 use crate::access::Access;
+use crate::wake::WakeRules;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct Route {
     pub host: HostId,
     /// Who may ask.
     pub access: Access,
+    /// Who may wake it; none for the defaults.
+    pub wake: Option<Arc<WakeRules>>,
     /// Ports that may be asked for besides the sprite's own HTTP port.
     pub ports: Arc<[u16]>,
     /// A tombstone: destroyed, and the name is kept.

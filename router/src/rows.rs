@@ -3,7 +3,9 @@
 use crate::access::Access;
 use crate::names::{NameError, SpriteName};
 use crate::route::{Generation, HostId, Route};
+use crate::wake::WakeRules;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Version inside every row; a newer one is quarantined, not guessed at.
 pub const ROW_VERSION: u32 = 1;
@@ -31,8 +33,15 @@ pub struct SpriteRow {
     pub ports: Vec<u16>,
     /// Who may ask.
     pub access: Access,
+    /// Who may wake it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub wake: WakeRules,
     /// Destroyed.
     pub deleted: bool,
+}
+
+fn is_default(rules: &WakeRules) -> bool {
+    *rules == WakeRules::default()
 }
 
 /// Why a row was not applied.
@@ -93,6 +102,9 @@ impl SpriteRow {
         if row.ports.len() > PORTS_MAX || row.ports.contains(&0) {
             return Err(RowError::Field("ports"));
         }
+        if !row.wake.is_bounded() {
+            return Err(RowError::Field("wake"));
+        }
         if !row.access.is_bounded() {
             return Err(RowError::Field("access"));
         }
@@ -109,6 +121,7 @@ impl SpriteRow {
             generation: self.generation,
             host: self.host,
             access: self.access.clone(),
+            wake: (!is_default(&self.wake)).then(|| Arc::new(self.wake.clone())),
             ports: self.ports.as_slice().into(),
             deleted: self.deleted,
         }
@@ -127,6 +140,7 @@ mod tests {
             host: HostId(1),
             ports: vec![8080],
             access: Access::Public,
+            wake: WakeRules::default(),
             deleted: false,
         }
     }
@@ -150,7 +164,10 @@ mod tests {
             decode(&SpriteRow { generation: Generation(0), ..row() }),
             Err(RowError::Field("generation"))
         ));
+        let wrong = WakeRules { paths: vec!["no-slash".into()], ..WakeRules::default() };
+        assert!(matches!(decode(&SpriteRow { wake: wrong, ..row() }), Err(RowError::Field("wake"))));
         let text = String::from_utf8(row().encode()).unwrap();
+        assert!(!text.contains("wake"), "the defaults take no room: {text}");
         for wrong in [
             text.replace("public", "anybody"),
             text.replace("8080", "65536"),

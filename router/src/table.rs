@@ -123,6 +123,7 @@ mod tests {
             generation: Generation(generation),
             host: HostId(host),
             access: Access::Public,
+            wake: None,
             ports: [].into(),
             deleted: false,
         }

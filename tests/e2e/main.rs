@@ -16,4 +16,5 @@ mod streaming;
 mod tidy;
 
 mod wake_fails;
+mod wake_policy;
 mod websocket;

@@ -1,4 +1,5 @@
-//! Making and revoking what opens a private sprite: tokens and share links.
+//! Who may ask for a sprite and who may wake it: making and revoking what opens a private
+//! one (tokens, share links), and its wake rules.
 //!
 //! The table gets hashes and public keys. The seed of a sprite's links stays in this host's
 //! store; a token is told once and kept nowhere.
@@ -10,6 +11,7 @@ use router::access::{Access, Private, TOKENS_MAX};
 use router::names::SpriteName;
 use router::rows::SpriteRow;
 use router::store::EmbeddedStore;
+use router::wake::WakeRules;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -109,6 +111,20 @@ pub fn revoke_links(store: &EmbeddedStore, name: &SpriteName) -> Result<(), Spri
     change(store, name, |row| {
         let tokens = private_of(row)?.tokens.clone();
         row.access = Access::Private(Arc::new(Private { tokens, share_key }));
+        Ok(())
+    })
+}
+
+/// Says who may wake it.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn set_wake_rules(store: &EmbeddedStore, name: &SpriteName, rules: WakeRules) -> Result<(), SpriteError> {
+    if !rules.is_bounded() {
+        return Err(super::sprites::wrong_paths());
+    }
+    change(store, name, |row| {
+        row.wake = rules;
         Ok(())
     })
 }

@@ -16,6 +16,7 @@ use router::route::{HostId, Route};
 use router::rows::SpriteRow;
 use router::store::EmbeddedStore;
 use router::table::{Lookup, RouteTable};
+use router::wake::{WakePolicy, WakeRules};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -80,6 +81,12 @@ pub struct CreateRequest {
     /// "private" (the default) or "public".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<String>,
+    /// Which requests may wake it: "any" (the default), "people", "authenticated", "paths", "never".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake: Option<String>,
+    /// Beginnings of paths that may wake it under "people" and "paths".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wake_paths: Vec<String>,
 }
 
 /// Binds the socket for its owner alone. A socket nobody answers on is replaced.
@@ -156,6 +163,7 @@ impl Admin {
             (&Method::POST, ["v1", "sprites", name, "sleep"]) => self.sleep(name, &body).await,
             (&Method::GET, ["v1", "sprites", name, "receipts"]) => self.receipts(name).await,
             (&Method::POST, ["v1", "sprites", name, "access"]) => self.set_access(name, &body).await,
+            (&Method::POST, ["v1", "sprites", name, "wake-rules"]) => self.set_wake_rules(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "tokens"]) => self.new_token(name).await,
             (&Method::DELETE, ["v1", "sprites", name, "tokens"]) => self.revoke_tokens(name).await,
             (&Method::POST, ["v1", "sprites", name, "links"]) => self.share(name, &body).await,
@@ -218,6 +226,8 @@ impl Admin {
         let specs = sprites::stored(&self.store).map_err(failed)?;
         if let Some(route) = self.route(&name) {
             value["access"] = route.access.mode().into();
+            value["wake"] =
+                serde_json::to_value(route.wake.as_deref().cloned().unwrap_or_default()).unwrap_or_default();
         }
         if let Some(spec) = specs.into_iter().find(|spec| spec.name == name) {
             value["ports"] = spec.ports.into();
@@ -243,6 +253,7 @@ impl Admin {
             ports: asked.ports,
             idle_timeout,
             access: Access::Public,
+            wake: rules(asked.wake.as_deref(), asked.wake_paths)?,
         };
         let (access, token) = match public {
             true => (Access::Public, None),
@@ -282,6 +293,15 @@ impl Admin {
             value["token"] = token.into();
         }
         Ok(value)
+    }
+
+    async fn set_wake_rules(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
+        let rules: WakeRules = serde_json::from_slice(body)
+            .map_err(|error| (StatusCode::BAD_REQUEST, format!("these are no wake rules: {error}")))?;
+        let (name, _) = self.known(name).await?;
+        access::set_wake_rules(&self.store, &name, rules).map_err(failed)?;
+        self.visible(&name).await;
+        self.show(name.as_str()).await
     }
 
     async fn new_token(&self, name: &str) -> Result<Value, Problem> {
@@ -393,6 +413,12 @@ impl Admin {
 }
 
 type Problem = (StatusCode, String);
+
+fn rules(policy: Option<&str>, paths: Vec<String>) -> Result<WakeRules, Problem> {
+    let policy = policy.map_or(Ok(WakePolicy::Any), str::parse);
+    let policy = policy.map_err(|known| (StatusCode::BAD_REQUEST, format!("wake: it is one of {known}")))?;
+    Ok(WakeRules { policy, paths, ..WakeRules::default() })
+}
 
 fn is_public(access: &str) -> Result<bool, Problem> {
     match access {

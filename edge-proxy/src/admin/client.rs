@@ -14,9 +14,11 @@ use tokio::net::UnixStream;
 /// Runs one `sprite …` command and prints its result.
 pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
     let done = match command {
-        SpriteCommand::Create { name, command, public, private: _, port, idle_timeout } => {
+        SpriteCommand::Create { name, command, public, private: _, port, idle_timeout, wake, wake_path } => {
             let access = if public { "public" } else { "private" };
             let mut body = json!({ "name": name, "command": command, "ports": port, "access": access });
+            body["wake"] = wake.into();
+            body["wake_paths"] = wake_path.into();
             if let Some(timeout) = idle_timeout {
                 body["idle_timeout"] = timeout.into();
             }
@@ -45,6 +47,12 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
             .map(|value| (value, table::receipts as Show)),
         SpriteCommand::Access { name, access } => {
             call(socket, Method::POST, &path(&name, "/access"), Some(json!({ "access": access })))
+                .await
+                .map(|value| (value, table::sprite as Show))
+        }
+        SpriteCommand::WakeRules { name, policy, paths, no_edge_paths } => {
+            let body = json!({ "policy": policy, "paths": paths, "edge_paths": !no_edge_paths });
+            call(socket, Method::POST, &path(&name, "/wake-rules"), Some(body))
                 .await
                 .map(|value| (value, table::sprite as Show))
         }

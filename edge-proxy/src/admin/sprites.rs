@@ -5,6 +5,7 @@ use router::names::SpriteName;
 use router::route::{Generation, HostId};
 use router::rows::{PORTS_MAX, ROW_VERSION, SpriteRow};
 use router::store::{EmbeddedStore, StoreError};
+use router::wake::WakeRules;
 use std::time::Duration;
 use wakeup::owner::OwnerHandle;
 use wakeup::spec::{DriverSpec, SpriteSpec};
@@ -27,6 +28,8 @@ pub struct NewSprite {
     pub idle_timeout: Option<Duration>,
     /// Who may ask for it.
     pub access: Access,
+    /// Who may wake it.
+    pub wake: WakeRules,
 }
 
 /// Why a sprite was not made or destroyed. Nothing was written.
@@ -71,7 +74,7 @@ pub async fn create(
     new: NewSprite,
 ) -> Result<SpriteSpec, SpriteError> {
     check(&new)?;
-    let NewSprite { name, driver, ports, idle_timeout, access } = new;
+    let NewSprite { name, driver, ports, idle_timeout, access, wake } = new;
     let key = SpriteRow::key(&name);
     let present = store.get(&key)?;
     let before = match &present {
@@ -99,11 +102,16 @@ pub async fn create(
         host,
         ports,
         access,
+        wake,
         deleted: false,
     };
     router::apply::publish(store, &name, &row, present.map(|entry| entry.version))?;
     owner.upsert(spec.clone()).await;
     Ok(spec)
+}
+
+pub(super) fn wrong_paths() -> SpriteError {
+    SpriteError::Field { field: "wake_paths", rule: "at most 16, each begins with / and has at most 256 bytes" }
 }
 
 fn check(new: &NewSprite) -> Result<(), SpriteError> {
@@ -114,6 +122,9 @@ fn check(new: &NewSprite) -> Result<(), SpriteError> {
     }
     if new.ports.len() > PORTS_MAX || new.ports.contains(&0) {
         return Err(SpriteError::Field { field: "ports", rule: "at most 16 ports, none of them 0" });
+    }
+    if !new.wake.is_bounded() {
+        return Err(wrong_paths());
     }
     if new.idle_timeout.is_some_and(|timeout| timeout < Duration::from_millis(100)) {
         return Err(SpriteError::Field { field: "idle_timeout", rule: "at least 100ms" });
@@ -178,6 +189,7 @@ pub fn publish_static(
         host,
         ports: ports.into(),
         access: Access::Public,
+        wake: WakeRules::default(),
         deleted: false,
     };
     if let Some(entry) = &present {

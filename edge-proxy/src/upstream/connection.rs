@@ -133,6 +133,11 @@ impl<L: Link> Connection<L> {
         &self.inner.place
     }
 
+    /// Names the run, once the owner has said which it is.
+    pub const fn set_run(&mut self, run: u64) {
+        self.inner.place.run = run;
+    }
+
     /// Whether it has carried a request before: then it may have ended in the moment it was
     /// taken, without the guest having seen anything.
     #[must_use]

@@ -14,6 +14,7 @@ fn row(generation: u64) -> SpriteRow {
         host: HostId(1),
         ports: vec![8080],
         access: Access::Public,
+        wake: crate::wake::WakeRules::default(),
         deleted: false,
     }
 }

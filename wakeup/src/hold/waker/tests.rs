@@ -84,6 +84,7 @@ fn request(patience: Duration) -> HoldRequest {
         generation: Generation(1),
         host: HostId(1),
         access: Access::Public,
+        wake: None,
         ports: Arc::new([]),
         deleted: false,
     };

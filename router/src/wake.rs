@@ -1,0 +1,74 @@
+//! Who may wake a sprite that does not run, as the table carries it.
+
+use serde::{Deserialize, Serialize};
+
+/// Most path prefixes in the rules of a sprite (`wake.md` §3).
+pub const PATHS_MAX: usize = 16;
+/// Longest of them, bytes (chosen).
+pub const PATH_BYTES_MAX: usize = 256;
+
+/// The rules of one sprite.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WakeRules {
+    /// Which requests may wake it.
+    pub policy: WakePolicy,
+    /// Beginnings of paths that may wake it under `people` and `paths`: webhooks.
+    pub paths: Vec<String>,
+    /// While it sleeps the edge itself answers for `/robots.txt` and `/favicon.ico`.
+    pub edge_paths: bool,
+}
+
+/// Which requests may wake a sprite. Those that may not are refused; none is refused
+/// while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WakePolicy {
+    /// All that may ask: callbacks and webhooks must wake.
+    #[default]
+    Any,
+    /// Navigations of people, authenticated requests, and the listed paths.
+    People,
+    /// Authenticated requests.
+    Authenticated,
+    /// The listed paths.
+    Paths,
+    /// None: only its owner wakes it.
+    Never,
+}
+
+impl Default for WakeRules {
+    fn default() -> Self {
+        Self { policy: WakePolicy::Any, paths: Vec::new(), edge_paths: true }
+    }
+}
+
+impl WakeRules {
+    /// Whether its lists are within their bounds.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        let fits = |path: &String| path.starts_with('/') && path.len() <= PATH_BYTES_MAX;
+        self.paths.len() <= PATHS_MAX && self.paths.iter().all(fits)
+    }
+
+    /// Whether a path is one of the listed.
+    #[must_use]
+    pub fn lists(&self, path: &str) -> bool {
+        self.paths.iter().any(|prefix| path.starts_with(prefix.as_str()))
+    }
+}
+
+impl std::str::FromStr for WakePolicy {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "any" => Self::Any,
+            "people" => Self::People,
+            "authenticated" => Self::Authenticated,
+            "paths" => Self::Paths,
+            "never" => Self::Never,
+            _ => return Err("any, people, authenticated, paths or never"),
+        })
+    }
+}
