@@ -14,11 +14,13 @@ use tokio::sync::watch;
 
 /// Set in the gate word once the run is closed; the lower bits count open items.
 const CLOSED: u64 = 1 << 63;
+/// Set with it while the run is held: it goes on soon.
+const HELD: u64 = 1 << 62;
 
 /// Counters and gate of one run. All methods are callable from any thread.
 #[derive(Debug)]
 pub struct RunActivity {
-    /// [`CLOSED`] plus the number of open items.
+    /// [`CLOSED`] and [`HELD`] plus the number of open items.
     gate: AtomicU64,
     /// Milliseconds from `epoch` to the last byte or request.
     last_ms: AtomicU64,
@@ -56,10 +58,22 @@ impl RunActivity {
         Some(ActivityGuard { run: Arc::clone(self) })
     }
 
+    /// Begins one more piece of what is open already; `None` when the run is closed. A hold
+    /// lets it pass.
+    #[must_use]
+    pub fn go_on(self: &Arc<Self>) -> Option<ActivityGuard> {
+        let before = self.gate.fetch_add(1, Ordering::AcqRel);
+        if before & CLOSED != 0 && before & HELD == 0 {
+            self.gate.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(ActivityGuard { run: Arc::clone(self) })
+    }
+
     /// Items in progress.
     #[must_use]
     pub fn open(&self) -> u32 {
-        u32::try_from(self.gate.load(Ordering::Acquire) & !CLOSED).unwrap_or(u32::MAX)
+        u32::try_from(self.gate.load(Ordering::Acquire) & !(CLOSED | HELD)).unwrap_or(u32::MAX)
     }
 
     /// Whether [`RunActivity::end`] or a successful [`RunActivity::close_if_idle`] happened.
@@ -68,24 +82,37 @@ impl RunActivity {
         self.gate.load(Ordering::Acquire) & CLOSED != 0
     }
 
-    /// Closes the gate if nothing is in progress; `true` when it is closed afterwards.
+    /// Closes the gate if nothing is in progress; `true` when it is closed afterwards and
+    /// nothing is in progress.
     #[must_use]
     pub fn close_if_idle(&self) -> bool {
         match self.gate.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => true,
-            Err(current) => current & CLOSED != 0,
+            Err(current) => current & !HELD == CLOSED,
         }
     }
 
-    /// Opens the gate again after [`RunActivity::close_if_idle`], while the run goes on
-    /// (an interrupted stop).
+    /// Closes the gate to what has not begun; what is open goes on (a hold).
+    pub fn close(&self) {
+        self.gate.fetch_or(CLOSED | HELD, Ordering::AcqRel);
+    }
+
+    /// Whether it is closed by [`RunActivity::close`] only.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.gate.load(Ordering::Acquire) & HELD != 0
+    }
+
+    /// Opens the gate again after [`RunActivity::close_if_idle`] or [`RunActivity::close`],
+    /// while the run goes on (an interrupted stop, the end of a hold).
     pub fn reopen(&self) {
-        self.gate.fetch_and(!CLOSED, Ordering::AcqRel);
+        self.gate.fetch_and(!(CLOSED | HELD), Ordering::AcqRel);
     }
 
     /// Closes the gate whatever is in progress and tells every splice to end.
     pub fn end(&self) {
         self.gate.fetch_or(CLOSED, Ordering::AcqRel);
+        self.gate.fetch_and(!HELD, Ordering::AcqRel);
         self.ended.send_replace(true);
     }
 
@@ -162,5 +189,19 @@ mod tests {
         assert_eq!(run.open(), 0);
         run.reopen();
         assert!(run.begin().is_some());
+    }
+
+    #[test]
+    fn a_hold_lets_what_is_open_go_on() {
+        let run = RunActivity::new(Instant::now());
+        let guard = run.begin().expect("open");
+        run.close();
+        assert!(run.begin().is_none() && run.open() == 1 && run.is_held());
+        assert!(run.go_on().is_some(), "a piece of what is open");
+        assert!(!run.close_if_idle(), "closed, but something is in progress");
+        drop(guard);
+        assert!(run.close_if_idle());
+        run.end();
+        assert!(run.go_on().is_none());
     }
 }

@@ -79,14 +79,15 @@ impl Splice {
         let sprite = open.sprite.clone();
         let admitted = self.owner.open(self.edge, open).await?;
         // The run stays open until the guest is connected; the edge's lease takes over.
-        let _guard = admitted.activity.begin().ok_or(Reply::Asleep(Asleep {}))?;
+        let asleep = || Reply::Asleep(Asleep { held: admitted.activity.is_held() });
+        let _guard = admitted.activity.begin().ok_or_else(asleep)?;
         match connect(admitted.guest).await {
             Ok(guest) => Ok((admitted, guest)),
             Err(error) => {
                 tracing::debug!(sprite, run = admitted.opened.run, %error, "guest not connected");
                 self.owner.guest_unreachable(&sprite, admitted.opened.run);
                 // Nothing was delivered: the edge holds the request while the owner looks.
-                Err(Reply::Asleep(Asleep {}))
+                Err(Reply::Asleep(Asleep { held: false }))
             }
         }
     }
@@ -204,8 +205,9 @@ impl Direction<'_> {
                 None => return self.refuse(receive),
             };
             // The owner may be ending this run in this moment: either it sees that something
-            // is open, or nothing of this reaches the guest and the edge asks again.
-            let Some(guard) = self.activity.begin() else { return self.refuse(receive) };
+            // is open, or nothing of this reaches the guest and the edge asks again. A hold is
+            // the edges' to keep: here nobody can tell a new request from more of an old one.
+            let Some(guard) = self.activity.go_on() else { return self.refuse(receive) };
             let written = tokio::select! {
                 biased;
                 written = self.write(&mut guest, bytes) => written?,

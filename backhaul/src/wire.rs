@@ -98,6 +98,8 @@ pub enum Cause {
     ShuttingDown = 8,
     /// The guest ended while the request waited.
     GuestDied = 9,
+    /// Its people have stopped it.
+    StoppedByOwner = 10,
 }
 
 /// First frame of a stream, edge → owner. The request bytes may follow at once.
@@ -188,7 +190,11 @@ pub struct Opened {
 
 /// See [`Reply::Asleep`].
 #[derive(Clone, PartialEq, Message)]
-pub struct Asleep {}
+pub struct Asleep {
+    /// It does not sleep: it is held, and asking for a wake is how one waits for that to end.
+    #[prost(bool, tag = "1")]
+    pub held: bool,
+}
 
 /// Names a host id of the table, never an address.
 #[derive(Clone, PartialEq, Message)]
@@ -411,6 +417,9 @@ pub struct Cordon {
     /// The run that is about to end.
     #[prost(uint64, tag = "2")]
     pub run: u64,
+    /// It does not end: nothing new may begin with it for a while, open or not.
+    #[prost(bool, tag = "3")]
+    pub hold: bool,
 }
 
 /// A frame that is too long or not a message of the expected kind.

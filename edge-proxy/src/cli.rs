@@ -184,6 +184,29 @@ pub enum SpriteCommand {
         #[arg(long)]
         cold: bool,
     },
+    /// Stop it until it is started again: no request wakes it.
+    Stop {
+        /// Its name.
+        name: String,
+    },
+    /// Let a stopped sprite wake again.
+    Start {
+        /// Its name.
+        name: String,
+    },
+    /// Let new requests wait while something else pauses, restores or moves it.
+    Hold {
+        /// Its name.
+        name: String,
+        /// When the hold ends by itself, at most 30s.
+        #[arg(long, value_name = "DURATION", default_value = "30s")]
+        max: String,
+    },
+    /// End a hold: who waited goes on.
+    Release {
+        /// Its name.
+        name: String,
+    },
     /// Destroy it; its directory stays.
     Delete {
         /// Its name.

@@ -213,6 +213,9 @@ fn cause_verdict(cause: Cause, retry_after: u64) -> Verdict {
         Cause::ShuttingDown => {
             verdict(503, "host_draining", unavailable, retry_after.max(1), "The sprite's machine is shutting down.")
         }
+        Cause::StoppedByOwner => {
+            verdict(503, "stopped_by_owner", unavailable, 0, "The sprite has been stopped by its owner.")
+        }
         Cause::Version | Cause::Unspecified => {
             verdict(503, "host_incompatible", "proxy_internal_error", 5, "The sprite's machine speaks another version.")
         }

@@ -84,12 +84,19 @@ fn may_use_idle(worker: &Worker, exchange: &Exchange<'_>) -> bool {
     exchange.upload.is_complete() && (exchange.parts.method.is_idempotent() || worker.edge.backhaul.gives_receipts())
 }
 
+/// The owner let nothing of a request through to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slept {
+    /// By order, while something else works on the sprite: it will go on.
+    pub held: bool,
+}
+
 /// How a try ended.
 pub enum Attempt {
     /// The sprite answered.
     Answered(Response<EdgeBody>),
     /// Nothing of the request reached a guest; it may be sent again as it is.
-    NotDelivered,
+    NotDelivered(Slept),
 }
 
 /// Sends the request once.
@@ -107,12 +114,12 @@ pub async fn attempt(
     let mut connection = match guest {
         Guest::Idle(connection) => connection,
         Guest::Fresh { place } => match Box::pin(open(worker, exchange, place)).await? {
-            Some(connection) => connection,
-            None => return Ok(Attempt::NotDelivered),
+            Ok(connection) => connection,
+            Err(slept) => return Ok(Attempt::NotDelivered(slept)),
         },
     };
     if connection.link().is_decided() && !connection.begin() {
-        return Ok(not_running(worker, &connection));
+        return Ok(Attempt::NotDelivered(not_running(worker, &mut connection)));
     }
     // What the client sent together with its head leaves together with the head.
     exchange.upload.prefetch().await.map_err(|_| RequestError::BadRequest("its body broke off"))?;
@@ -120,10 +127,10 @@ pub async fn attempt(
     if let Err(error) = send(client, exchange, host, framing, &mut connection).await {
         return Box::pin(broke(worker, exchange, connection, error)).await;
     }
-    let connect = match decided(worker, &mut connection).await? {
-        true => began.elapsed(),
-        false => return Ok(Attempt::NotDelivered),
-    };
+    if let Err(slept) = decided(worker, &mut connection).await? {
+        return Ok(Attempt::NotDelivered(slept));
+    }
+    let connect = began.elapsed();
     if connection.place().run == UNKNOWN_RUN {
         learn_run(worker, &mut connection).await;
     }
@@ -137,8 +144,12 @@ pub async fn attempt(
     Ok(Attempt::Answered(answer(worker, client, exchange, connection, head, connect)))
 }
 
-/// Opens a stream; `None` when the owner says that this run does not run.
-async fn open(worker: &Worker, exchange: &Exchange<'_>, place: Place) -> Result<Option<GuestConnection>, RequestError> {
+/// Opens a stream, unless the owner says that this run does not run.
+async fn open(
+    worker: &Worker,
+    exchange: &Exchange<'_>,
+    place: Place,
+) -> Result<Result<GuestConnection, Slept>, RequestError> {
     let left = exchange.deadline.map_or(worker.edge.hold_timeout, |at| at.saturating_duration_since(Instant::now()));
     let open = Open {
         version: VERSION,
@@ -153,20 +164,25 @@ async fn open(worker: &Worker, exchange: &Exchange<'_>, place: Place) -> Result<
         class: class(&exchange.parts.headers).into(),
     };
     match worker.edge.backhaul.open(place.host, open).await {
-        Ok(stream) => Ok(Some(GuestConnection::new(stream, place))),
-        Err(error) => not_opened(worker, &place, error).map(|()| None),
+        Ok(stream) => Ok(Ok(GuestConnection::new(stream, place))),
+        Err(error) => not_opened(worker, &place, error).map(Err),
     }
 }
 
-/// The owner's decision, when it comes behind what was written; `false` when it does not run.
-async fn decided(worker: &Worker, connection: &mut GuestConnection) -> Result<bool, RequestError> {
+/// The owner's decision, when it comes behind what was written.
+async fn decided(worker: &Worker, connection: &mut GuestConnection) -> Result<Result<(), Slept>, RequestError> {
     if connection.link().is_decided() {
-        return Ok(true);
+        return Ok(Ok(()));
     }
     let opened = Box::pin(connection.link().opened()).await.map(|_| ());
     match opened {
-        Ok(()) => Ok(connection.begin()),
-        Err(error) => not_opened(worker, connection.place(), error).map(|()| false),
+        Ok(()) => {
+            // The guest has the request. A cordon of this very moment keeps the next one
+            // from beginning; this one is no longer to be sent again.
+            let _ = connection.begin();
+            Ok(Ok(()))
+        }
+        Err(error) => not_opened(worker, connection.place(), error).map(Err),
     }
 }
 
@@ -179,12 +195,13 @@ async fn learn_run(worker: &Worker, connection: &mut GuestConnection) {
 }
 
 /// Sorts out why a stream was not opened: `Ok` when a wake may help.
-fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<(), RequestError> {
+fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<Slept, RequestError> {
     worker.edge.waker.forget(&place.name, place.run);
     worker.pool.forget(&place.name);
     match error {
         // The port refused: the owner looks again and the next hold says `port_closed` if it must.
-        OpenError::NotOpened(Reply::Asleep(_)) | OpenError::GuestConnect(_) => Ok(()),
+        OpenError::GuestConnect(_) => Ok(Slept { held: false }),
+        OpenError::NotOpened(Reply::Asleep(asleep)) => Ok(Slept { held: asleep.held }),
         OpenError::NotOpened(Reply::Gone(_)) => Err(RequestError::Gone),
         OpenError::NotOpened(Reply::Refused(refused)) => Err(RequestError::Refused {
             cause: refused.cause(),
@@ -196,11 +213,12 @@ fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<(), Re
     }
 }
 
-fn not_running(worker: &Worker, connection: &GuestConnection) -> Attempt {
+fn not_running(worker: &Worker, connection: &mut GuestConnection) -> Slept {
+    let held = connection.link().activity().is_held();
     let place = connection.place();
     worker.edge.waker.forget(&place.name, place.run);
     worker.pool.forget(&place.name);
-    Attempt::NotDelivered
+    Slept { held }
 }
 
 /// Writes the head and what there is of the body in one go.
@@ -263,7 +281,7 @@ async fn broke(
         && matches!(error, UpstreamError::ConnectionClosed { before_response: true } | UpstreamError::Io(_));
     if kept && (idle_race || connection.nothing_delivered().await) {
         worker.pool.forget(&connection.place().name);
-        return Ok(Attempt::NotDelivered);
+        return Ok(Attempt::NotDelivered(Slept { held: false }));
     }
     Err(RequestError::Upstream(error))
 }

@@ -11,7 +11,7 @@ use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::client_body::ClientBody;
 use crate::error::RequestError;
-use crate::forward::{self, Attempt, Guest};
+use crate::forward::{self, Attempt, Guest, Slept};
 use crate::headers;
 use crate::hold;
 use crate::interim::InterimWay;
@@ -108,8 +108,10 @@ async fn serve(
         };
         match forward::attempt(worker, client, exchange, &named.host, guest).await? {
             Attempt::Answered(response) => return Ok(response),
-            Attempt::NotDelivered if hops < HOPS_MAX => hops += 1,
-            Attempt::NotDelivered => return Err(RequestError::HopBudget),
+            // A hold is no detour: it waits for its end, within its own deadline.
+            Attempt::NotDelivered(Slept { held: true }) => {}
+            Attempt::NotDelivered(_) if hops < HOPS_MAX => hops += 1,
+            Attempt::NotDelivered(_) => return Err(RequestError::HopBudget),
         }
     }
 }

@@ -228,6 +228,7 @@ async fn static_sprites(
                 driver,
                 ports: sprite.ports.clone(),
                 idle_timeout: None,
+                stopped: false,
             })
             .await;
         for domain in &sprite.domains {

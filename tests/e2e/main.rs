@@ -11,6 +11,7 @@ mod http2;
 mod hygiene;
 mod links;
 mod neighbours;
+mod orders;
 mod real_apps;
 mod streaming;
 mod tidy;

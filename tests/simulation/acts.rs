@@ -94,7 +94,8 @@ impl World {
 
     fn owner_acts(&mut self, action: owner::Action) {
         use owner::Action::{
-            Answer, CloseGate, Continue, Cordon, End, Ended, Freeze, Probe, Receipt, ReopenGate, Running, Start,
+            Answer, CloseGate, Continue, Cordon, End, Ended, Freeze, Hold, Probe, Receipt, ReopenGate, Running, Start,
+            Unhold,
         };
         match action {
             Start { name, run, token } => {
@@ -114,7 +115,8 @@ impl World {
                 }
             }
             CloseGate { name, run, token, force } => self.after(1, Event::Gate(name, run, token, force)),
-            ReopenGate { name, .. } => self.guests.of(&name).gate_closed = false,
+            ReopenGate { name, .. } | Unhold { name, .. } => self.guests.of(&name).gate_closed = false,
+            Hold { name, .. } => self.guests.of(&name).gate_closed = true,
             Freeze { name, token, .. } => self.stop(name, token, Depth::Warm),
             End { name, token, .. } => self.stop(name, token, Depth::Cold),
             Answer { waiter: (session, id), answer, .. } => {
@@ -130,6 +132,8 @@ impl World {
     }
 
     fn start(&mut self, name: SpriteName, run: u64, token: u64, slow_ms: u64) {
+        let status = self.owner.status(&name, self.now).expect("every sprite of the world is known");
+        assert!(!status.held, "run {run} of {name} begins while it is held");
         let took = self.rng.random_range(0..=slow_ms);
         if self.chance(self.chances.start_hangs) {
             return;

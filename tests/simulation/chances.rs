@@ -19,6 +19,10 @@ pub(crate) struct Chances {
     pub(crate) death_every_ms: u64,
     pub(crate) session_lost_every_ms: u64,
     pub(crate) edge_dies_every_ms: u64,
+    /// An orchestrator lets visitors wait.
+    pub(crate) hold_every_ms: u64,
+    /// Its people stop a sprite, and start it again a little later.
+    pub(crate) stop_every_ms: u64,
 }
 
 impl Chances {
@@ -39,6 +43,8 @@ impl Chances {
             death_every_ms: 9_000,
             session_lost_every_ms: 14_000,
             edge_dies_every_ms: 40_000,
+            hold_every_ms: 5_000,
+            stop_every_ms: 11_000,
         }
     }
 
@@ -55,12 +61,13 @@ impl Chances {
             death_every_ms: 0,
             session_lost_every_ms: 0,
             edge_dies_every_ms: 0,
+            stop_every_ms: 0,
             ..Self::rough()
         }
     }
 
     /// Nothing happens by itself, and messages take no time.
     pub(crate) const fn calm() -> Self {
-        Self { delay_ms: 0, request_every_ms: 0, sleep_every_ms: 0, ..Self::healthy() }
+        Self { delay_ms: 0, request_every_ms: 0, sleep_every_ms: 0, hold_every_ms: 0, ..Self::healthy() }
     }
 }

@@ -62,8 +62,8 @@ pub(crate) enum Event {
     ToEdge(EdgeId, WakeAnswer),
     /// A released request arrives at the owner.
     Open(u64, Opened),
-    /// The owner says it is asleep; the request is back at its edge.
-    Asleep(u64),
+    /// The owner says it is asleep (or held: then true); the request is back at its edge.
+    Asleep(u64, bool),
     Served(usize, SpriteName, u64),
     Started(SpriteName, u64),
     PortOpen(SpriteName, u64, u64),
@@ -75,6 +75,10 @@ pub(crate) enum Event {
     Death,
     SessionLost,
     EdgeDies,
+    Hold,
+    Release(SpriteName),
+    Stop,
+    StartAgain(SpriteName),
     /// The owner notices that a session is over.
     EdgeGone(EdgeId),
 }
@@ -144,7 +148,11 @@ impl World {
             chances,
         };
         for name in world.names.clone() {
-            world.owner.handle_upsert(now, &name, CoreSpec { generation: 1, idle_timeout: None, always: false });
+            world.owner.handle_upsert(
+                now,
+                &name,
+                CoreSpec { generation: 1, idle_timeout: None, always: false, stopped: false },
+            );
         }
         let chances = &world.chances;
         let regular = [
@@ -153,6 +161,8 @@ impl World {
             (chances.death_every_ms, Event::Death),
             (chances.session_lost_every_ms, Event::SessionLost),
             (chances.edge_dies_every_ms, Event::EdgeDies),
+            (chances.hold_every_ms, Event::Hold),
+            (chances.stop_every_ms, Event::Stop),
         ];
         for (every, event) in regular.into_iter().filter(|(every, _)| *every > 0) {
             world.after(every, event);
@@ -300,12 +310,20 @@ impl World {
     fn happen(&mut self, event: Event) {
         let now = self.now;
         match event {
-            Event::NewRequest | Event::Sleep | Event::Death | Event::SessionLost | Event::EdgeDies => {
+            Event::NewRequest
+            | Event::Sleep
+            | Event::Death
+            | Event::SessionLost
+            | Event::EdgeDies
+            | Event::Hold
+            | Event::Stop => {
                 if self.open_for_business {
                     self.happen_again(event);
                 }
             }
             Event::Leave(id) => self.leave(id),
+            Event::Release(name) => self.owner.handle_release(now, &name),
+            Event::StartAgain(name) => self.owner.handle_start(&name),
             Event::ToOwner(session, message) => {
                 // What was on its way in a session ends with it.
                 if self.sessions.contains(&session) {
@@ -318,7 +336,7 @@ impl World {
                 }
             }
             Event::Open(id, opened) => self.open(id, &opened),
-            Event::Asleep(id) => self.again(id),
+            Event::Asleep(id, held) => self.again(id, held),
             Event::Served(edge, name, run) => {
                 if let Some(guest) = self.guests.in_run(&name, run) {
                     guest.open = guest.open.saturating_sub(1);
@@ -379,6 +397,24 @@ impl World {
                 }
                 self.chances.death_every_ms
             }
+            Event::Hold => {
+                let name = self.any_name();
+                let longest = self.rng.random_range(0..4_000);
+                assert!(self.owner.handle_hold(self.now, &name, Duration::from_millis(longest)));
+                // Some are never released and end by themselves.
+                if self.rng.random() {
+                    let after = self.rng.random_range(0..=longest);
+                    self.after(after, Event::Release(name));
+                }
+                self.chances.hold_every_ms
+            }
+            Event::Stop => {
+                let name = self.any_name();
+                assert!(self.owner.handle_stop(self.now, &name));
+                let after = self.rng.random_range(0..5_000);
+                self.after(after, Event::StartAgain(name));
+                self.chances.stop_every_ms
+            }
             Event::SessionLost => {
                 let edge = self.rng.random_range(0..EDGES);
                 self.lose_session(edge);
@@ -429,7 +465,7 @@ impl World {
         let serves = self.guests.in_run(&name, opened.run).filter(|guest| guest.listening && !guest.gate_closed);
         let Some(guest) = serves else {
             let delay = self.delay();
-            return self.after(delay, Event::Asleep(id));
+            return self.after(delay, Event::Asleep(id, status.held));
         };
         assert_eq!(status.run, opened.run, "I7: request {id} is served by an older run");
         assert_eq!(status.state, StateName::Running, "I7: request {id} is served by a guest that does not run");
@@ -443,10 +479,10 @@ impl World {
     }
 
     /// It slept before the request came: held once more, within the same deadline.
-    fn again(&mut self, id: u64) {
+    fn again(&mut self, id: u64, held: bool) {
         let now = self.now;
         let Some(request) = self.requests.get_mut(&id) else { return };
-        request.hops += 1;
+        request.hops += u32::from(!held);
         if request.hops > HOPS {
             return self.end(id, Ended::HopBudget);
         }

@@ -22,6 +22,9 @@ pub struct SpriteSpec {
     /// Its own idle timeout; the host's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
+    /// Its people have stopped it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
 }
 
 /// Which driver makes it run.
@@ -64,6 +67,8 @@ pub enum StateName {
     Stopping,
     /// The last wake failed; a back-off runs.
     Failed,
+    /// Its people have stopped it: no request wakes it.
+    Stopped,
 }
 
 /// What `sprite list` shows.
@@ -87,6 +92,8 @@ pub struct SpriteStatus {
     pub open: u32,
     /// Requests waiting for it at this host.
     pub waiting: usize,
+    /// New requests wait, by order.
+    pub held: bool,
 }
 
 /// The record of one wake.

@@ -344,7 +344,7 @@ async fn serve(
                 None => return Err::<(), _>(io::ErrorKind::UnexpectedEof.into()),
                 Some(message) => {
                     if let Some(OwnerMessage::Cordon(cordon)) = &message.message {
-                        session.runs.cordon(&cordon.sprite, cordon.run);
+                        session.runs.cordon(&cordon.sprite, cordon.run, cordon.hold);
                     }
                     if let Some(events) = events.get() {
                         events.answer(session.host, message);

@@ -26,8 +26,11 @@ impl Runs {
     }
 
     /// The owner is about to end a run: idle streams to it are not used any more.
-    pub(super) fn cordon(&self, sprite: &str, run: u64) {
+    pub(super) fn cordon(&self, sprite: &str, run: u64, hold: bool) {
         if let Some(run) = self.lock().get(&(sprite.into(), run)) {
+            if hold {
+                return run.activity.close();
+            }
             // Busy is fine too: the owner will find out and call the stop off.
             let _ = run.activity.close_if_idle();
         }
@@ -74,7 +77,7 @@ mod tests {
         drop(guard);
         assert_eq!(runs.leases(), [Lease { sprite: "hello".into(), run: 3, open: 0 }]);
         assert!(runs.leases().is_empty());
-        runs.cordon("hello", 3);
+        runs.cordon("hello", 3, false);
         assert!(activity.begin().is_none());
         drop(activity);
         runs.leases();

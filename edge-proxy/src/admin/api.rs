@@ -28,8 +28,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{UnixListener, UnixStream};
 use tower::{Service, ServiceBuilder, ServiceExt};
+use wakeup::owner::core::HOLD_MAX;
 use wakeup::owner::{OwnerHandle, SleepError};
-use wakeup::spec::{Depth, DriverSpec, SpriteStatus};
+use wakeup::spec::{Depth, DriverSpec, SpriteStatus, StateName};
 
 /// Largest request body, bytes (chosen: four times the longest command).
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -41,6 +42,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 const WAKE_PATIENCE: Duration = Duration::from_secs(60);
 /// Life of a share link when none is asked for (chosen: a working day and the next morning).
 const LINK_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long `stop` waits for the end of a guest: a start of 20 s, a port wait of 10 s, the
+/// grace of what is open.
+const STOP_PATIENCE: Duration = Duration::from_secs(40);
 /// The description of this API.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
@@ -161,6 +165,10 @@ impl Admin {
             (&Method::DELETE, ["v1", "sprites", name]) => self.delete(name).await,
             (&Method::POST, ["v1", "sprites", name, "wake"]) => self.wake(name).await,
             (&Method::POST, ["v1", "sprites", name, "sleep"]) => self.sleep(name, &body).await,
+            (&Method::POST, ["v1", "sprites", name, "stop"]) => self.stop(name).await,
+            (&Method::POST, ["v1", "sprites", name, "start"]) => self.start(name).await,
+            (&Method::POST, ["v1", "sprites", name, "hold"]) => self.hold(name, &body).await,
+            (&Method::POST, ["v1", "sprites", name, "release"]) => self.release(name).await,
             (&Method::GET, ["v1", "sprites", name, "receipts"]) => self.receipts(name).await,
             (&Method::POST, ["v1", "sprites", name, "access"]) => self.set_access(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "wake-rules"]) => self.set_wake_rules(name, &body).await,
@@ -404,6 +412,57 @@ impl Admin {
             Err(SleepError::NoSuchSprite) => Err((StatusCode::NOT_FOUND, format!("there is no sprite {name}"))),
             Err(SleepError::NotNow) => Err((StatusCode::CONFLICT, format!("{name}: {}", SleepError::NotNow))),
         }
+    }
+
+    async fn stop(&self, name: &str) -> Result<Value, Problem> {
+        let (name, _) = self.known(name).await?;
+        sprites::set_stopped(&self.store, &name, true).map_err(failed)?;
+        if !self.owner.stop(&name).await {
+            return Err((StatusCode::CONFLICT, format!("{name} never sleeps, so it cannot be stopped")));
+        }
+        // A start that is under way ends first, an open request has a little time.
+        let end = Instant::now() + STOP_PATIENCE;
+        while self.owner.status(&name).await.is_some_and(|status| status.state != StateName::Stopped) {
+            if Instant::now() > end {
+                return Err((StatusCode::GATEWAY_TIMEOUT, format!("{name} is stopped, but has not ended yet")));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.show(name.as_str()).await
+    }
+
+    async fn start(&self, name: &str) -> Result<Value, Problem> {
+        let (name, _) = self.known(name).await?;
+        sprites::set_stopped(&self.store, &name, false).map_err(failed)?;
+        self.owner.start_again(&name).await;
+        self.show(name.as_str()).await
+    }
+
+    async fn hold(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct Asked {
+            max: Option<String>,
+        }
+        let asked: Asked = match body {
+            b"" => Asked::default(),
+            body => serde_json::from_slice(body)
+                .map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is no hold: {error}")))?,
+        };
+        let longest = asked.max.map_or(Ok(HOLD_MAX), |text| humantime::parse_duration(&text));
+        let longest = longest.map_err(|error| (StatusCode::BAD_REQUEST, format!("max: {error}")))?;
+        if longest > HOLD_MAX {
+            return Err((StatusCode::BAD_REQUEST, format!("max: at most {HOLD_MAX:?}")));
+        }
+        let (name, _) = self.known(name).await?;
+        self.owner.hold(&name, longest).await;
+        self.show(name.as_str()).await
+    }
+
+    async fn release(&self, name: &str) -> Result<Value, Problem> {
+        let (name, _) = self.known(name).await?;
+        self.owner.release(&name).await;
+        self.show(name.as_str()).await
     }
 
     async fn receipts(&self, name: &str) -> Result<Value, Problem> {

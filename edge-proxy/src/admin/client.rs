@@ -39,6 +39,10 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
                 .await
                 .map(|value| (value, table::sprite as Show))
         }
+        SpriteCommand::Stop { name } => post(socket, &name, "/stop", None).await,
+        SpriteCommand::Start { name } => post(socket, &name, "/start", None).await,
+        SpriteCommand::Hold { name, max } => post(socket, &name, "/hold", Some(json!({ "max": max }))).await,
+        SpriteCommand::Release { name } => post(socket, &name, "/release", None).await,
         SpriteCommand::Delete { name } => {
             call(socket, Method::DELETE, &path(&name, ""), None).await.map(|value| (value, table::object as Show))
         }
@@ -69,6 +73,12 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
         }
     };
     print(done, json)
+}
+
+/// One order to a sprite; shows the sprite.
+async fn post(socket: &Path, name: &str, order: &str, body: Option<Value>) -> anyhow::Result<(Value, Show)> {
+    let value = call(socket, Method::POST, &path(name, order), body).await?;
+    Ok((value, table::sprite as Show))
 }
 
 /// Runs `status`.

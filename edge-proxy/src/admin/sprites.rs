@@ -89,7 +89,8 @@ pub async fn create(
     };
     // A name that is made again goes on where its tombstone stands, never from the start.
     let generation = before + 1;
-    let spec = SpriteSpec { name: name.clone(), generation, driver, ports: ports.clone(), idle_timeout };
+    let spec =
+        SpriteSpec { name: name.clone(), generation, driver, ports: ports.clone(), idle_timeout, stopped: false };
     let spec_key = format!("{SPEC_PREFIX}{name}");
     let encoded = serde_json::to_vec(&spec).map_err(|_| SpriteError::Corrupt(name.clone()))?;
     let spec_version = store.get(&spec_key)?.map(|entry| entry.version);
@@ -151,6 +152,20 @@ pub async fn delete(store: &EmbeddedStore, owner: &OwnerHandle, name: &SpriteNam
         store.compare_and_set(&spec_key, Some(spec.version), None)?;
     }
     owner.remove(name).await;
+    Ok(())
+}
+
+/// Writes down whether a sprite is stopped, so that the next start of this owner knows.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn set_stopped(store: &EmbeddedStore, name: &SpriteName, stopped: bool) -> Result<(), SpriteError> {
+    let key = format!("{SPEC_PREFIX}{name}");
+    let corrupt = || SpriteError::Corrupt(name.clone());
+    let entry = store.get(&key)?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
+    let spec: SpriteSpec = serde_json::from_slice(&entry.value).map_err(|_| corrupt())?;
+    let encoded = serde_json::to_vec(&SpriteSpec { stopped, ..spec }).map_err(|_| corrupt())?;
+    store.compare_and_set(&key, Some(entry.version), Some(&encoded))?;
     Ok(())
 }
 

@@ -11,11 +11,13 @@
 mod actions;
 mod backoff;
 mod due;
+mod orders;
 mod stop;
 mod wake;
 
 pub use super::sprite::{CoreSpec, WaiterId, WakeRecord};
 pub use actions::{Action, Activity, Answer, CoreSettings, WakeRequest};
+pub use orders::HOLD_MAX;
 
 use super::sprite::{Lease, Sprite, State};
 use crate::spec::SpriteStatus;

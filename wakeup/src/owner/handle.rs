@@ -88,10 +88,20 @@ pub(super) enum Command {
     Wake(WakeRequest, u16, oneshot::Sender<Result<Opened, Reply>>),
     Withdraw(WaiterId),
     Sleep(SpriteName, Depth, oneshot::Sender<Result<(), SleepError>>),
+    Order(SpriteName, Order, oneshot::Sender<bool>),
     Statuses(Option<SpriteName>, oneshot::Sender<Vec<SpriteStatus>>),
     PortLost(SpriteName, u64),
     Event(SpriteName, u64, Event),
     Shutdown(oneshot::Sender<()>),
+}
+
+/// What a sprite's people order (`core/orders.rs`).
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    Stop,
+    Start,
+    Hold(Duration),
+    Release,
 }
 
 /// What a driver task reports.
@@ -166,6 +176,7 @@ impl OwnerHandle {
             born: HashMap::new(),
             waiting: HashMap::new(),
             ports: HashMap::new(),
+            watches: HashMap::new(),
             sleepers: HashMap::new(),
             clock: Clock::now(),
             shared: Arc::clone(&shared),
@@ -213,6 +224,32 @@ impl OwnerHandle {
     /// [`SleepError`].
     pub async fn sleep(&self, name: &SpriteName, depth: Depth) -> Result<(), SleepError> {
         self.ask(|done| Command::Sleep(name.clone(), depth, done)).await.unwrap_or(Err(SleepError::NotNow))
+    }
+
+    /// Stops a sprite for as long as nobody starts it: it refuses who waits, ends, and no
+    /// request wakes it. `false` for one that is unknown or never sleeps.
+    pub async fn stop(&self, name: &SpriteName) -> bool {
+        self.order(name, Order::Stop).await
+    }
+
+    /// Lets a stopped sprite wake again; `false` for one that is unknown.
+    pub async fn start_again(&self, name: &SpriteName) -> bool {
+        self.order(name, Order::Start).await
+    }
+
+    /// Lets new requests wait, for `longest` at most (30 s is the limit); what is open goes
+    /// on. `false` for one that is unknown.
+    pub async fn hold(&self, name: &SpriteName, longest: Duration) -> bool {
+        self.order(name, Order::Hold(longest)).await
+    }
+
+    /// Ends a hold; `false` for one that is unknown.
+    pub async fn release(&self, name: &SpriteName) -> bool {
+        self.order(name, Order::Release).await
+    }
+
+    async fn order(&self, name: &SpriteName, order: Order) -> bool {
+        self.ask(|done| Command::Order(name.clone(), order, done)).await.unwrap_or(false)
     }
 
     /// The last wakes of a sprite, oldest first.
@@ -266,10 +303,10 @@ impl OwnerHandle {
             return Err(Reply::Unknown(Unknown { my_generation: known }));
         }
         let Some(run) = self.shared.runs.get(open.sprite.as_str()).map(|run| run.clone()) else {
-            return Err(Reply::Asleep(Asleep {}));
+            return Err(Reply::Asleep(Asleep { held: false }));
         };
         if !run.port_open || run.activity.is_closed() || open.expect_run.is_some_and(|expected| expected != run.run) {
-            return Err(Reply::Asleep(Asleep {}));
+            return Err(Reply::Asleep(Asleep { held: run.activity.is_held() }));
         }
         let guest =
             run.guest(open.port).ok_or_else(|| Reply::Refused(refused(Cause::PortNotDeclared, Duration::ZERO, "")))?;

@@ -19,6 +19,8 @@ pub struct CoreSpec {
     pub idle_timeout: Option<Duration>,
     /// It is always running and never sleeps.
     pub always: bool,
+    /// It was stopped before this owner began.
+    pub stopped: bool,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,10 @@ pub(super) struct Sprite {
     pub(super) failures: u32,
     /// Nobody waited for the end of its last wake.
     pub(super) abandoned: bool,
+    /// Its people have stopped it: nothing wakes it.
+    pub(super) stopped: bool,
+    /// Until when new requests wait, whatever its state.
+    pub(super) held: Option<Instant>,
     /// The wake under way.
     pub(super) wake: Option<WakeRecord>,
     pub(super) armed: Option<Instant>,
@@ -103,6 +109,7 @@ impl Sprite {
             State::Asleep(Depth::Cold)
         };
         let run = spec.always as u64;
+        let stopped = spec.stopped && !spec.always;
         Self {
             spec,
             state,
@@ -114,6 +121,8 @@ impl Sprite {
             leases: BTreeMap::new(),
             failures: 0,
             abandoned: false,
+            stopped,
+            held: None,
             wake: None,
             armed: None,
         }
@@ -154,6 +163,7 @@ impl Sprite {
 
     pub(super) fn status(&self, name: &SpriteName, now: Instant) -> SpriteStatus {
         let (state, warmth, cause) = match &self.state {
+            State::Asleep(_) | State::Failed { .. } if self.stopped => (StateName::Stopped, None, None),
             State::Asleep(depth) => (StateName::Asleep, Some(*depth), None),
             State::Waking { .. } => (StateName::Waking, None, None),
             State::Running { .. } => (StateName::Running, None, None),
@@ -170,6 +180,7 @@ impl Sprite {
             since_ms: u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX),
             open: self.leased(now),
             waiting: self.waiters.len(),
+            held: self.held.is_some_and(|until| until > now),
         }
     }
 }

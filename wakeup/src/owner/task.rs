@@ -4,7 +4,7 @@
 use super::answers::{Ear, port_closed};
 use super::clock::Clock;
 use super::core::{Action, Answer, OwnerCore, WaiterId, WakeRecord, WakeRequest};
-use super::handle::{Command, Event, RECEIPTS, Run, SELF, Shared, SleepError};
+use super::handle::{Command, Event, Order, RECEIPTS, Run, SELF, Shared, SleepError};
 use super::sprite::CoreSpec;
 use crate::drivers::{DriverError, Drivers, Started, WakeDriver, probe};
 use crate::spec::{Depth, DriverSpec, Receipt, SpriteSpec, SpriteStatus, StateName};
@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long an explicit sleep lets open requests end (chosen).
 const SLEEP_GRACE: Duration = Duration::from_secs(2);
@@ -35,6 +35,8 @@ pub(super) struct Task {
     pub(super) waiting: HashMap<u128, oneshot::Sender<Result<Opened, Reply>>>,
     /// Waiters that asked for a declared port: it is probed once the sprite runs.
     pub(super) ports: HashMap<WaiterId, (u16, Instant)>,
+    /// Dropped, it ends the watch over a guest's port.
+    pub(super) watches: HashMap<SpriteName, watch::Sender<()>>,
     pub(super) sleepers: HashMap<SpriteName, Vec<oneshot::Sender<Result<(), SleepError>>>>,
     pub(super) clock: Clock,
     pub(super) shared: Arc<Shared>,
@@ -96,6 +98,9 @@ impl Task {
                 self.core.handle_withdraw(now, waiter);
             }
             Command::Sleep(name, depth, done) => self.sleep(now, name, depth, done),
+            Command::Order(name, order, done) => {
+                let _ = done.send(self.order(now, &name, order));
+            }
             Command::Statuses(name, done) => {
                 let statuses = match name {
                     Some(name) => self.core.status(&name, now).into_iter().collect(),
@@ -119,7 +124,8 @@ impl Task {
             self.addresses.insert(spec.name.clone(), address);
         }
         self.shared.known.insert(spec.name.clone(), spec.generation);
-        let core = CoreSpec { generation: spec.generation, idle_timeout: spec.idle_timeout, always };
+        let core =
+            CoreSpec { generation: spec.generation, idle_timeout: spec.idle_timeout, always, stopped: spec.stopped };
         let name = spec.name.clone();
         self.specs.insert(name.clone(), spec);
         self.core.handle_upsert(now, &name, core);
@@ -181,6 +187,19 @@ impl Task {
         }
     }
 
+    fn order(&mut self, now: Instant, name: &SpriteName, order: Order) -> bool {
+        if !self.specs.contains_key(name) {
+            return false;
+        }
+        match order {
+            Order::Stop => return self.core.handle_stop(now, name),
+            Order::Start => self.core.handle_start(name),
+            Order::Hold(longest) => return self.core.handle_hold(now, name, longest),
+            Order::Release => self.core.handle_release(now, name),
+        }
+        true
+    }
+
     fn event(&mut self, now: Instant, name: &SpriteName, run: u64, event: Event) {
         match event {
             Event::Started { token, at, address } => {
@@ -218,12 +237,13 @@ impl Task {
                 Action::Continue { name, run, token } => self.start(name, run, token, true),
                 Action::Probe { name, token } => self.watch_port(name, token),
                 Action::CloseGate { name, run, token, force } => self.close_gate(name, run, token, force),
-                Action::ReopenGate { name, run } => {
+                Action::ReopenGate { name, run } | Action::Unhold { name, run } => {
                     if let Some(present) = self.shared.runs.get(&name).filter(|present| present.run == run) {
                         present.activity.reopen();
                     }
                 }
-                Action::Cordon { name, run } => self.cordon(&name, run),
+                Action::Hold { name, run } => self.hold(&name, run),
+                Action::Cordon { name, run } => self.cordon(&name, run, false),
                 Action::Freeze { name, token, .. } => self.stop(name, token, Depth::Warm),
                 Action::End { name, token, .. } => self.stop(name, token, Depth::Cold),
                 Action::Answer { waiter, name, answer } => self.answer(waiter, &name, answer),
@@ -244,6 +264,7 @@ impl Task {
         if !resume {
             self.born.insert(name.clone(), run);
         }
+        let mut over = self.watch(&name);
         tokio::spawn(async move {
             let tell = Teller { commands, name, run };
             let begun = match resume {
@@ -261,17 +282,31 @@ impl Task {
             match begun {
                 Ok((at, address)) => {
                     tell.send(Event::Started { token, at, address }).await;
-                    let mut open = probe(address).await;
-                    // Frozen and continued, its socket is the one it had.
-                    while !resume && !driver.owns_listener(&tell.name, open) {
-                        tokio::time::sleep(STRANGER).await;
-                        open = probe(address).await;
+                    let listens = async {
+                        let mut open = probe(address).await;
+                        // Frozen and continued, its socket is the one it had.
+                        while !resume && !driver.owns_listener(&tell.name, open) {
+                            tokio::time::sleep(STRANGER).await;
+                            open = probe(address).await;
+                        }
+                        open
+                    };
+                    tokio::select! {
+                        open = listens => tell.send(Event::PortOpen { token, address: open }).await,
+                        // It was ended meanwhile; without this it would be looked for for ever.
+                        _ = over.changed() => {}
                     }
-                    tell.send(Event::PortOpen { token, address: open }).await;
                 }
                 Err(error) => tell.send(Event::Exited { detail: error.to_string(), born: None }).await,
             }
         });
+    }
+
+    /// Ends the watch there was, begins another.
+    fn watch(&mut self, name: &SpriteName) -> watch::Receiver<()> {
+        let (sender, over) = watch::channel(());
+        self.watches.insert(name.clone(), sender);
+        over
     }
 
     fn watch_port(&self, name: SpriteName, token: u64) {
@@ -306,8 +341,17 @@ impl Task {
         });
     }
 
-    fn cordon(&self, name: &SpriteName, run: u64) {
-        let message = ToEdge { message: Some(OwnerMessage::Cordon(Cordon { sprite: name.as_str().into(), run })) };
+    /// New streams are told that it sleeps, and the edges that theirs may begin nothing.
+    fn hold(&self, name: &SpriteName, run: u64) {
+        if let Some(present) = self.shared.runs.get(name).filter(|present| present.run == run) {
+            present.activity.close();
+        }
+        self.cordon(name, run, true);
+    }
+
+    fn cordon(&self, name: &SpriteName, run: u64, hold: bool) {
+        let cordon = Cordon { sprite: name.as_str().into(), run, hold };
+        let message = ToEdge { message: Some(OwnerMessage::Cordon(cordon)) };
         for sink in self.shared.sinks.lock().unwrap_or_else(PoisonError::into_inner).values() {
             sink(message.clone());
         }
@@ -316,6 +360,7 @@ impl Task {
     fn stop(&mut self, name: SpriteName, token: u64, depth: Depth) {
         let (Some((driver, _)), Some(commands)) = (self.driver(&name), self.commands.upgrade()) else { return };
         self.end_streams(&name);
+        self.watches.remove(&name);
         tokio::spawn(async move {
             let mut reached = depth;
             if depth == Depth::Warm && driver.freeze(&name).await.is_err() {
@@ -347,6 +392,7 @@ impl Task {
 
     fn ended(&mut self, name: &SpriteName, _run: u64) {
         self.end_streams(name);
+        self.watches.remove(name);
         for done in self.sleepers.remove(name).into_iter().flatten() {
             let _ = done.send(Ok(()));
         }

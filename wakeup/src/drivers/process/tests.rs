@@ -21,6 +21,7 @@ impl Bench {
             driver: DriverSpec::Process { command: command.into() },
             ports: vec![],
             idle_timeout: None,
+            stopped: false,
         }
     }
 }

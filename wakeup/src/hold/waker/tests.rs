@@ -28,7 +28,7 @@ impl Owner for Script {
     }
 
     fn open(&self, _edge: EdgeId, _open: Open) -> BoxFuture<Result<Admitted, Reply>> {
-        Box::pin(std::future::ready(Err(Reply::Asleep(Asleep {}))))
+        Box::pin(std::future::ready(Err(Reply::Asleep(Asleep { held: false }))))
     }
 
     fn edge_gone(&self, _edge: EdgeId) {}
@@ -144,7 +144,7 @@ async fn a_view_is_learnt_from_a_wake_and_dropped_by_a_cordon() {
     assert_eq!(waker.view(&name(), 1), None);
     waker.hold(request(LONG)).await.unwrap();
     assert_eq!(waker.view(&name(), 1), Some(4));
-    let cordon = |run| ToEdge { message: Some(OwnerMessage::Cordon(Cordon { sprite: "a".into(), run })) };
+    let cordon = |run| ToEdge { message: Some(OwnerMessage::Cordon(Cordon { sprite: "a".into(), run, hold: false })) };
     owner.say(cordon(3));
     assert_eq!(waker.view(&name(), 1), Some(4));
     owner.say(cordon(4));

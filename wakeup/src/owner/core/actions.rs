@@ -42,6 +42,10 @@ pub enum Action {
     CloseGate { name: SpriteName, run: u64, token: u64, force: Option<Depth> },
     /// The stop was called off.
     ReopenGate { name: SpriteName, run: u64 },
+    /// Nothing new begins with the run; what is open goes on.
+    Hold { name: SpriteName, run: u64 },
+    /// That is over.
+    Unhold { name: SpriteName, run: u64 },
     /// Tell every edge that the run is about to end.
     Cordon { name: SpriteName, run: u64 },
     /// End the run's streams, then freeze the guest.

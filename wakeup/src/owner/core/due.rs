@@ -37,9 +37,12 @@ impl OwnerCore {
 
     fn due(&mut self, now: Instant, name: &SpriteName, activity: &dyn Activity) {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
-        let since = sprite.since;
+        if sprite.held.is_some_and(|until| now >= until) {
+            return self.handle_release(now, name);
+        }
+        let (since, held) = (sprite.since, sprite.held.is_some());
         match sprite.state {
-            State::Asleep(Depth::Warm) if now >= since + self.settings.warm_for => {
+            State::Asleep(Depth::Warm) if !held && now >= since + self.settings.warm_for => {
                 return self.commit(now, name, Depth::Cold);
             }
             State::Waking { phase: Phase::Starting, .. } if now >= since + START_TIMEOUT => {
@@ -51,7 +54,7 @@ impl OwnerCore {
                     return self.port_stays_closed(now, name);
                 }
             }
-            State::Running { since: awake, gate_asked: false, .. } if !sprite.spec.always => {
+            State::Running { since: awake, gate_asked: false, .. } if !held && !sprite.spec.always => {
                 return self.idle_perhaps(now, name, awake, activity);
             }
             State::Stopping { depth, stage: Stage::Interruptible { until, .. } } if now >= until => {
@@ -99,12 +102,12 @@ impl OwnerCore {
     pub(super) fn arm(&mut self, now: Instant, name: &SpriteName) {
         let Some(sprite) = self.sprites.get(name) else { return };
         let state = match &sprite.state {
-            State::Asleep(Depth::Warm) => Some(sprite.since + self.settings.warm_for),
+            State::Asleep(Depth::Warm) if sprite.held.is_none() => Some(sprite.since + self.settings.warm_for),
             State::Waking { phase: Phase::Starting, .. } => Some(sprite.since + START_TIMEOUT),
             State::Waking { phase: Phase::PortWait, .. } => {
                 Some(sprite.since + self.port_wait_of(sprite, sprite.since))
             }
-            State::Running { since, gate_asked: false, .. } if !sprite.spec.always => {
+            State::Running { since, gate_asked: false, .. } if sprite.held.is_none() && !sprite.spec.always => {
                 Some(idle_at(sprite, &self.settings, *since, *since).max(now))
             }
             State::Stopping { stage: Stage::Interruptible { until, .. }, .. } => Some(*until),
@@ -112,7 +115,7 @@ impl OwnerCore {
             _ => None,
         };
         let waiters = sprite.waiters.values().map(|waiter| waiter.deadline).min();
-        match state.into_iter().chain(waiters).min() {
+        match state.into_iter().chain(waiters).chain(sprite.held).min() {
             Some(at) => self.arm_at(name, at),
             None => self.disarm(name),
         }

@@ -28,6 +28,7 @@ impl OwnerCore {
             sprite.enter(now, State::Stopping { depth: Depth::Warm, stage });
         }
         self.wake_for_waiters(now, name);
+        self.go_on_stopping(now, name);
         self.arm(now, name);
     }
 
@@ -39,6 +40,7 @@ impl OwnerCore {
         sprite.leases.clear();
         self.actions.push_back(Action::Ended { name: name.clone(), run: sprite.run });
         self.wake_for_waiters(now, name);
+        self.go_on_stopping(now, name);
         self.arm(now, name);
     }
 

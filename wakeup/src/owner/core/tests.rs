@@ -33,7 +33,11 @@ impl Bench {
         let now = Instant::now();
         let mut bench = Self { core: OwnerCore::new(settings), now, quiet: Quiet(now, 0), next: 0 };
         for sprite in names {
-            bench.core.handle_upsert(now, &name(sprite), CoreSpec { generation: 2, idle_timeout: None, always: false });
+            bench.core.handle_upsert(
+                now,
+                &name(sprite),
+                CoreSpec { generation: 2, idle_timeout: None, always: false, stopped: false },
+            );
         }
         bench
     }
@@ -228,7 +232,11 @@ fn a_port_that_stays_closed_is_told_after_ten_seconds_and_the_guest_is_left_alon
 #[test]
 fn an_older_placement_changes_nothing_and_an_edge_behind_or_ahead_is_told() {
     let mut bench = Bench::new(&["a"]);
-    bench.core.handle_upsert(bench.now, &name("a"), CoreSpec { generation: 1, idle_timeout: None, always: false });
+    bench.core.handle_upsert(
+        bench.now,
+        &name("a"),
+        CoreSpec { generation: 1, idle_timeout: None, always: false, stopped: false },
+    );
     for generation in [1, 3] {
         let waiter = bench.wake_at("a", generation);
         assert_eq!(bench.ends(), [(waiter, Answer::Unknown { generation: 2 })]);
@@ -368,4 +376,78 @@ fn late_results_of_a_start_that_was_given_up_change_nothing() {
     bench.core.handle_started(bench.now, &name("a"), token);
     bench.core.handle_port_open(bench.now, &name("a"), token);
     assert_eq!(bench.state("a"), StateName::Failed);
+}
+
+#[test]
+fn a_stopped_sprite_ends_refuses_and_is_not_woken_until_it_is_started() {
+    let mut bench = Bench::new(&["a"]);
+    bench.run("a");
+    assert!(bench.core.handle_stop(bench.now, &name("a")));
+    let token = bench.gate().expect("it is to end");
+    bench.core.handle_gate(bench.now, &name("a"), token, true, Some(Depth::Cold));
+    let (token, depth) = bench.stop();
+    assert_eq!(depth, Depth::Cold);
+    let early = bench.wake("a");
+    assert_eq!(bench.causes(), [(early, Some(Cause::StoppedByOwner))]);
+    bench.core.handle_stopped(bench.now, &name("a"), token, Depth::Cold);
+    assert_eq!((bench.state("a"), bench.warmth("a")), (StateName::Stopped, None));
+    let late = bench.wake("a");
+    assert_eq!((bench.causes(), bench.starts()), (vec![(late, Some(Cause::StoppedByOwner))], vec![]));
+    bench.core.handle_start(&name("a"));
+    assert_eq!(bench.state("a"), StateName::Asleep);
+    bench.wake("a");
+    assert_eq!(bench.starts().len(), 1);
+}
+
+#[test]
+fn a_stop_during_a_start_follows_it_and_one_in_the_queue_never_starts() {
+    let mut bench = Bench::new(&["a", "b", "c"]);
+    let waiters = [bench.wake("a"), bench.wake("b"), bench.wake("c")];
+    let token = bench.starts()[0].1;
+    for sprite in ["a", "c"] {
+        bench.core.handle_stop(bench.now, &name(sprite));
+    }
+    assert_eq!(bench.causes(), [(waiters[0], Some(Cause::StoppedByOwner)), (waiters[2], Some(Cause::StoppedByOwner))]);
+    assert_eq!(bench.state("c"), StateName::Stopped);
+    bench.core.handle_started(bench.now, &name("a"), token);
+    assert_eq!(bench.stop().1, Depth::Cold, "nobody waits for its port any more");
+}
+
+#[test]
+fn a_held_sprite_lets_wait_and_its_release_lets_go_on() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.run("a");
+    for sprite in ["a", "b"] {
+        assert!(bench.core.handle_hold(bench.now, &name(sprite), Duration::from_secs(20)));
+    }
+    assert!(bench.actions().iter().any(|action| matches!(action, Action::Hold { run: 1, .. })));
+    let running = bench.wake("a");
+    let asleep = bench.wake("b");
+    bench.later(19.0);
+    assert_eq!((bench.ends(), bench.starts()), (vec![], vec![]), "neither told nor started");
+    bench.core.handle_release(bench.now, &name("a"));
+    let actions = bench.actions();
+    assert!(matches!(&actions[0], Action::Unhold { run: 1, .. }), "{actions:?}");
+    let told = |action: &Action| matches!(action, Action::Answer { waiter, answer: Answer::Ready(_), .. } if *waiter == running);
+    assert!(actions.iter().any(told), "{actions:?}");
+    // The other one's hold ends by itself.
+    bench.later(1.1);
+    let (_, token) = bench.starts()[0];
+    bench.core.handle_started(bench.now, &name("b"), token);
+    bench.core.handle_port_open(bench.now, &name("b"), token);
+    assert!(matches!(&bench.ends()[..], [(waiter, Answer::Ready(_))] if *waiter == asleep));
+    assert!(!bench.core.status(&name("b"), bench.now).unwrap().held);
+}
+
+#[test]
+fn a_hold_is_bounded_and_keeps_a_sprite_from_falling_asleep() {
+    let mut bench = Bench::new(&["a"]);
+    bench.run("a");
+    bench.later(29.0);
+    bench.core.handle_hold(bench.now, &name("a"), Duration::from_secs(3_600));
+    bench.actions();
+    bench.later(29.9);
+    assert_eq!(bench.gate(), None, "idle, but held");
+    bench.later(1.0);
+    assert!(bench.gate().is_some(), "30 s are the limit");
 }

@@ -35,6 +35,10 @@ impl OwnerCore {
             self.answer(waiter, &name, Answer::Accepted { joined });
             return self.arm(now, &name);
         }
+        if sprite.stopped {
+            let (cause, retry_after) = (Cause::StoppedByOwner, Duration::ZERO);
+            return self.answer(waiter, &name, Answer::Refused { cause, retry_after, detail: String::new() });
+        }
         if let State::Failed { until, detail } = &sprite.state {
             if *until > now {
                 let retry_after = *until - now;
@@ -43,12 +47,16 @@ impl OwnerCore {
             }
             sprite.enter(now, State::Asleep(Depth::Cold));
         }
-        if let State::Running { port_open: true, .. } = sprite.state {
+        if sprite.held.is_none()
+            && let State::Running { port_open: true, .. } = sprite.state
+        {
             sprite.abandoned = false;
             let opened = sprite.opened(WakeKind::None, Duration::ZERO, false);
             return self.answer(waiter, &name, Answer::Ready(opened));
         }
-        if sprite.waiters.len() >= WAITERS_MAX || (full && matches!(sprite.state, State::Asleep(_))) {
+        if sprite.waiters.len() >= WAITERS_MAX
+            || (full && sprite.held.is_none() && matches!(sprite.state, State::Asleep(_)))
+        {
             return self.answer(waiter, &name, busy());
         }
         let joined = !sprite.waiters.is_empty() || matches!(sprite.state, State::Waking { .. });
@@ -58,8 +66,11 @@ impl OwnerCore {
         if let Some(record) = &mut sprite.wake {
             record.waiters += 1;
         }
+        let held = sprite.held.is_some();
         self.answer(waiter, &name, Answer::Accepted { joined });
-        self.wake(now, &name, &reason);
+        if !held {
+            self.wake(now, &name, &reason);
+        }
         self.arm(now, &name);
     }
 
@@ -115,7 +126,7 @@ impl OwnerCore {
 
     /// Wakes it again for those who still wait, after something came in between.
     pub(super) fn wake_for_waiters(&mut self, now: Instant, name: &SpriteName) {
-        let Some(sprite) = self.sprites.get(name) else { return };
+        let Some(sprite) = self.sprites.get(name).filter(|sprite| sprite.held.is_none()) else { return };
         let Some(reason) = sprite.waiters.values().next().map(|waiter| waiter.reason.clone()) else { return };
         if self.queue_is_full() && matches!(sprite.state, State::Asleep(_)) {
             return self.refuse_all(name, Cause::HostBusy, BUSY_RETRY, "the start queue is full");
@@ -166,12 +177,7 @@ impl OwnerCore {
         sprite.waiters.remove(&waiter);
         if sprite.waiters.is_empty() {
             match &mut sprite.state {
-                State::Waking { phase: Phase::Queued, kind } => {
-                    let depth = if *kind == WakeKind::Warm { Depth::Warm } else { Depth::Cold };
-                    sprite.wake = None;
-                    sprite.enter(now, State::Asleep(depth));
-                    self.queue.retain(|queued| queued != name);
-                }
+                State::Waking { phase: Phase::Queued, .. } => self.unqueue(now, name),
                 // A guest that had been running keeps its own idle timeout.
                 State::Waking { kind, .. } => sprite.abandoned = *kind != WakeKind::None,
                 State::Stopping { stage: Stage::Committed { wake_next }, .. } => *wake_next = false,
@@ -199,6 +205,7 @@ impl OwnerCore {
             self.actions.push_back(Action::Answer { waiter, name: name.clone(), answer });
         }
         self.start_queued(now);
+        self.go_on_stopping(now, name);
         self.arm(now, name);
     }
 
@@ -227,7 +234,7 @@ impl OwnerCore {
                 if let Some(record) = record {
                     self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "ready" });
                 }
-                self.release(name, kind, took);
+                self.runs(now, name, kind, took);
             }
             State::Running { port_open, .. } => {
                 *port_open = true;
@@ -236,6 +243,16 @@ impl OwnerCore {
             _ => {}
         }
         self.arm(now, name);
+    }
+
+    /// Its port answers: who waits is told, unless it is held or was stopped meanwhile.
+    fn runs(&mut self, now: Instant, name: &SpriteName, kind: WakeKind, took: Duration) {
+        let Some(sprite) = self.sprites.get(name) else { return };
+        match sprite.held {
+            Some(_) => self.actions.push_back(Action::Hold { name: name.clone(), run: sprite.run }),
+            None => self.release(name, kind, took),
+        }
+        self.go_on_stopping(now, name);
     }
 
     /// The guest could not be started, or ended: `detail` says how ("exit status 1").
@@ -294,7 +311,9 @@ impl OwnerCore {
         if let Some(record) = record {
             self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "wake_failed" });
         }
-        self.refuse_all(name, Cause::WakeFailed, pause, detail);
+        if self.sprites.get(name).is_some_and(|sprite| sprite.held.is_none()) {
+            self.refuse_all(name, Cause::WakeFailed, pause, detail);
+        }
     }
 
     /// The guest runs but nobody listens: waiters are told, the guest is left alone.
@@ -305,7 +324,10 @@ impl OwnerCore {
         if let Some(record) = sprite.wake.take() {
             self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "port_closed" });
         }
-        self.refuse_all(name, Cause::PortClosed, Duration::from_secs(2), "");
+        if self.sprites.get(name).is_some_and(|sprite| sprite.held.is_none()) {
+            self.refuse_all(name, Cause::PortClosed, Duration::from_secs(2), "");
+        }
+        self.go_on_stopping(now, name);
         self.arm(now, name);
     }
 }
