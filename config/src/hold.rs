@@ -19,11 +19,21 @@ pub struct Hold {
     pub per_process: usize,
     /// Pending wakes.
     pub flights: usize,
+    /// Wakes a client's network (/32, /56) may waste in an hour: those that were answered 4xx or
+    /// left before the answer. 0 is no bound.
+    pub wasted_wakes_per_hour: u32,
 }
 
 impl Default for Hold {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), per_sprite: 128, per_client: 512, per_process: 8_192, flights: 4_096 }
+        Self {
+            timeout: Duration::from_secs(30),
+            per_sprite: 128,
+            per_client: 512,
+            per_process: 8_192,
+            flights: 4_096,
+            wasted_wakes_per_hour: 20,
+        }
     }
 }
 

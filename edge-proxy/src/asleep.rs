@@ -5,40 +5,78 @@
 //! gets those that may not wake it too: they ask its owner without the permission to wake.
 
 use crate::body::EdgeBody;
+use crate::client::Client;
 use crate::client_class;
+use crate::error::RequestError;
+use crate::forward::Guest;
+use crate::hold;
 use crate::request::Exchange;
+use crate::wake_attempt::WakeAttempt;
+use crate::worker::Worker;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use router::names::SpriteName;
 use router::route::Route;
 use router::wake::{WakePolicy, WakeRules};
+use std::rc::Rc;
 
 /// Tells crawlers to stay away from what sleeps: they would keep it awake.
 const ROBOTS: &str = "User-agent: *\nDisallow: /\n";
 
-/// What becomes of a request for a sprite that is not known to run.
-pub enum BeforeWake {
-    /// It may wake it.
-    MayWake,
-    /// It may only have the sprite if that runs after all.
-    OnlyIfRunning,
+/// How a request goes on for which no run is known.
+pub enum Way {
+    /// To this guest, which runs, or may.
+    Guest(Guest),
     /// The edge answers it.
     Answered(Box<Response<EdgeBody>>),
 }
 
-/// Decides that.
-#[must_use]
-pub fn before_wake(route: &Route, exchange: &Exchange<'_>) -> BeforeWake {
+/// Finds the way, by a wake if the request may cause one. `tries` counts how often the
+/// request has been sent in vain.
+///
+/// # Errors
+/// Why it may cause none, or what ended the hold.
+pub async fn way(
+    worker: &Rc<Worker>,
+    client: &Client,
+    exchange: &mut Exchange<'_>,
+    name: &SpriteName,
+    route: &Route,
+    port: u16,
+    tries: u32,
+) -> Result<Way, RequestError> {
     // The defaults: no allocation in a table of millions for what nearly all have.
     let rules = route.wake.as_deref();
     if rules.is_none_or(|rules| rules.edge_paths)
         && let Some(response) = edge_path(&exchange.parts.method, exchange.parts.uri.path())
     {
-        return BeforeWake::Answered(Box::new(response));
+        return Ok(Way::Answered(Box::new(response)));
     }
-    match rules {
-        Some(rules) if !may_wake(rules, exchange) => BeforeWake::OnlyIfRunning,
-        _ => BeforeWake::MayWake,
+    match permission(worker, client, exchange, name, rules) {
+        Ok(()) => hold::wake(worker, client, exchange, name, route, port).await.map(Way::Guest),
+        // It may run all the same, woken by somebody else: its owner is asked once.
+        Err(_) if tries == 0 => Ok(Way::Guest(Guest::unknown(name.clone(), route, port))),
+        Err(refusal) => Err(refusal),
     }
+}
+
+/// Whether the request may cause a wake: by the sprite's rules, and by what its network
+/// has wasted.
+fn permission(
+    worker: &Rc<Worker>,
+    client: &Client,
+    exchange: &mut Exchange<'_>,
+    name: &SpriteName,
+    rules: Option<&WakeRules>,
+) -> Result<(), RequestError> {
+    if rules.is_some_and(|rules| !may_wake(rules, exchange)) {
+        return Err(RequestError::WakeNotAllowed);
+    }
+    // Who joins a wake causes none: a page that is left while it loads wastes one, not forty.
+    if exchange.attempt.is_none() && !exchange.authenticated && !worker.edge.waker.is_waking(name) {
+        exchange.attempt = Some(WakeAttempt::begin(worker, client)?);
+    }
+    Ok(())
 }
 
 fn edge_path(method: &Method, path: &str) -> Option<Response<EdgeBody>> {

@@ -21,6 +21,12 @@ pub enum RequestError {
     /// Nothing in the request opens this private sprite.
     #[error("no credentials for this sprite")]
     Unauthorized,
+    /// The client's network has wasted as many wakes as it may.
+    #[error("too many wasted wakes from this network")]
+    WakeBudget {
+        /// Until it may cause the next one.
+        retry_after: Duration,
+    },
     /// It sleeps, and its wake policy does not let this request wake it.
     #[error("the wake policy does not let this request wake the sprite")]
     WakeNotAllowed,
@@ -109,6 +115,13 @@ impl RequestError {
                 "http_request_denied",
                 0,
                 "This sprite is private. A token or a share link opens it.",
+            ),
+            Self::WakeBudget { retry_after } => verdict(
+                429,
+                "wake_budget",
+                "http_request_denied",
+                seconds_up(*retry_after),
+                "This sprite sleeps, and your network has woken too many for nothing.",
             ),
             Self::WakeNotAllowed => verdict(
                 503,

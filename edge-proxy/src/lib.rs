@@ -28,6 +28,7 @@ pub mod sample;
 pub mod target;
 pub mod tunnel;
 pub mod upstream;
+pub mod wake_attempt;
 pub mod worker;
 
 pub use cli::run_from_arguments;

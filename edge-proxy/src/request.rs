@@ -6,19 +6,19 @@
 //! exact, because nothing but `Opened` has delivered a byte.
 
 use crate::access::{self, Admission};
-use crate::asleep::{self, BeforeWake};
+use crate::asleep::{self, Way};
 use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::client_body::ClientBody;
 use crate::error::RequestError;
 use crate::forward::{self, Attempt, Guest, Slept};
 use crate::headers;
-use crate::hold;
 use crate::interim::InterimWay;
 use crate::request_id::RequestId;
 use crate::respond::{self, Reader};
 use crate::target;
 use crate::upstream::Upload;
+use crate::wake_attempt::WakeAttempt;
 use crate::worker::{Edge, Worker};
 use http::request::Parts;
 use http::{Method, Request, Response};
@@ -48,6 +48,8 @@ pub struct Exchange<'a> {
     pub held: Option<Duration>,
     /// It brought credentials that opened the sprite.
     pub authenticated: bool,
+    /// The wake it may cause.
+    pub attempt: Option<WakeAttempt>,
     /// Where interim answers go.
     pub interim: InterimWay<'a>,
 }
@@ -62,11 +64,28 @@ pub async fn handle(
     let (parts, body) = request.into_parts();
     let upload = Upload::new(body);
     let id = RequestId::next();
-    let mut exchange =
-        Exchange { parts, upload, id, woken: None, deadline: None, held: None, authenticated: false, interim };
+    let mut exchange = Exchange {
+        parts,
+        upload,
+        id,
+        woken: None,
+        deadline: None,
+        held: None,
+        authenticated: false,
+        attempt: None,
+        interim,
+    };
     match serve(worker, client, &mut exchange).await {
-        Ok(response) => response,
+        Ok(response) => {
+            if let Some(attempt) = &mut exchange.attempt {
+                attempt.answered(exchange.woken.as_ref(), response.status());
+            }
+            response
+        }
         Err(error) => {
+            if let Some(attempt) = &mut exchange.attempt {
+                attempt.failed(&error);
+            }
             let reader = Reader::of(&exchange.parts.method, &exchange.parts.headers);
             tracing::debug!(request = exchange.id.as_str(), code = error.verdict().code, %error, "not served");
             respond::failure(&error, reader, exchange.id.as_str(), exchange.held)
@@ -97,14 +116,12 @@ async fn serve(
         let guest = match Guest::warm(worker, exchange, &named.target.name, &route, port) {
             Some(guest) => guest,
             // Boxed: a task of a warm request needs no room for a hold.
-            None => match asleep::before_wake(&route, exchange) {
-                BeforeWake::MayWake => {
-                    Box::pin(hold::wake(worker, client, exchange, &named.target.name, &route, port)).await?
+            None => {
+                match Box::pin(asleep::way(worker, client, exchange, &named.target.name, &route, port, hops)).await? {
+                    Way::Guest(guest) => guest,
+                    Way::Answered(answer) => return Ok(*answer),
                 }
-                BeforeWake::OnlyIfRunning if hops == 0 => Guest::unknown(named.target.name.clone(), &route, port),
-                BeforeWake::OnlyIfRunning => return Err(RequestError::WakeNotAllowed),
-                BeforeWake::Answered(answer) => return Ok(*answer),
-            },
+            }
         };
         match forward::attempt(worker, client, exchange, &named.host, guest).await? {
             Attempt::Answered(response) => return Ok(response),

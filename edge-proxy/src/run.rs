@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::runtime::LocalOptions;
 use tokio_rustls::TlsAcceptor;
-use wakeup::hold::Waker;
+use wakeup::hold::{SourceBudget, Waker};
 use wakeup::owner::OwnerHandle;
 use wakeup::spec::{DriverSpec, SpriteSpec};
 
@@ -138,6 +138,7 @@ impl Running {
             limits: config.limits.clone(),
             handshake_timeout: config.tls.handshake_timeout,
             hold_timeout: config.hold.timeout,
+            budget: SourceBudget::new(config.hold.wasted_wakes_per_hour),
             unknown_as_private: config.names.unknown_names == UnknownNames::AsPrivate,
         });
         let acceptor = acceptor(config)?;

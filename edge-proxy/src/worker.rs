@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
-use wakeup::hold::Waker;
+use wakeup::hold::{SourceBudget, Waker};
 
 /// The edge of one process. Read by every core, written by none of them on the warm path.
 pub struct Edge {
@@ -21,6 +21,7 @@ pub struct Edge {
     pub(crate) domains: HashMap<Box<str>, SpriteName>,
     pub(crate) hold_timeout: Duration,
     pub(crate) unknown_as_private: bool,
+    pub(crate) budget: SourceBudget,
     suffixes: Vec<Suffix>,
     limits: Limits,
     handshake_timeout: Duration,
@@ -49,6 +50,8 @@ pub struct EdgeParts {
     pub hold_timeout: Duration,
     /// A name that does not exist is answered as a private one.
     pub unknown_as_private: bool,
+    /// Wakes each client's network may waste.
+    pub budget: SourceBudget,
 }
 
 impl Edge {
@@ -62,6 +65,7 @@ impl Edge {
             domains: parts.domains,
             hold_timeout: parts.hold_timeout,
             unknown_as_private: parts.unknown_as_private,
+            budget: parts.budget,
             suffixes: parts.suffixes,
             limits: parts.limits,
             handshake_timeout: parts.handshake_timeout,

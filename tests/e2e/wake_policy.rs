@@ -123,3 +123,36 @@ async fn a_grpc_client_is_told_in_grpc() {
         assert!(!answer.header("grpc-message").is_empty() && answer.body.is_empty(), "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_network_that_wakes_for_nothing_runs_out_of_wakes_and_others_do_not() {
+    let demo = Demo::new().await;
+    let python = harness::tools::python(&[]).expect("python3 is installed");
+    let command = format!("echo found > page; exec {} -m http.server $PORT --bind 127.0.0.1", python.display());
+    demo.create("doors", &command).await;
+    let made = demo.admin(&["sprite", "create", "own", "--command", &command]).await;
+    let token = made["token"].as_str().unwrap();
+    let mut client = demo.connect(Version::H1, "doors").await;
+    // Who finds something wastes nothing.
+    for _ in 0..3 {
+        assert_eq!(ask(&demo, &mut client, "doors", "/page", &[]).await.text(), "found\n");
+        demo.sleep_warm("doors").await;
+    }
+    // The default bound is 20 an hour.
+    for door in 0..20 {
+        let answer = ask(&demo, &mut client, "doors", &format!("/door-{door}"), &[]).await;
+        assert_eq!((answer.status, answer.header("sprite-wake")), (404, "warm"), "{door}");
+        demo.sleep_warm("doors").await;
+    }
+    let refused = ask(&demo, &mut client, "doors", "/page", &[]).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (429, &"wake_budget".into()));
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((100..=180).contains(&wait), "one is earned in three minutes: {wait}");
+    assert_eq!(demo.row("doors").await["state"], "asleep");
+    // What runs serves it all the same, and its own people wake what is theirs.
+    demo.admin(&["sprite", "wake", "doors"]).await;
+    assert_eq!(ask(&demo, &mut client, "doors", "/page", &[]).await.status, 200);
+    let mut own = demo.connect(Version::H1, "own").await;
+    let answer = ask(&demo, &mut own, "own", "/nothing", &[("sprite-token", token)]).await;
+    assert_eq!((answer.status, answer.header("sprite-wake")), (404, "cold"));
+}

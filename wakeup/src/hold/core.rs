@@ -13,9 +13,10 @@ mod counts;
 mod flight;
 mod memory;
 
+use super::prefix::Prefix;
 use super::{HoldError, HoldLimits};
 use backhaul::wire::{Cause, ClientClass, Opened, Outcome, Phase, Wake, WakeAnswer, Withdraw};
-use counts::{Counts, Prefix};
+use counts::Counts;
 use flight::{Due, Flight};
 use memory::{REMEMBERED_MAX, Refusals, Suspects};
 use rand::rngs::StdRng;
@@ -131,6 +132,13 @@ impl Holds {
     #[must_use]
     pub const fn held(&self) -> usize {
         self.counts.held()
+    }
+
+    /// Whether a wake of this sprite is pending: one more request causes no other.
+    #[must_use]
+    pub fn is_waking(&self, name: &SpriteName) -> bool {
+        let first = FlightKey { name: name.clone(), generation: Generation(0), port: 0 };
+        self.flights.range(first..).next().is_some_and(|(key, _)| key.name == *name)
     }
 
     /// Wakes pending at this moment.

@@ -3,10 +3,13 @@
 //! `core.rs` decides who waits and for how long; `waker.rs` is what a request awaits;
 //! `views.rs` is why a warm request needs neither.
 
+mod budget;
 pub mod core;
+mod prefix;
 mod views;
 mod waker;
 
+pub use budget::SourceBudget;
 pub use waker::{HoldRequest, Waker, Woken};
 
 use backhaul::wire::{Cause, Phase};

@@ -173,6 +173,12 @@ impl Waker {
         self.0.views.forget(name.as_str(), run);
     }
 
+    /// Whether requests are held for this sprite already.
+    #[must_use]
+    pub fn is_waking(&self, name: &SpriteName) -> bool {
+        self.0.lock().holds.is_waking(name)
+    }
+
     /// Requests held at this moment.
     #[must_use]
     pub fn held(&self) -> usize {

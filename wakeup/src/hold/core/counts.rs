@@ -4,24 +4,10 @@
 //! placements during a move, share one sprite's bound. Nobody is evicted: the newest is
 //! refused, so that a request that waits can rely on its place.
 
+use super::super::prefix::Prefix;
 use super::super::{HoldError, HoldLimits};
 use router::names::SpriteName;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-
-/// A client's network: /32 of IPv4, /56 of IPv6 (`wake.md` §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Prefix(u128);
-
-impl From<IpAddr> for Prefix {
-    fn from(client: IpAddr) -> Self {
-        match client.to_canonical() {
-            IpAddr::V4(v4) => Self(u128::from(v4.to_bits())),
-            // The marker in the cut-off part keeps `::/56` apart from IPv4's 0.0.0.0.
-            IpAddr::V6(v6) => Self((v6.to_bits() >> 72) << 72 | 1 << 71),
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 struct OfSprite {

@@ -1,6 +1,6 @@
 //! One pending wake: who waits for it, and when the owner is to be asked again.
 
-use super::counts::Prefix;
+use super::super::prefix::Prefix;
 use backhaul::wire::{Phase, Wake};
 use router::route::HostId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -445,3 +445,14 @@ fn draining_refuses_new_holds_and_ends_the_old_ones_in_time() {
     assert!(bench.actions().contains(&Action::Refuse(held, HoldError::Draining)));
     bench.assert_empty();
 }
+
+#[test]
+fn a_sprite_is_waking_on_any_of_its_ports_and_no_other_is() {
+    let mut bench = Bench::standard();
+    let waits = bench.request_for("b", 8080, "192.0.2.1", 30_000);
+    for (name, waking) in [("a", false), ("b", true), ("ba", false), ("c", false)] {
+        assert_eq!(bench.holds.is_waking(&SpriteName::parse(name).unwrap()), waking, "{name}");
+    }
+    bench.holds.handle_client_gone(waits);
+    assert!(!bench.holds.is_waking(&SpriteName::parse("b").unwrap()));
+}
