@@ -143,8 +143,14 @@ pub enum SpriteCommand {
         /// 1 to 40 of a-z, 0-9 and '-'.
         name: String,
         /// Run by `sh -c` in the sprite's own directory.
-        #[arg(long)]
-        command: String,
+        #[arg(long, required_unless_present = "wake_command")]
+        command: Option<String>,
+        /// Wakes a machine somebody else runs, instead: prints {"address":"IP:PORT"}.
+        #[arg(long, value_name = "COMMAND", conflicts_with = "command", requires = "sleep_command")]
+        wake_command: Option<String>,
+        /// Puts it to sleep, as deep as $SPRITE_DEPTH says.
+        #[arg(long, value_name = "COMMAND", requires = "wake_command")]
+        sleep_command: Option<String>,
         /// Anybody may ask for it.
         #[arg(long, conflicts_with = "private")]
         public: bool,

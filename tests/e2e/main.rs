@@ -5,6 +5,7 @@ mod access;
 mod bodies;
 mod client_gone;
 mod cold_and_warm_wake;
+mod command_driver;
 mod demo_contract;
 mod herd;
 mod http2;

@@ -36,6 +36,13 @@ pub enum DriverSpec {
         /// Given to `sh -c`.
         command: String,
     },
+    /// A machine somebody else runs, woken and put to sleep by commands (`drivers/command.rs`).
+    Command {
+        /// Wakes it.
+        wake: String,
+        /// Puts it to sleep.
+        sleep: String,
+    },
     /// A service somebody else runs; it is always awake (`drivers/fixed.rs`).
     Fixed {
         /// Where it listens.

@@ -74,8 +74,15 @@ pub struct Admin {
 pub struct CreateRequest {
     /// Name.
     pub name: String,
-    /// For `sh -c`, with `$PORT`.
-    pub command: String,
+    /// Driver `process`: for `sh -c`, with `$PORT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// Driver `command`: wakes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake_command: Option<String>,
+    /// Driver `command`: puts it to sleep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep_command: Option<String>,
     /// Declared ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
@@ -240,8 +247,13 @@ impl Admin {
         if let Some(spec) = specs.into_iter().find(|spec| spec.name == name) {
             value["ports"] = spec.ports.into();
             value["idle_timeout_s"] = spec.idle_timeout.map_or(Value::Null, |timeout| timeout.as_secs_f64().into());
-            if let DriverSpec::Process { command } = spec.driver {
-                value["command"] = command.into();
+            match spec.driver {
+                DriverSpec::Process { command } => value["command"] = command.into(),
+                DriverSpec::Command { wake, sleep } => {
+                    value["wake_command"] = wake.into();
+                    value["sleep_command"] = sleep.into();
+                }
+                DriverSpec::Fixed { .. } => {}
             }
         }
         Ok(value)
@@ -257,7 +269,7 @@ impl Admin {
         let idle_timeout = idle_timeout.map_err(|error| wrong(format!("idle_timeout: {error}")))?;
         let new = NewSprite {
             name: name.clone(),
-            driver: DriverSpec::Process { command: asked.command },
+            driver: driver(asked.command, asked.wake_command, asked.sleep_command)?,
             ports: asked.ports,
             idle_timeout,
             access: Access::Public,
@@ -472,6 +484,14 @@ impl Admin {
 }
 
 type Problem = (StatusCode, String);
+
+fn driver(command: Option<String>, wake: Option<String>, sleep: Option<String>) -> Result<DriverSpec, Problem> {
+    match (command, wake, sleep) {
+        (Some(command), None, None) => Ok(DriverSpec::Process { command }),
+        (None, Some(wake), Some(sleep)) => Ok(DriverSpec::Command { wake, sleep }),
+        _ => Err((StatusCode::BAD_REQUEST, "command: either it, or wake_command and sleep_command".into())),
+    }
+}
 
 fn rules(policy: Option<&str>, paths: Vec<String>) -> Result<WakeRules, Problem> {
     let policy = policy.map_or(Ok(WakePolicy::Any), str::parse);

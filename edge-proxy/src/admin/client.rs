@@ -14,9 +14,24 @@ use tokio::net::UnixStream;
 /// Runs one `sprite …` command and prints its result.
 pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
     let done = match command {
-        SpriteCommand::Create { name, command, public, private: _, port, idle_timeout, wake, wake_path } => {
+        SpriteCommand::Create {
+            name,
+            command,
+            wake_command,
+            sleep_command,
+            public,
+            private: _,
+            port,
+            idle_timeout,
+            wake,
+            wake_path,
+        } => {
             let access = if public { "public" } else { "private" };
-            let mut body = json!({ "name": name, "command": command, "ports": port, "access": access });
+            let mut body = json!({ "name": name, "ports": port, "access": access });
+            let commands = [("command", command), ("wake_command", wake_command), ("sleep_command", sleep_command)];
+            for (field, command) in commands.into_iter().filter_map(|(field, command)| Some((field, command?))) {
+                body[field] = command.into();
+            }
             body["wake"] = wake.into();
             body["wake_paths"] = wake_path.into();
             if let Some(timeout) = idle_timeout {

@@ -116,9 +116,13 @@ pub(super) fn wrong_paths() -> SpriteError {
 }
 
 fn check(new: &NewSprite) -> Result<(), SpriteError> {
-    if let DriverSpec::Process { command } = &new.driver
-        && (command.trim().is_empty() || command.len() > COMMAND_BYTES_MAX)
-    {
+    let wrong = |command: &String| command.trim().is_empty() || command.len() > COMMAND_BYTES_MAX;
+    let commands: &[&String] = match &new.driver {
+        DriverSpec::Process { command } => &[command],
+        DriverSpec::Command { wake, sleep } => &[wake, sleep],
+        DriverSpec::Fixed { .. } => &[],
+    };
+    if commands.iter().any(|command| wrong(command)) {
         return Err(SpriteError::Field { field: "command", rule: "1 to 16384 bytes" });
     }
     if new.ports.len() > PORTS_MAX || new.ports.contains(&0) {

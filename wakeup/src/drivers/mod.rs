@@ -3,11 +3,13 @@
 //! A driver acts and reports; it decides nothing. To add one: a file here that implements
 //! [`WakeDriver`], a variant in `spec.rs`, an arm in [`Drivers::of`].
 
+mod command;
 mod fixed;
 mod log;
 mod probe;
 mod process;
 
+pub use command::CommandDriver;
 pub use fixed::FixedDriver;
 pub use probe::probe;
 pub use process::{ProcessDriver, ProcessSettings};
@@ -53,6 +55,14 @@ pub enum DriverError {
         #[source]
         source: std::io::Error,
     },
+    /// A command of the sprite's people failed.
+    #[error("its {what} command failed: {reason}")]
+    Command {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// Some process of the guest could not be stopped in time.
     #[error("the guest did not stop in time")]
     NotStopped,
@@ -80,13 +90,15 @@ pub trait WakeDriver: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Drivers {
     process: Arc<ProcessDriver>,
+    command: Arc<CommandDriver>,
 }
 
 impl Drivers {
     /// With these settings of the `process` driver.
     #[must_use]
     pub fn new(process: ProcessSettings) -> Self {
-        Self { process: Arc::new(ProcessDriver::new(process)) }
+        let command = CommandDriver::new(process.directory.clone());
+        Self { process: Arc::new(ProcessDriver::new(process)), command: Arc::new(command) }
     }
 
     /// The driver of a sprite.
@@ -94,6 +106,7 @@ impl Drivers {
     pub fn of(&self, spec: &DriverSpec) -> Arc<dyn WakeDriver> {
         match spec {
             DriverSpec::Process { .. } => Arc::clone(&self.process) as Arc<dyn WakeDriver>,
+            DriverSpec::Command { .. } => Arc::clone(&self.command) as Arc<dyn WakeDriver>,
             DriverSpec::Fixed { address } => Arc::new(FixedDriver::new(*address)),
         }
     }
