@@ -186,6 +186,9 @@ pub struct Opened {
     /// Whether the wake was already under way when this edge asked.
     #[prost(bool, tag = "5")]
     pub joined: bool,
+    /// It had slept warm, and what it had in memory is lost (`wake.md` §2).
+    #[prost(bool, tag = "6")]
+    pub lost_memory: bool,
 }
 
 /// See [`Reply::Asleep`].

@@ -69,7 +69,8 @@ pub fn refuse_loops(headers: &HeaderMap) -> Result<(), RequestError> {
 /// Appends what a woken sprite's app may want to know.
 pub fn render_wake(woken: &Woken, held: Duration, out: &mut Vec<u8>) {
     out.extend_from_slice(b"sprite-wake: ");
-    out.extend_from_slice(woken.kind.as_str().as_bytes());
+    let kind = if woken.lost_memory { crate::respond::LOST_MEMORY } else { woken.kind.as_str() };
+    out.extend_from_slice(kind.as_bytes());
     // Writing to a Vec cannot fail.
     let _ = write!(out, "\r\nsprite-hold-ms: {}\r\n", held.as_millis());
 }

@@ -15,6 +15,8 @@ pub const PRODUCT: &str = "edge-proxy";
 
 /// `Sprite-Wake`: how the sprite came to run for this request.
 pub const SPRITE_WAKE: HeaderName = HeaderName::from_static("sprite-wake");
+/// Its value for a wake that was to be warm and lost what the sprite had in memory.
+pub const LOST_MEMORY: &str = "cold; lost-memory";
 /// `Proxy-Status` (RFC 9209).
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// `Server-Timing` (W3C).
@@ -128,7 +130,7 @@ const fn grpc_status(status: u16) -> u16 {
 
 /// Adds what a held answer tells about its wake: `Sprite-Wake`, `Server-Timing`, `Proxy-Status`.
 pub fn tell_wake(headers: &mut HeaderMap, woken: &Woken, held: Duration, connect: Duration) {
-    insert(headers, SPRITE_WAKE, woken.kind.as_str());
+    insert(headers, SPRITE_WAKE, if woken.lost_memory { LOST_MEMORY } else { woken.kind.as_str() });
     let desc = if woken.joined { "joined" } else { woken.kind.as_str() };
     let timing = format!(
         "hold;dur={:.1}, wake;dur={};desc=\"{desc}\", connect;dur={:.1}",

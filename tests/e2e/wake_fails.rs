@@ -153,3 +153,24 @@ async fn a_guest_killed_while_it_runs_is_started_again_by_the_next_request() {
     assert_eq!(answer.header("sprite-wake"), "cold");
     assert_ne!(answer.json()["pid"], pid);
 }
+
+#[tokio::test]
+async fn a_guest_killed_in_its_sleep_tells_its_next_visitors_that_its_memory_is_lost() {
+    let demo = Demo::new().await;
+    demo.create_guest("frozen").await;
+    let pid = demo.get("frozen", "/").await.json()["pid"].as_u64().unwrap();
+    demo.sleep_warm("frozen").await;
+    let target = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(target, rustix::process::Signal::KILL).unwrap();
+    until("the owner to see the death", Duration::from_secs(10), async || {
+        (demo.row("frozen").await["warmth"] == "cold").then_some(())
+    })
+    .await;
+    let answer = demo.get("frozen", "/").await;
+    assert_eq!((answer.status, answer.header("sprite-wake")), (200, "cold; lost-memory"));
+    assert_eq!(demo.receipts("frozen").await[1]["lost_memory"], true);
+    // Only those are told; and a cold sleep loses nothing anybody counted on.
+    demo.sleep_cold("frozen").await;
+    assert_eq!(demo.get("frozen", "/").await.header("sprite-wake"), "cold");
+    assert_eq!(demo.receipts("frozen").await[2].get("lost_memory"), None);
+}

@@ -112,6 +112,9 @@ pub struct Receipt {
     pub run: u64,
     /// `warm`, `cold` or `interrupted`.
     pub kind: String,
+    /// It had slept warm and its memory was lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost_memory: bool,
     /// Who asked: "http GET", "admin".
     pub reason: String,
     /// `ready`, or the cause of the failure.

@@ -58,8 +58,14 @@ impl Owner for FakeOwner {
     fn open(&self, _edge: EdgeId, open: Open) -> BoxFuture<Result<Admitted, Reply>> {
         let refusal = self.refusal.lock().unwrap().clone();
         let guest = self.guests.lock().unwrap().get(&open.sprite).copied();
-        let opened =
-            Opened { generation: open.generation, run: RUN, kind: WakeKind::Warm.into(), wake_ms: 5, joined: false };
+        let opened = Opened {
+            generation: open.generation,
+            run: RUN,
+            kind: WakeKind::Warm.into(),
+            wake_ms: 5,
+            joined: false,
+            lost_memory: false,
+        };
         let _ = self.heard.send(Heard::Open(open));
         let activity = Arc::clone(&self.activity);
         Box::pin(async move {

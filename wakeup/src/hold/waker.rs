@@ -51,6 +51,8 @@ pub struct Woken {
     pub held: Duration,
     /// How long the owner needed, milliseconds.
     pub wake_ms: u32,
+    /// It had slept warm, and what it had in memory is lost.
+    pub lost_memory: bool,
 }
 
 /// The holds of this process. Cheap to clone, usable from every core.
@@ -153,6 +155,7 @@ impl Waker {
             joined: opened.joined,
             held: began.elapsed(),
             wake_ms: opened.wake_ms,
+            lost_memory: opened.lost_memory,
         })
     }
 

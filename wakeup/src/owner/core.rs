@@ -229,6 +229,7 @@ impl OwnerCore {
             let opened = sprite.opened(kind, wake, record.joined);
             self.actions.push_back(Action::Answer { waiter, name: name.clone(), answer: Answer::Ready(opened) });
         }
+        sprite.lost_memory = false;
     }
 }
 

@@ -310,8 +310,14 @@ impl OwnerHandle {
         }
         let guest =
             run.guest(open.port).ok_or_else(|| Reply::Refused(refused(Cause::PortNotDeclared, Duration::ZERO, "")))?;
-        let opened =
-            Opened { generation: run.generation, run: run.run, kind: WakeKind::None.into(), wake_ms: 0, joined: false };
+        let opened = Opened {
+            generation: run.generation,
+            run: run.run,
+            kind: WakeKind::None.into(),
+            wake_ms: 0,
+            joined: false,
+            lost_memory: false,
+        };
         Ok(Admitted { opened, guest, activity: run.activity })
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Sprite {
     pub(super) leases: BTreeMap<EdgeId, Lease>,
     /// Failed wakes in a row.
     pub(super) failures: u32,
+    /// It slept warm and its memory is gone: those of the next wake are told.
+    pub(super) lost_memory: bool,
     /// Nobody waited for the end of its last wake.
     pub(super) abandoned: bool,
     /// Its people have stopped it: nothing wakes it.
@@ -99,6 +101,8 @@ pub struct WakeRecord {
     pub ready: Option<Instant>,
     /// Everybody who joined.
     pub waiters: usize,
+    /// What it had in memory was lost in its sleep.
+    pub lost_memory: bool,
 }
 
 impl Sprite {
@@ -120,6 +124,7 @@ impl Sprite {
             waiters: BTreeMap::new(),
             leases: BTreeMap::new(),
             failures: 0,
+            lost_memory: false,
             abandoned: false,
             stopped,
             held: None,
@@ -158,7 +163,14 @@ impl Sprite {
 
     pub(super) fn opened(&self, kind: WakeKind, wake: Duration, joined: bool) -> Opened {
         let wake_ms = u32::try_from(wake.as_millis()).unwrap_or(u32::MAX);
-        Opened { generation: self.spec.generation, run: self.run, kind: kind.into(), wake_ms, joined }
+        Opened {
+            generation: self.spec.generation,
+            run: self.run,
+            kind: kind.into(),
+            wake_ms,
+            joined,
+            lost_memory: self.lost_memory,
+        }
     }
 
     pub(super) fn status(&self, name: &SpriteName, now: Instant) -> SpriteStatus {

@@ -407,6 +407,7 @@ impl Task {
             sprite: name.clone(),
             run,
             kind: record.kind.as_str().into(),
+            lost_memory: record.lost_memory,
             reason: record.reason.clone(),
             result: result.into(),
             waiters: record.waiters,

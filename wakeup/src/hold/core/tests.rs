@@ -110,7 +110,14 @@ fn assert_consistent(holds: &Holds) {
 }
 
 fn ready() -> Outcome {
-    Outcome::Ready(Opened { generation: 1, run: 1, kind: WakeKind::Cold.into(), wake_ms: 5, joined: false })
+    Outcome::Ready(Opened {
+        generation: 1,
+        run: 1,
+        kind: WakeKind::Cold.into(),
+        wake_ms: 5,
+        joined: false,
+        lost_memory: false,
+    })
 }
 
 #[test]

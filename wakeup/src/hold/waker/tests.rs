@@ -66,7 +66,8 @@ impl Script {
 }
 
 fn ready(wake: &Wake) -> ToEdge {
-    let opened = Opened { generation: 1, run: 4, kind: WakeKind::Cold.into(), wake_ms: 9, joined: false };
+    let opened =
+        Opened { generation: 1, run: 4, kind: WakeKind::Cold.into(), wake_ms: 9, joined: false, lost_memory: false };
     let answer = WakeAnswer {
         wake_id_high: wake.wake_id_high,
         wake_id_low: wake.wake_id_low,

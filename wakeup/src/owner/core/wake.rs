@@ -77,7 +77,7 @@ impl OwnerCore {
     /// Moves a sprite that somebody waits for towards running.
     pub(super) fn wake(&mut self, now: Instant, name: &SpriteName, reason: &str) {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
-        let waiters = sprite.waiters.len();
+        let (waiters, lost_memory) = (sprite.waiters.len(), sprite.lost_memory);
         let record = |kind| WakeRecord {
             reason: reason.into(),
             kind,
@@ -86,6 +86,7 @@ impl OwnerCore {
             started: None,
             ready: None,
             waiters,
+            lost_memory,
         };
         match &mut sprite.state {
             State::Asleep(depth) => {
@@ -214,8 +215,10 @@ impl OwnerCore {
         let Some(sprite) = current(&mut self.sprites, name, token) else { return };
         if let State::Waking { kind, .. } = &mut sprite.state {
             *kind = WakeKind::Cold;
+            sprite.lost_memory = true;
             if let Some(record) = &mut sprite.wake {
                 record.kind = WakeKind::Cold;
+                record.lost_memory = true;
             }
         }
     }
@@ -296,6 +299,8 @@ impl OwnerCore {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
         sprite.token += 1;
         sprite.leases.clear();
+        // Killed while it was frozen: its visitors left a memory behind.
+        sprite.lost_memory |= matches!(sprite.state, State::Asleep(Depth::Warm));
         sprite.enter(now, State::Asleep(Depth::Cold));
         self.actions.push_back(Action::Ended { name: name.clone(), run: sprite.run });
     }
