@@ -43,7 +43,47 @@ impl Facts {
     }
 }
 
+/// What the machine below this one took away while it was wanted here ("steal", proc(5)).
+#[derive(Debug)]
+pub(crate) struct Steal {
+    stolen: u64,
+    busy: u64,
+}
+
+impl Steal {
+    /// From now on.
+    pub(crate) fn begin() -> Self {
+        let (stolen, busy) = ticks(&std::fs::read_to_string("/proc/stat").unwrap_or_default());
+        Self { stolen, busy }
+    }
+
+    /// Percent of the time this machine wanted to run; a few spoil every p99.
+    pub(crate) fn percent(&self) -> f64 {
+        let now = Self::begin();
+        let (stolen, busy) = (now.stolen - self.stolen, now.busy - self.busy);
+        100.0 * stolen as f64 / (stolen + busy).max(1) as f64
+    }
+}
+
+/// Stolen and busy ticks of all cores since the start.
+fn ticks(stat: &str) -> (u64, u64) {
+    let fields = stat.lines().next().unwrap_or_default().split_ascii_whitespace().skip(1);
+    let fields: Vec<u64> = fields.map_while(|field| field.parse().ok()).collect();
+    let of = |at: usize| fields.get(at).copied().unwrap_or(0);
+    // user, nice, system, (idle, iowait,) irq, softirq, steal
+    (of(7), of(0) + of(1) + of(2) + of(5) + of(6))
+}
+
 fn git(arguments: &[&str]) -> String {
     let output = Command::new("git").args(arguments).output();
     output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn stolen_and_busy_ticks_are_read_where_the_kernel_puts_them() {
+        assert_eq!(super::ticks("cpu  10 1 20 5000 7 3 4 9 0 0\ncpu0 1 1 1\n"), (9, 38));
+        assert_eq!(super::ticks(""), (0, 0));
+    }
 }

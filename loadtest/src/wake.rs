@@ -14,7 +14,7 @@ use crate::admin::Admin;
 use crate::demo::Demo;
 use crate::edge::{Visit, Visitor};
 use crate::figures::Figures;
-use crate::machine::Facts;
+use crate::machine::{Facts, Steal};
 use anyhow::{Context, ensure};
 use http::Method;
 use serde::Serialize;
@@ -95,13 +95,16 @@ async fn measure(arguments: &Arguments, data_dir: &Path, facts: &Facts) -> anyho
     let address = arguments.edge.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)));
     let mut visitor = Visitor::new(address, authority, &data_dir.join("ca.pem"))?;
 
+    let steal = Steal::begin();
     let cold = wakes(&admin, &mut visitor, &arguments.name, "cold", arguments.cold).await?;
     let warm = wakes(&admin, &mut visitor, &arguments.name, "warm", arguments.warm).await?;
+    let steal = steal.percent();
     if arguments.json {
-        println!("{}", json!({ "facts": facts, "cold": cold, "warm": warm }));
+        println!("{}", json!({ "facts": facts, "stolen_percent": steal, "cold": cold, "warm": warm }));
         return Ok(());
     }
     print!("{}", facts.text());
+    println!("stolen by the machine below: {steal:.1} % of the time wanted here");
     for (kind, report) in [("cold", cold), ("warm", warm)] {
         let Some(report) = report else { continue };
         println!("\n{:4} wakes: {:<13} {:>9} {:>9} {:>9}  ms", kind, report.wakes, "p50", "p99", "max");
