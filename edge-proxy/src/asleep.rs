@@ -10,13 +10,12 @@ use crate::client_class;
 use crate::error::RequestError;
 use crate::forward::Guest;
 use crate::hold;
-use crate::request::Exchange;
+use crate::request::{Destination, Exchange, Tried};
 use crate::wake_attempt::WakeAttempt;
 use crate::worker::Worker;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use router::names::SpriteName;
-use router::route::Route;
 use router::wake::{WakePolicy, WakeRules};
 use std::rc::Rc;
 
@@ -31,8 +30,7 @@ pub enum Way {
     Answered(Box<Response<EdgeBody>>),
 }
 
-/// Finds the way, by a wake if the request may cause one. `tries` counts how often the
-/// request has been sent in vain.
+/// Finds the way, by a wake if the request may cause one.
 ///
 /// # Errors
 /// Why it may cause none, or what ended the hold.
@@ -40,22 +38,24 @@ pub async fn way(
     worker: &Rc<Worker>,
     client: &Client,
     exchange: &mut Exchange<'_>,
-    name: &SpriteName,
-    route: &Route,
-    port: u16,
-    tries: u32,
+    to: Destination<'_>,
+    tried: Tried,
 ) -> Result<Way, RequestError> {
+    if tried.held {
+        // It runs: to wait for the end of its hold wakes nothing.
+        return hold::wake(worker, client, exchange, to).await.map(Way::Guest);
+    }
     // The defaults: no allocation in a table of millions for what nearly all have.
-    let rules = route.wake.as_deref();
+    let rules = to.route.wake.as_deref();
     if rules.is_none_or(|rules| rules.edge_paths)
         && let Some(response) = edge_path(&exchange.parts.method, exchange.parts.uri.path())
     {
         return Ok(Way::Answered(Box::new(response)));
     }
-    match permission(worker, client, exchange, name, rules) {
-        Ok(()) => hold::wake(worker, client, exchange, name, route, port).await.map(Way::Guest),
+    match permission(worker, client, exchange, to.name, rules) {
+        Ok(()) => hold::wake(worker, client, exchange, to).await.map(Way::Guest),
         // It may run all the same, woken by somebody else: its owner is asked once.
-        Err(_) if tries == 0 => Ok(Way::Guest(Guest::unknown(name.clone(), route, port))),
+        Err(_) if tried.hops == 0 => Ok(Way::Guest(Guest::unknown(to))),
         Err(refusal) => Err(refusal),
     }
 }

@@ -10,7 +10,7 @@ use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::error::RequestError;
 use crate::headers;
-use crate::request::Exchange;
+use crate::request::{Destination, Exchange};
 use crate::respond;
 use crate::tunnel::Tunnel;
 use crate::upstream::{
@@ -21,8 +21,7 @@ use crate::worker::Worker;
 use backhaul::OpenError;
 use backhaul::wire::{Open, Reply, StreamClass, VERSION};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
-use router::names::{SpriteName, Suffix};
-use router::route::Route;
+use router::names::Suffix;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -53,28 +52,30 @@ impl Guest {
     /// A way that needs no wake, as far as this process knows: it may prove wrong, which
     /// costs one round trip and never an error.
     #[must_use]
-    pub fn warm(worker: &Worker, exchange: &Exchange<'_>, name: &SpriteName, route: &Route, port: u16) -> Option<Self> {
-        let place =
-            |place: &Place| place.port == port && place.generation == route.generation && place.host == route.host;
+    pub fn warm(worker: &Worker, exchange: &Exchange<'_>, to: Destination<'_>) -> Option<Self> {
+        let fits = |place: &Place| {
+            place.port == to.port && place.generation == to.route.generation && place.host == to.route.host
+        };
         if may_use_idle(worker, exchange)
-            && let Some(connection) = worker.pool.take(name, place)
+            && let Some(connection) = worker.pool.take(to.name, fits)
         {
             return Some(Self::Idle(connection));
         }
-        let run = worker.edge.waker.view(name, route.generation.0)?;
-        Some(Self::fresh(name.clone(), route, port, run))
+        let run = worker.edge.waker.view(to.name, to.route.generation.0)?;
+        Some(Self::fresh(to, run))
     }
 
     /// A stream to be opened to whatever run there is, if there is one.
     #[must_use]
-    pub const fn unknown(name: SpriteName, route: &Route, port: u16) -> Self {
-        Self::fresh(name, route, port, UNKNOWN_RUN)
+    pub fn unknown(to: Destination<'_>) -> Self {
+        Self::fresh(to, UNKNOWN_RUN)
     }
 
     /// A stream to be opened to this run.
     #[must_use]
-    pub const fn fresh(name: SpriteName, route: &Route, port: u16, run: u64) -> Self {
-        Self::Fresh { place: Place { host: route.host, name, generation: route.generation, run, port } }
+    pub fn fresh(to: Destination<'_>, run: u64) -> Self {
+        let Destination { name, route, port } = to;
+        Self::Fresh { place: Place { host: route.host, name: name.clone(), generation: route.generation, run, port } }
     }
 }
 

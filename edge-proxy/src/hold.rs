@@ -5,12 +5,10 @@ use crate::client::Client;
 use crate::client_class;
 use crate::error::RequestError;
 use crate::forward::Guest;
-use crate::request::Exchange;
+use crate::request::{Destination, Exchange};
 use crate::worker::Worker;
 use http::header;
 use http::request::Parts;
-use router::names::SpriteName;
-use router::route::Route;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use wakeup::hold::{HoldError, HoldRequest};
@@ -26,18 +24,16 @@ pub async fn wake(
     worker: &Rc<Worker>,
     client: &Client,
     exchange: &mut Exchange<'_>,
-    name: &SpriteName,
-    route: &Route,
-    port: u16,
+    to: Destination<'_>,
 ) -> Result<Guest, RequestError> {
     let began = Instant::now();
     // A second hold of the same request (it lost a race with sleep) has what is left of the first.
     let deadline =
         *exchange.deadline.get_or_insert_with(|| began + patience(&exchange.parts, worker.edge.hold_timeout));
     let hold = worker.edge.waker.hold(HoldRequest {
-        name: name.clone(),
-        route: route.clone(),
-        port,
+        name: to.name.clone(),
+        route: to.route.clone(),
+        port: to.port,
         deadline,
         client: client.peer.ip(),
         client_class: client_class::of(&exchange.parts, exchange.authenticated),
@@ -53,7 +49,7 @@ pub async fn wake(
         HoldError::Gone { .. } => RequestError::Gone,
         error => RequestError::Hold(error),
     })?;
-    let guest = Guest::fresh(name.clone(), route, port, woken.run);
+    let guest = Guest::fresh(to, woken.run);
     exchange.woken = Some(woken);
     Ok(guest)
 }

@@ -1,4 +1,4 @@
-//! The path of one request: name it, authenticate it, find it, wake it, reach it, forward it.
+//! The path of one request: name it, find it, authenticate it, wake it, reach it, forward it.
 //!
 //! This is the page to read first. Each step is one call; a step that fails ends the
 //! request in `respond.rs`. The only loop is the hop budget: a sprite that fell asleep
@@ -52,6 +52,26 @@ pub struct Exchange<'a> {
     pub attempt: Option<WakeAttempt>,
     /// Where interim answers go.
     pub interim: InterimWay<'a>,
+}
+
+/// Where a request is to go.
+#[derive(Clone, Copy)]
+pub struct Destination<'a> {
+    /// The sprite.
+    pub name: &'a SpriteName,
+    /// Where it lives.
+    pub route: &'a Route,
+    /// 0 for its own port.
+    pub port: u16,
+}
+
+/// How a request has fared so far.
+#[derive(Clone, Copy, Default)]
+pub struct Tried {
+    /// How often it was sent and its sprite slept or had moved.
+    pub hops: u32,
+    /// The last time its sprite ran and was held.
+    pub held: bool,
 }
 
 /// Answers `request`, whatever happens.
@@ -111,23 +131,25 @@ async fn serve(
     }
     let port = declared_port(&route, named.target.port)?;
 
-    let mut hops = 0;
+    let to = Destination { name: &named.target.name, route: &route, port };
+
+    let mut tried = Tried::default();
     loop {
-        let guest = match Guest::warm(worker, exchange, &named.target.name, &route, port) {
+        let guest = match Guest::warm(worker, exchange, to) {
             Some(guest) => guest,
             // Boxed: a task of a warm request needs no room for a hold.
-            None => {
-                match Box::pin(asleep::way(worker, client, exchange, &named.target.name, &route, port, hops)).await? {
-                    Way::Guest(guest) => guest,
-                    Way::Answered(answer) => return Ok(*answer),
-                }
-            }
+            None => match Box::pin(asleep::way(worker, client, exchange, to, tried)).await? {
+                Way::Guest(guest) => guest,
+                Way::Answered(answer) => return Ok(*answer),
+            },
         };
         match forward::attempt(worker, client, exchange, &named.host, guest).await? {
             Attempt::Answered(response) => return Ok(response),
-            // A hold is no detour: it waits for its end, within its own deadline.
-            Attempt::NotDelivered(Slept { held: true }) => {}
-            Attempt::NotDelivered(_) if hops < HOPS_MAX => hops += 1,
+            // A hold is no detour: it is waited for, within the request's own deadline.
+            Attempt::NotDelivered(Slept { held: true }) => tried.held = true,
+            Attempt::NotDelivered(_) if tried.hops < HOPS_MAX => {
+                tried = Tried { hops: tried.hops + 1, held: false };
+            }
             Attempt::NotDelivered(_) => return Err(RequestError::HopBudget),
         }
     }

@@ -108,3 +108,20 @@ async fn a_hold_of_a_sleeping_sprite_delays_its_wake_and_ends_by_itself() {
     let refused = demo.try_admin(&["sprite", "hold", "moved", "--max", "31s"]).await;
     assert!(String::from_utf8_lossy(&refused.stderr).contains("30s"), "{refused:?}");
 }
+
+#[tokio::test]
+async fn who_may_not_wake_a_sprite_waits_all_the_same_while_a_running_one_is_held() {
+    let demo = Demo::new().await;
+    let command = demo.guest_command();
+    demo.admin(&["sprite", "create", "guarded", "--public", "--command", &command, "--wake", "never"]).await;
+    demo.admin(&["sprite", "wake", "guarded"]).await;
+    demo.admin(&["sprite", "hold", "guarded"]).await;
+    let visit = demo.get("guarded", "/page");
+    let release = async {
+        demo.wait_held(1).await;
+        demo.admin(&["sprite", "release", "guarded"]).await;
+    };
+    let (answer, ()) = tokio::join!(visit, release);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(demo.receipts("guarded").await.len(), 1, "it was woken by its owner only");
+}

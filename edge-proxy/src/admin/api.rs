@@ -17,6 +17,7 @@ use router::rows::SpriteRow;
 use router::store::EmbeddedStore;
 use router::table::{Lookup, RouteTable};
 use router::wake::{WakePolicy, WakeRules};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -277,8 +278,8 @@ impl Admin {
         };
         let (access, token) = match public {
             true => (Access::Public, None),
-            // Known already: refused below, and its secrets must stay as they are.
-            false if self.owner.status(&name).await.is_some() => (Access::Public, None),
+            // Its secrets must stay as they are.
+            false if self.owner.status(&name).await.is_some() => return Err(failed(SpriteError::Exists(name))),
             false => {
                 access::private(&self.store, &name).map(|(access, token)| (access, Some(token))).map_err(failed)?
             }
@@ -348,11 +349,7 @@ impl Admin {
             expires: Option<String>,
             port: Option<u16>,
         }
-        let asked: Asked = match body {
-            b"" => Asked::default(),
-            body => serde_json::from_slice(body)
-                .map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is no link: {error}")))?,
-        };
+        let asked: Asked = optional(body, "the body is no link")?;
         let life = asked.expires.map_or(Ok(LINK_LIFE), |text| humantime::parse_duration(&text));
         let life = life.map_err(|error| (StatusCode::BAD_REQUEST, format!("expires: {error}")))?;
         let (name, _) = self.known(name).await?;
@@ -413,11 +410,7 @@ impl Admin {
         struct Asked {
             depth: Option<Depth>,
         }
-        let asked: Asked = match body {
-            b"" => Asked::default(),
-            body => serde_json::from_slice(body)
-                .map_err(|error| (StatusCode::BAD_REQUEST, format!("depth is \"warm\" or \"cold\": {error}")))?,
-        };
+        let asked: Asked = optional(body, "depth is \"warm\" or \"cold\"")?;
         let (name, _) = self.known(name).await?;
         match self.owner.sleep(&name, asked.depth.unwrap_or(Depth::Warm)).await {
             Ok(()) => self.show(name.as_str()).await,
@@ -456,11 +449,7 @@ impl Admin {
         struct Asked {
             max: Option<String>,
         }
-        let asked: Asked = match body {
-            b"" => Asked::default(),
-            body => serde_json::from_slice(body)
-                .map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is no hold: {error}")))?,
-        };
+        let asked: Asked = optional(body, "the body is no hold")?;
         let longest = asked.max.map_or(Ok(HOLD_MAX), |text| humantime::parse_duration(&text));
         let longest = longest.map_err(|error| (StatusCode::BAD_REQUEST, format!("max: {error}")))?;
         if longest > HOLD_MAX {
@@ -484,6 +473,14 @@ impl Admin {
 }
 
 type Problem = (StatusCode, String);
+
+/// A body that may be left out; `wrong` says what one is that cannot be read.
+fn optional<T: Default + DeserializeOwned>(body: &[u8], wrong: &str) -> Result<T, Problem> {
+    match body {
+        b"" => Ok(T::default()),
+        body => serde_json::from_slice(body).map_err(|error| (StatusCode::BAD_REQUEST, format!("{wrong}: {error}"))),
+    }
+}
 
 fn driver(command: Option<String>, wake: Option<String>, sleep: Option<String>) -> Result<DriverSpec, Problem> {
     match (command, wake, sleep) {
