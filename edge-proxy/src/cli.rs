@@ -143,7 +143,7 @@ pub enum SpriteCommand {
         /// 1 to 40 of a-z, 0-9 and '-'.
         name: String,
         /// Run by `sh -c` in the sprite's own directory.
-        #[arg(long, required_unless_present = "wake_command")]
+        #[arg(long, required_unless_present_any = ["wake_command", "driver"])]
         command: Option<String>,
         /// Wakes a machine somebody else runs, instead: prints {"address":"IP:PORT"}.
         #[arg(long, value_name = "COMMAND", conflicts_with = "command", requires = "sleep_command")]
@@ -151,6 +151,9 @@ pub enum SpriteCommand {
         /// Puts it to sleep, as deep as $SPRITE_DEPTH says.
         #[arg(long, value_name = "COMMAND", requires = "wake_command")]
         sleep_command: Option<String>,
+        /// A TOML file with a driver and its settings, instead; docs/drivers.md has one for each.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "wake_command"])]
+        driver: Option<PathBuf>,
         /// Anybody may ask for it.
         #[arg(long, conflicts_with = "private")]
         public: bool,

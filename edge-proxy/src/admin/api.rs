@@ -84,6 +84,9 @@ pub struct CreateRequest {
     /// Driver `command`: puts it to sleep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep_command: Option<String>,
+    /// Any driver, as `docs/drivers.md` describes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<DriverSpec>,
     /// Declared ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
@@ -254,7 +257,7 @@ impl Admin {
                     value["wake_command"] = wake.into();
                     value["sleep_command"] = sleep.into();
                 }
-                DriverSpec::Fixed { .. } => {}
+                driver => value["driver"] = serde_json::to_value(driver).unwrap_or_default(),
             }
         }
         Ok(value)
@@ -270,7 +273,7 @@ impl Admin {
         let idle_timeout = idle_timeout.map_err(|error| wrong(format!("idle_timeout: {error}")))?;
         let new = NewSprite {
             name: name.clone(),
-            driver: driver(asked.command, asked.wake_command, asked.sleep_command)?,
+            driver: driver(asked.driver, asked.command, asked.wake_command, asked.sleep_command)?,
             ports: asked.ports,
             idle_timeout,
             access: Access::Public,
@@ -482,11 +485,20 @@ fn optional<T: Default + DeserializeOwned>(body: &[u8], wrong: &str) -> Result<T
     }
 }
 
-fn driver(command: Option<String>, wake: Option<String>, sleep: Option<String>) -> Result<DriverSpec, Problem> {
-    match (command, wake, sleep) {
-        (Some(command), None, None) => Ok(DriverSpec::Process { command }),
-        (None, Some(wake), Some(sleep)) => Ok(DriverSpec::Command { wake, sleep }),
-        _ => Err((StatusCode::BAD_REQUEST, "command: either it, or wake_command and sleep_command".into())),
+fn driver(
+    driver: Option<DriverSpec>,
+    command: Option<String>,
+    wake: Option<String>,
+    sleep: Option<String>,
+) -> Result<DriverSpec, Problem> {
+    match (driver, command, wake, sleep) {
+        (Some(driver), None, None, None) => Ok(driver),
+        (None, Some(command), None, None) => Ok(DriverSpec::Process { command }),
+        (None, None, Some(wake), Some(sleep)) => Ok(DriverSpec::Command { wake, sleep }),
+        _ => Err((
+            StatusCode::BAD_REQUEST,
+            "command: exactly one of command, driver, and wake_command with sleep_command".into(),
+        )),
     }
 }
 

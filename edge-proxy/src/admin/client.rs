@@ -19,6 +19,7 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
             command,
             wake_command,
             sleep_command,
+            driver,
             public,
             private: _,
             port,
@@ -31,6 +32,11 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
             let commands = [("command", command), ("wake_command", wake_command), ("sleep_command", sleep_command)];
             for (field, command) in commands.into_iter().filter_map(|(field, command)| Some((field, command?))) {
                 body[field] = command.into();
+            }
+            match driver.map(|file| driver_of(&file)).transpose() {
+                Ok(Some(driver)) => body["driver"] = driver,
+                Ok(None) => {}
+                Err(error) => return print(Err(error), json),
             }
             body["wake"] = wake.into();
             body["wake_paths"] = wake_path.into();
@@ -88,6 +94,12 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
         }
     };
     print(done, json)
+}
+
+/// A driver's settings from a file; the server says what is wrong in them.
+fn driver_of(file: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("--driver {}", file.display()))?;
+    toml::from_str(&text).with_context(|| format!("--driver {}", file.display()))
 }
 
 /// One order to a sprite; shows the sprite.

@@ -14,13 +14,16 @@ pub use fixed::FixedDriver;
 pub use probe::probe;
 pub use process::{ProcessDriver, ProcessSettings};
 
-use crate::spec::{DriverSpec, SpriteSpec};
+use crate::spec::{Depth, DriverSpec, SpriteSpec};
 use backhaul::owner::BoxFuture;
 use router::names::SpriteName;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// Pause before another look while a stranger listens on a guest's port (chosen).
+const STRANGER: Duration = Duration::from_millis(25);
 
 /// A guest that was started.
 pub struct Started {
@@ -30,6 +33,14 @@ pub struct Started {
     pub at: Instant,
     /// Resolves with a short sentence when the guest has ended, whoever ended it.
     pub exited: oneshot::Receiver<String>,
+}
+
+/// A guest from before this owner began.
+pub struct Adopted {
+    /// How deep it sleeps; none when it runs.
+    pub depth: Option<Depth>,
+    /// The guest, for one that runs or is frozen; none for one whose memory is on disk.
+    pub guest: Option<Started>,
 }
 
 /// A driver could not do it; the text is for the operator.
@@ -77,8 +88,46 @@ pub trait WakeDriver: Send + Sync + 'static {
     fn resume(&self, name: &SpriteName) -> BoxFuture<Result<Instant, DriverError>>;
     /// Freezes the guest; nothing of it runs when this returns.
     fn freeze(&self, name: &SpriteName) -> BoxFuture<Result<(), DriverError>>;
-    /// Ends the guest; nothing of it is left when this returns. Without one it does nothing.
+    /// Ends the guest; nothing of it is left when this returns, not even what [`suspend`]
+    /// wrote. Without one it does nothing.
+    ///
+    /// [`suspend`]: WakeDriver::suspend
     fn end(&self, name: &SpriteName) -> BoxFuture<()>;
+    /// Puts a running or frozen guest to sleep so that nothing of it is in memory. A driver
+    /// that can writes its memory to disk, and the next [`WakeDriver::start`] goes on from
+    /// there; by default the guest ends.
+    fn suspend(&self, name: &SpriteName) -> BoxFuture<()> {
+        self.end(name)
+    }
+    /// The owner goes away. A driver whose guests another owner can find again leaves them as
+    /// they are; by default they end.
+    fn leave(&self, name: &SpriteName) -> BoxFuture<()> {
+        self.end(name)
+    }
+    /// What there is of a guest that an owner before this one had: asked once, before
+    /// anything else about this sprite. A driver that finds one takes it as its own.
+    fn adopt(&self, spec: &SpriteSpec) -> BoxFuture<Option<Adopted>> {
+        let _ = spec;
+        Box::pin(async { None })
+    }
+    /// Resolves when the guest that was started is ready at `address`; where it is then.
+    /// Never ends by itself: the caller bounds it. `fresh` after a start, not after a
+    /// continue: then its sockets are those it had.
+    ///
+    /// By default it is ready when it accepts a connection and the listener is its own.
+    ///
+    /// # Cancel safety
+    /// Holds no state.
+    fn ready(self: Arc<Self>, name: SpriteName, address: SocketAddr, fresh: bool) -> BoxFuture<SocketAddr> {
+        Box::pin(async move {
+            let mut open = probe(address).await;
+            while fresh && !self.owns_listener(&name, open) {
+                tokio::time::sleep(STRANGER).await;
+                open = probe(address).await;
+            }
+            open
+        })
+    }
     /// Whether what listens at `address` is this guest. Asked once when its port first
     /// answers after a start.
     fn owns_listener(&self, name: &SpriteName, address: SocketAddr) -> bool;

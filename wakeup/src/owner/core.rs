@@ -20,7 +20,7 @@ pub use actions::{Action, Activity, Answer, CoreSettings, WakeRequest};
 pub use orders::HOLD_MAX;
 
 use super::sprite::{Lease, Sprite, State};
-use crate::spec::SpriteStatus;
+use crate::spec::{Depth, SpriteStatus};
 use backhaul::owner::EdgeId;
 use backhaul::wire::{Cause, Phase, WakeKind};
 use backoff::Backoff;
@@ -128,6 +128,31 @@ impl OwnerCore {
             }
         }
         self.arm(now, name);
+    }
+
+    /// A sprite that is new here has a guest already, from an owner before this one: it runs
+    /// (`None`) or sleeps that deep. Its run; `None` when it is not new.
+    pub fn handle_adopted(&mut self, now: Instant, name: &SpriteName, depth: Option<Depth>) -> Option<u64> {
+        let sprite = self.sprites.get_mut(name)?;
+        if !matches!(sprite.state, State::Asleep(Depth::Cold)) || sprite.spec.always {
+            return None;
+        }
+        if depth != Some(Depth::Cold) {
+            sprite.run += 1;
+            sprite.begun = now;
+        }
+        let run = sprite.run;
+        sprite.enter(
+            now,
+            match depth {
+                Some(depth) => State::Asleep(depth),
+                // Its port is looked at when somebody asks for it.
+                None => State::Running { since: now, port_open: false, gate_asked: false },
+            },
+        );
+        self.go_on_stopping(now, name);
+        self.arm(now, name);
+        Some(run)
     }
 
     /// Destroys a sprite: waiters are told, a guest is ended.

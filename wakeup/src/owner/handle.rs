@@ -8,7 +8,7 @@ use super::answers::refused;
 use super::clock::Clock;
 use super::core::{Activity, CoreSettings, OwnerCore, WaiterId, WakeRequest};
 use super::task::Task;
-use crate::drivers::{Drivers, ProcessSettings};
+use crate::drivers::{Adopted, Drivers, ProcessSettings};
 use crate::spec::{Depth, Receipt, SpriteSpec, SpriteStatus};
 use backhaul::activity::RunActivity;
 use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
@@ -54,6 +54,7 @@ pub(super) struct Shared {
     pub(super) receipts: DashMap<SpriteName, VecDeque<Receipt>>,
     pub(super) sinks: Mutex<HashMap<EdgeId, AnswerSink>>,
     pub(super) next_waiter: AtomicU64,
+    pub(super) drivers: Drivers,
 }
 
 /// A guest that runs and may be spoken to.
@@ -81,7 +82,7 @@ pub enum SleepError {
 }
 
 pub(super) enum Command {
-    Upsert(SpriteSpec, oneshot::Sender<()>),
+    Upsert(SpriteSpec, Option<Adopted>, oneshot::Sender<()>),
     Remove(SpriteName, oneshot::Sender<()>),
     Edge(EdgeId, ToOwner),
     EdgeGone(EdgeId),
@@ -166,11 +167,11 @@ impl OwnerHandle {
             receipts: DashMap::new(),
             sinks: Mutex::new(HashMap::new()),
             next_waiter: AtomicU64::new(0),
+            drivers,
         });
         let (commands, receiver) = mpsc::channel(QUEUE_LEN);
         let task = Task {
             core,
-            drivers,
             specs: HashMap::new(),
             addresses: HashMap::new(),
             born: HashMap::new(),
@@ -187,9 +188,12 @@ impl OwnerHandle {
         Self { shared, commands }
     }
 
-    /// Makes a sprite known, or changes it. Returns when it counts.
+    /// Makes a sprite known, or changes it. Returns when it counts. Calls for one sprite must
+    /// not overlap.
     pub async fn upsert(&self, spec: SpriteSpec) {
-        self.ask(|done| Command::Upsert(spec, done)).await;
+        let known = self.shared.known.contains_key(&spec.name);
+        let adopted = if known { None } else { self.shared.drivers.of(&spec.driver).adopt(&spec).await };
+        self.ask(|done| Command::Upsert(spec, adopted, done)).await;
     }
 
     /// Destroys a sprite: waiters are told, its guest is ended. Its directory stays.
@@ -258,7 +262,8 @@ impl OwnerHandle {
         self.shared.receipts.get(name).map(|receipts| receipts.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Ends every guest; returns when no process of them is left.
+    /// Ends every guest that no other owner could find again; returns when nothing of them is
+    /// left.
     pub async fn shutdown(&self) {
         self.ask(Command::Shutdown).await;
     }

@@ -6,7 +6,7 @@ use super::clock::Clock;
 use super::core::{Action, Answer, OwnerCore, WaiterId, WakeRecord, WakeRequest};
 use super::handle::{Command, Event, Order, RECEIPTS, Run, SELF, Shared, SleepError};
 use super::sprite::CoreSpec;
-use crate::drivers::{DriverError, Drivers, Started, WakeDriver, probe};
+use crate::drivers::{Adopted, DriverError, Started, WakeDriver, probe};
 use crate::spec::{Depth, DriverSpec, Receipt, SpriteSpec, SpriteStatus, StateName};
 use backhaul::activity::RunActivity;
 use backhaul::owner::EdgeId;
@@ -20,13 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long an explicit sleep lets open requests end (chosen).
 const SLEEP_GRACE: Duration = Duration::from_secs(2);
-/// Pause before another look while a stranger listens on a guest's port (chosen).
-const STRANGER: Duration = Duration::from_millis(25);
-
 /// The task.
 pub(super) struct Task {
     pub(super) core: OwnerCore,
-    pub(super) drivers: Drivers,
     pub(super) specs: HashMap<SpriteName, SpriteSpec>,
     pub(super) addresses: HashMap<SpriteName, SocketAddr>,
     /// The run each guest's process was started for.
@@ -72,8 +68,8 @@ impl Task {
     fn handle(&mut self, command: Command) {
         let now = Instant::now();
         match command {
-            Command::Upsert(spec, done) => {
-                self.upsert(now, spec);
+            Command::Upsert(spec, adopted, done) => {
+                self.upsert(now, spec, adopted);
                 let _ = done.send(());
             }
             Command::Remove(name, done) => {
@@ -118,7 +114,7 @@ impl Task {
         }
     }
 
-    fn upsert(&mut self, now: Instant, spec: SpriteSpec) {
+    fn upsert(&mut self, now: Instant, spec: SpriteSpec, adopted: Option<Adopted>) {
         let always = matches!(spec.driver, DriverSpec::Fixed { .. });
         if let DriverSpec::Fixed { address } = spec.driver {
             self.addresses.insert(spec.name.clone(), address);
@@ -129,6 +125,20 @@ impl Task {
         let name = spec.name.clone();
         self.specs.insert(name.clone(), spec);
         self.core.handle_upsert(now, &name, core);
+        if let Some(adopted) = adopted {
+            self.adopt(now, &name, adopted);
+        }
+    }
+
+    /// A guest that an owner before this one had goes on where it is.
+    fn adopt(&mut self, now: Instant, name: &SpriteName, Adopted { depth, guest }: Adopted) {
+        let Some(run) = self.core.handle_adopted(now, name, depth) else { return };
+        tracing::info!(sprite = %name, run, ?depth, "adopted");
+        self.born.insert(name.clone(), run);
+        if let (Some(Started { address, exited, .. }), Some(commands)) = (guest, self.commands.upgrade()) {
+            self.addresses.insert(name.clone(), address);
+            tell_when_it_exits(exited, &Teller { commands, name: name.clone(), run });
+        }
     }
 
     fn edge_message(&mut self, now: Instant, edge: EdgeId, message: ToOwner) {
@@ -244,8 +254,9 @@ impl Task {
                 }
                 Action::Hold { name, run } => self.hold(&name, run),
                 Action::Cordon { name, run } => self.cordon(&name, run, false),
-                Action::Freeze { name, token, .. } => self.stop(name, token, Depth::Warm),
-                Action::End { name, token, .. } => self.stop(name, token, Depth::Cold),
+                Action::Freeze { name, token, .. } => self.stop(name, token, Stop::Freeze),
+                Action::Suspend { name, token, .. } => self.stop(name, token, Stop::Suspend),
+                Action::End { name, token, .. } => self.stop(name, token, Stop::End),
                 Action::Answer { waiter, name, answer } => self.answer(waiter, &name, answer),
                 Action::Running { name, run } => self.running(name, run),
                 Action::Ended { name, run } => self.ended(&name, run),
@@ -256,7 +267,7 @@ impl Task {
 
     fn driver(&self, name: &SpriteName) -> Option<(Arc<dyn WakeDriver>, SpriteSpec)> {
         let spec = self.specs.get(name)?;
-        Some((self.drivers.of(&spec.driver), spec.clone()))
+        Some((self.shared.drivers.of(&spec.driver), spec.clone()))
     }
 
     fn start(&mut self, name: SpriteName, run: u64, token: u64, resume: bool) {
@@ -282,17 +293,8 @@ impl Task {
             match begun {
                 Ok((at, address)) => {
                     tell.send(Event::Started { token, at, address }).await;
-                    let listens = async {
-                        let mut open = probe(address).await;
-                        // Frozen and continued, its socket is the one it had.
-                        while !resume && !driver.owns_listener(&tell.name, open) {
-                            tokio::time::sleep(STRANGER).await;
-                            open = probe(address).await;
-                        }
-                        open
-                    };
                     tokio::select! {
-                        open = listens => tell.send(Event::PortOpen { token, address: open }).await,
+                        open = driver.ready(tell.name.clone(), address, !resume) => tell.send(Event::PortOpen { token, address: open }).await,
                         // It was ended meanwhile; without this it would be looked for for ever.
                         _ = over.changed() => {}
                     }
@@ -313,9 +315,11 @@ impl Task {
         let (Some(address), Some(commands)) = (self.addresses.get(&name).copied(), self.commands.upgrade()) else {
             return;
         };
+        let Some((driver, _)) = self.driver(&name) else { return };
         tokio::spawn(async move {
+            let ready = driver.ready(name.clone(), address, false);
             // Bounded by the core's port wait: a late result has an old token.
-            if let Ok(address) = tokio::time::timeout(Duration::from_secs(60), probe(address)).await {
+            if let Ok(address) = tokio::time::timeout(Duration::from_secs(60), ready).await {
                 let _ = commands.send(Command::Event(name, 0, Event::PortOpen { token, address })).await;
             }
         });
@@ -357,20 +361,24 @@ impl Task {
         }
     }
 
-    fn stop(&mut self, name: SpriteName, token: u64, depth: Depth) {
+    fn stop(&mut self, name: SpriteName, token: u64, how: Stop) {
         let (Some((driver, _)), Some(commands)) = (self.driver(&name), self.commands.upgrade()) else { return };
         self.end_streams(&name);
         self.watches.remove(&name);
         tokio::spawn(async move {
-            let mut reached = depth;
-            if depth == Depth::Warm && driver.freeze(&name).await.is_err() {
-                // What cannot be frozen is ended: it must not run on unseen.
-                reached = Depth::Cold;
-            }
-            if reached == Depth::Cold {
-                driver.end(&name).await;
-            }
-            let _ = commands.send(Command::Event(name, 0, Event::Stopped { token, depth: reached })).await;
+            let depth = match how {
+                Stop::Freeze if driver.freeze(&name).await.is_ok() => Depth::Warm,
+                // What cannot be frozen must not run on unseen.
+                Stop::Freeze | Stop::Suspend => {
+                    driver.suspend(&name).await;
+                    Depth::Cold
+                }
+                Stop::End => {
+                    driver.end(&name).await;
+                    Depth::Cold
+                }
+            };
+            let _ = commands.send(Command::Event(name, 0, Event::Stopped { token, depth })).await;
         });
     }
 
@@ -466,7 +474,7 @@ impl Task {
         Ear::Edge(sink, id)
     }
 
-    /// Ends every guest and every wait.
+    /// Ends every wait, and every guest that no other owner could find again.
     async fn end_all(mut self) {
         self.core.handle_shutdown();
         // Nothing is under way that the core would begin now: these are answers only.
@@ -476,13 +484,21 @@ impl Task {
         for name in names {
             self.end_streams(&name);
             if let Some((driver, _)) = self.driver(&name) {
-                endings.push(tokio::spawn(async move { driver.end(&name).await }));
+                endings.push(tokio::spawn(async move { driver.leave(&name).await }));
             }
         }
         for ending in endings {
             let _ = ending.await;
         }
     }
+}
+
+/// How a guest is put to rest.
+#[derive(Clone, Copy)]
+enum Stop {
+    Freeze,
+    Suspend,
+    End,
 }
 
 /// A driver task's way back to the owner's task.
@@ -510,6 +526,11 @@ async fn started(
     tell: &Teller,
 ) -> Result<(Instant, SocketAddr), DriverError> {
     let Started { address, at, exited } = driver.start(spec).await?;
+    tell_when_it_exits(exited, tell);
+    Ok((at, address))
+}
+
+fn tell_when_it_exits(exited: oneshot::Receiver<String>, tell: &Teller) {
     let (commands, name, born) = (tell.commands.downgrade(), tell.name.clone(), tell.run);
     tokio::spawn(async move {
         let Ok(detail) = exited.await else { return };
@@ -517,5 +538,4 @@ async fn started(
             let _ = commands.send(Command::Event(name, born, Event::Exited { detail, born: Some(born) })).await;
         }
     });
-    Ok((at, address))
 }

@@ -50,7 +50,9 @@ pub enum Action {
     Cordon { name: SpriteName, run: u64 },
     /// End the run's streams, then freeze the guest.
     Freeze { name: SpriteName, run: u64, token: u64 },
-    /// End the run's streams, then end the guest.
+    /// End the run's streams, then put the guest to sleep with nothing left in memory.
+    Suspend { name: SpriteName, run: u64, token: u64 },
+    /// End the run's streams, then end the guest and whatever is kept of it.
     End { name: SpriteName, run: u64, token: u64 },
     /// Tell one waiter.
     Answer { waiter: WaiterId, name: SpriteName, answer: Answer },

@@ -77,7 +77,7 @@ impl OwnerCore {
         sprite.enter(now, State::Stopping { depth, stage: Stage::Committed { wake_next } });
         self.actions.push_back(match depth {
             Depth::Warm => Action::Freeze { name: name.clone(), run, token },
-            Depth::Cold => Action::End { name: name.clone(), run, token },
+            Depth::Cold => Action::Suspend { name: name.clone(), run, token },
         });
         self.arm(now, name);
     }

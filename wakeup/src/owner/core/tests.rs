@@ -120,7 +120,7 @@ impl Bench {
     fn stop(&mut self) -> (u64, Depth) {
         let stop = self.actions().into_iter().find_map(|action| match action {
             Action::Freeze { token, .. } => Some((token, Depth::Warm)),
-            Action::End { token, .. } => Some((token, Depth::Cold)),
+            Action::Suspend { token, .. } | Action::End { token, .. } => Some((token, Depth::Cold)),
             _ => None,
         });
         stop.expect("a stop was committed")
