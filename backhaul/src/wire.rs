@@ -100,6 +100,12 @@ pub enum Cause {
     GuestDied = 9,
     /// Its people have stopped it.
     StoppedByOwner = 10,
+    /// It has been awake today for as long as its people let it.
+    AwakeBudget = 11,
+    /// What it had in memory is lost, and its people want to wake it themselves then.
+    LossyWake = 12,
+    /// Its tenant has as many sprites running here as it may.
+    TenantAtCapacity = 13,
 }
 
 /// First frame of a stream, edge → owner. The request bytes may follow at once.
@@ -389,6 +395,12 @@ pub struct Accepted {
     /// A wake for this sprite was already under way.
     #[prost(bool, tag = "1")]
     pub joined: bool,
+    /// It is held: its wake begins when that ends.
+    #[prost(bool, tag = "2")]
+    pub held: bool,
+    /// How long the owner thinks the wake will take, milliseconds; 0 when it cannot tell.
+    #[prost(uint32, tag = "3")]
+    pub eta_ms: u32,
 }
 
 /// Where a wake stands (`wake.md` §2).

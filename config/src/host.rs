@@ -17,6 +17,15 @@ pub struct Host {
     /// A sprite runs at least this long after a wake, unless it is told to sleep.
     #[serde(with = "crate::text")]
     pub minimum_run: Duration,
+    /// Anonymous wakes of one sprite in an hour; over it the sprite stays awake longer. 0 is no bound.
+    pub wakes_per_hour: u32,
+    /// How many of them may come at once.
+    pub wake_burst: u32,
+    /// Idle timeout of a sprite that is over it, for the rest of the hour.
+    #[serde(with = "crate::text")]
+    pub busy_idle_timeout: Duration,
+    /// Sprites of one tenant that may run at the same time. 0 is no bound.
+    pub running_per_tenant: usize,
     /// Idle timeout of a wake nobody waits for any more.
     #[serde(with = "crate::text")]
     pub abandoned_timeout: Duration,
@@ -42,6 +51,10 @@ impl Default for Host {
             idle_timeout: Duration::from_secs(30),
             warm_for: Duration::from_secs(600),
             minimum_run: Duration::from_secs(10),
+            wakes_per_hour: 30,
+            wake_burst: 20,
+            busy_idle_timeout: Duration::from_secs(600),
+            running_per_tenant: 0,
             abandoned_timeout: Duration::from_secs(5),
             port_wait: Duration::from_secs(10),
             start_slots: 16,

@@ -248,6 +248,29 @@ pub enum SpriteCommand {
         #[arg(long)]
         no_edge_paths: bool,
     },
+    /// Set what holds for this sprite instead of the host's figures; "host" goes back to those.
+    Limits {
+        /// Its name.
+        name: String,
+        /// It sleeps after this long without activity.
+        #[arg(long, value_name = "DURATION")]
+        idle_timeout: Option<String>,
+        /// Anonymous wakes an hour before it stays awake longer; 0 is no bound.
+        #[arg(long, value_name = "COUNT")]
+        wakes_per_hour: Option<String>,
+        /// How long it may be awake in a day; over it no request wakes it.
+        #[arg(long, value_name = "DURATION")]
+        awake_per_day: Option<String>,
+        /// How long open sockets without data keep it awake.
+        #[arg(long, value_name = "DURATION")]
+        silent_sockets: Option<String>,
+        /// How long a closed port of it is waited for, at most 60s.
+        #[arg(long, value_name = "DURATION")]
+        port_wait: Option<String>,
+        /// Whether only its owner wakes it after it lost what it had in memory.
+        #[arg(long, value_name = "BOOL")]
+        refuse_lossy: Option<bool>,
+    },
     /// Make another token for a private sprite.
     Token {
         /// Its name.

@@ -229,6 +229,27 @@ fn cause_verdict(cause: Cause, retry_after: u64) -> Verdict {
         Cause::StoppedByOwner => {
             verdict(503, "stopped_by_owner", unavailable, 0, "The sprite has been stopped by its owner.")
         }
+        Cause::AwakeBudget => verdict(
+            503,
+            "wake_budget",
+            unavailable,
+            retry_after.max(1),
+            "The sprite has been awake for as long as its owner allows.",
+        ),
+        Cause::LossyWake => verdict(
+            503,
+            "wake_refused_lossy",
+            unavailable,
+            0,
+            "The sprite lost what it had in memory. Its owner decides when it starts again.",
+        ),
+        Cause::TenantAtCapacity => verdict(
+            503,
+            "tenant_at_capacity",
+            unavailable,
+            retry_after.max(1),
+            "The sprite cannot start at the moment. It will be tried again.",
+        ),
         Cause::Version | Cause::Unspecified => {
             verdict(503, "host_incompatible", "proxy_internal_error", 5, "The sprite's machine speaks another version.")
         }

@@ -223,14 +223,7 @@ async fn static_sprites(
         };
         let generation = admin::sprites::publish_static(store, LOCAL_HOST, &name, &sprite.ports)?;
         owner
-            .upsert(SpriteSpec {
-                name: name.clone(),
-                generation,
-                driver,
-                ports: sprite.ports.clone(),
-                idle_timeout: None,
-                stopped: false,
-            })
+            .upsert(SpriteSpec { ports: sprite.ports.clone(), ..SpriteSpec::new(name.clone(), generation, driver) })
             .await;
         for domain in &sprite.domains {
             domains.insert(domain.to_ascii_lowercase().into(), name.clone());

@@ -3,7 +3,7 @@
 use super::guests::Life;
 use super::world::{EDGES, Ended, Event, World};
 use backhaul::owner::EdgeId;
-use backhaul::wire::{Accepted, EdgeMessage, Gone, Outcome, Progress, Refused, Unknown, WakeAnswer};
+use backhaul::wire::{Accepted, EdgeMessage, Gone, Moved, Outcome, Progress, Refused, Unknown, WakeAnswer};
 use rand::Rng;
 use router::names::SpriteName;
 use std::time::Duration;
@@ -77,6 +77,7 @@ impl World {
                     name,
                     generation: wake.generation,
                     deadline: self.now + Duration::from_millis(wake.deadline_ms.into()),
+                    class: wake.client_class(),
                     reason: wake.reason,
                 };
                 self.owner.handle_wake(self.now, request);
@@ -159,7 +160,10 @@ impl World {
 
 fn outcome(answer: Answer) -> Outcome {
     match answer {
-        Answer::Accepted { joined } => Outcome::Accepted(Accepted { joined }),
+        Answer::Accepted { joined, held, eta } => {
+            let eta_ms = u32::try_from(eta.as_millis()).unwrap_or(u32::MAX);
+            Outcome::Accepted(Accepted { joined, held, eta_ms })
+        }
         Answer::Progress(phase) => Outcome::Progress(Progress { phase: phase.into() }),
         Answer::Ready(opened) => Outcome::Ready(opened),
         Answer::Refused { cause, retry_after, detail } => {
@@ -167,6 +171,7 @@ fn outcome(answer: Answer) -> Outcome {
             Outcome::Refused(Refused { cause: cause.into(), retry_after_ms, detail })
         }
         Answer::Gone { generation } => Outcome::Gone(Gone { generation }),
+        Answer::Moved { host, generation } => Outcome::Moved(Moved { host, generation }),
         Answer::Unknown { generation } => Outcome::Unknown(Unknown { my_generation: generation }),
     }
 }

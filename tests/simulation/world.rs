@@ -124,6 +124,7 @@ impl World {
             port_wait: Duration::from_secs(5),
             start_slots: 2,
             seed,
+            ..CoreSettings::from(&config::Host::default())
         };
         let mut world = Self {
             now,
@@ -148,11 +149,7 @@ impl World {
             chances,
         };
         for name in world.names.clone() {
-            world.owner.handle_upsert(
-                now,
-                &name,
-                CoreSpec { generation: 1, idle_timeout: None, always: false, stopped: false },
-            );
+            world.owner.handle_upsert(now, &name, CoreSpec::new(1));
         }
         let chances = &world.chances;
         let regular = [

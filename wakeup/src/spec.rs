@@ -14,6 +14,9 @@ pub struct SpriteSpec {
     pub name: SpriteName,
     /// The placement this host has.
     pub generation: u64,
+    /// Whose it is; tenants take turns when many sprites start at once.
+    #[serde(default = "local", skip_serializing_if = "is_local")]
+    pub tenant: String,
     /// What it is.
     pub driver: DriverSpec,
     /// Declared ports, besides `$PORT`.
@@ -25,6 +28,64 @@ pub struct SpriteSpec {
     /// Its people have stopped it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// What its people have set besides.
+    #[serde(default, skip_serializing_if = "SpriteLimits::is_default")]
+    pub limits: SpriteLimits,
+}
+
+/// The tenant of sprites that name none.
+pub const LOCAL_TENANT: &str = "local";
+
+fn local() -> String {
+    LOCAL_TENANT.into()
+}
+
+fn is_local(tenant: &String) -> bool {
+    tenant == LOCAL_TENANT
+}
+
+impl SpriteSpec {
+    /// A sprite nobody has set anything for.
+    #[must_use]
+    pub fn new(name: SpriteName, generation: u64, driver: DriverSpec) -> Self {
+        Self {
+            name,
+            generation,
+            tenant: local(),
+            driver,
+            ports: Vec::new(),
+            idle_timeout: None,
+            stopped: false,
+            limits: SpriteLimits::default(),
+        }
+    }
+}
+
+/// What the people of a sprite may set for it, over the figures of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpriteLimits {
+    /// Anonymous wakes an hour before it stays awake longer; 0 is no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wakes_per_hour: Option<u32>,
+    /// How long it may be awake in a day; over it no request wakes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub awake_per_day: Option<Duration>,
+    /// Open sockets without data keep it awake for so long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silent_sockets: Option<Duration>,
+    /// How long a closed port of it is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_wait: Option<Duration>,
+    /// When what it had in memory was lost in its sleep, only its people wake it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub refuse_lossy: bool,
+}
+
+impl SpriteLimits {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Which driver makes it run.

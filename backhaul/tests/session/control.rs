@@ -13,7 +13,7 @@ fn wake(low: u64) -> ToOwner {
 #[tokio::test]
 async fn a_message_makes_the_session_and_its_answer_comes_back() {
     for mut world in World::both() {
-        let outcome = Some(Outcome::Accepted(Accepted { joined: true }));
+        let outcome = Some(Outcome::Accepted(Accepted { joined: true, ..Accepted::default() }));
         let answer = ToEdge {
             message: Some(OwnerMessage::Answer(WakeAnswer { wake_id_low: 9, outcome, ..WakeAnswer::default() })),
         };
@@ -32,7 +32,7 @@ async fn who_listens_only_after_the_session_was_made_hears_all_the_same() {
     // Its first word says that the session is up.
     world.hears(|heard| matches!(heard, Heard::Control(..))).await;
     world.hear();
-    let outcome = Some(Outcome::Accepted(Accepted { joined: false }));
+    let outcome = Some(Outcome::Accepted(Accepted { joined: false, ..Accepted::default() }));
     let answer = WakeAnswer { wake_id_low: 1, outcome, ..WakeAnswer::default() };
     *world.owner.answer.lock().unwrap() = Some(ToEdge { message: Some(OwnerMessage::Answer(answer)) });
     world.backhaul.send(HOST, wake(1)).unwrap();

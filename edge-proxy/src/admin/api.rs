@@ -1,7 +1,7 @@
 //! The server's half: routes, JSON in and out, problems.
 
-use super::access;
 use super::sprites::{self, NewSprite, SpriteError};
+use super::{access, limits};
 use crate::worker::Edge;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -183,6 +183,7 @@ impl Admin {
             (&Method::GET, ["v1", "sprites", name, "receipts"]) => self.receipts(name).await,
             (&Method::POST, ["v1", "sprites", name, "access"]) => self.set_access(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "wake-rules"]) => self.set_wake_rules(name, &body).await,
+            (&Method::POST, ["v1", "sprites", name, "limits"]) => self.set_limits(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "tokens"]) => self.new_token(name).await,
             (&Method::DELETE, ["v1", "sprites", name, "tokens"]) => self.revoke_tokens(name).await,
             (&Method::POST, ["v1", "sprites", name, "links"]) => self.share(name, &body).await,
@@ -231,7 +232,7 @@ impl Admin {
         }
     }
 
-    async fn known(&self, name: &str) -> Result<(SpriteName, SpriteStatus), Problem> {
+    pub(super) async fn known(&self, name: &str) -> Result<(SpriteName, SpriteStatus), Problem> {
         let name = SpriteName::parse(name).map_err(|error| (StatusCode::BAD_REQUEST, format!("name: {error}")))?;
         let status = self.owner.status(&name).await;
         status
@@ -239,7 +240,7 @@ impl Admin {
             .ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no sprite {name}")))
     }
 
-    async fn show(&self, name: &str) -> Result<Value, Problem> {
+    pub(super) async fn show(&self, name: &str) -> Result<Value, Problem> {
         let (name, status) = self.known(name).await?;
         let mut value = self.shown(&status);
         let specs = sprites::stored(&self.store).map_err(failed)?;
@@ -249,6 +250,7 @@ impl Admin {
                 serde_json::to_value(route.wake.as_deref().cloned().unwrap_or_default()).unwrap_or_default();
         }
         if let Some(spec) = specs.into_iter().find(|spec| spec.name == name) {
+            value["limits"] = limits::shown(&spec);
             value["ports"] = spec.ports.into();
             value["idle_timeout_s"] = spec.idle_timeout.map_or(Value::Null, |timeout| timeout.as_secs_f64().into());
             match spec.driver {
@@ -475,7 +477,7 @@ impl Admin {
     }
 }
 
-type Problem = (StatusCode, String);
+pub(super) type Problem = (StatusCode, String);
 
 /// A body that may be left out; `wrong` says what one is that cannot be read.
 fn optional<T: Default + DeserializeOwned>(body: &[u8], wrong: &str) -> Result<T, Problem> {
@@ -516,9 +518,9 @@ fn is_public(access: &str) -> Result<bool, Problem> {
     }
 }
 
-fn failed(error: SpriteError) -> Problem {
+pub(super) fn failed(error: SpriteError) -> Problem {
     let status = match &error {
-        SpriteError::Exists(_) | SpriteError::Public => StatusCode::CONFLICT,
+        SpriteError::Exists(_) | SpriteError::Public | SpriteError::Defined(_) => StatusCode::CONFLICT,
         SpriteError::Unknown(_) => StatusCode::NOT_FOUND,
         SpriteError::Field { .. } => StatusCode::BAD_REQUEST,
         SpriteError::Corrupt(_) | SpriteError::Store(_) | SpriteError::Random => StatusCode::INTERNAL_SERVER_ERROR,

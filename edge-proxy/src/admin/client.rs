@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use std::path::Path;
 use tokio::net::UnixStream;
 
+/// Stands for the host's own figure in `sprite limits`.
+const HOST: &str = "host";
+
 /// Runs one `sprite …` command and prints its result.
 pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
     let done = match command {
@@ -80,6 +83,38 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
             call(socket, Method::POST, &path(&name, "/wake-rules"), Some(body))
                 .await
                 .map(|value| (value, table::sprite as Show))
+        }
+        SpriteCommand::Limits {
+            name,
+            idle_timeout,
+            wakes_per_hour,
+            awake_per_day,
+            silent_sockets,
+            port_wait,
+            refuse_lossy,
+        } => {
+            let mut body = json!({});
+            let texts = [
+                ("idle_timeout", idle_timeout),
+                ("awake_per_day", awake_per_day),
+                ("silent_sockets", silent_sockets),
+                ("port_wait", port_wait),
+            ];
+            for (field, text) in texts.into_iter().filter_map(|(field, text)| Some((field, text?))) {
+                body[field] = if text == HOST { Value::Null } else { text.into() };
+            }
+            if let Some(count) = wakes_per_hour {
+                // What is no number is refused by the server, which says so.
+                body["wakes_per_hour"] = if count == HOST {
+                    Value::Null
+                } else {
+                    count.parse::<u32>().map_or_else(|_| count.into(), Value::from)
+                };
+            }
+            if let Some(refuse) = refuse_lossy {
+                body["refuse_lossy"] = refuse.into();
+            }
+            post(socket, &name, "/limits", Some(body)).await
         }
         SpriteCommand::Token { name, revoke } => {
             let method = if revoke { Method::DELETE } else { Method::POST };

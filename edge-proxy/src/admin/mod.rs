@@ -6,6 +6,7 @@
 pub mod access;
 pub mod api;
 pub mod client;
+mod limits;
 pub mod sprites;
 mod table;
 

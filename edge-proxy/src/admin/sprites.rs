@@ -41,6 +41,9 @@ pub enum SpriteError {
     /// There is none by this name.
     #[error("there is no sprite {0}")]
     Unknown(SpriteName),
+    /// It stands in the config file, and only there can it be changed.
+    #[error("{0} is defined in the config file; change it there")]
+    Defined(SpriteName),
     /// A field is out of its bounds.
     #[error("{field}: {rule}")]
     Field {
@@ -89,8 +92,7 @@ pub async fn create(
     };
     // A name that is made again goes on where its tombstone stands, never from the start.
     let generation = before + 1;
-    let spec =
-        SpriteSpec { name: name.clone(), generation, driver, ports: ports.clone(), idle_timeout, stopped: false };
+    let spec = SpriteSpec { ports: ports.clone(), idle_timeout, ..SpriteSpec::new(name.clone(), generation, driver) };
     let spec_key = format!("{SPEC_PREFIX}{name}");
     let encoded = serde_json::to_vec(&spec).map_err(|_| SpriteError::Corrupt(name.clone()))?;
     let spec_version = store.get(&spec_key)?.map(|entry| entry.version);
@@ -159,18 +161,38 @@ pub async fn delete(store: &EmbeddedStore, owner: &OwnerHandle, name: &SpriteNam
     Ok(())
 }
 
+/// Changes a sprite's stored definition; the new one, for the owner. What `change` refuses
+/// is not written.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn change<E>(
+    store: &EmbeddedStore,
+    name: &SpriteName,
+    change: impl FnOnce(&mut SpriteSpec) -> Result<(), E>,
+) -> Result<Result<SpriteSpec, E>, SpriteError> {
+    let key = format!("{SPEC_PREFIX}{name}");
+    let corrupt = || SpriteError::Corrupt(name.clone());
+    let entry = store.get(&key)?.ok_or_else(|| SpriteError::Defined(name.clone()))?;
+    let mut spec: SpriteSpec = serde_json::from_slice(&entry.value).map_err(|_| corrupt())?;
+    if let Err(refusal) = change(&mut spec) {
+        return Ok(Err(refusal));
+    }
+    let encoded = serde_json::to_vec(&spec).map_err(|_| corrupt())?;
+    store.compare_and_set(&key, Some(entry.version), Some(&encoded))?;
+    Ok(Ok(spec))
+}
+
 /// Writes down whether a sprite is stopped, so that the next start of this owner knows.
 ///
 /// # Errors
 /// [`SpriteError`].
 pub fn set_stopped(store: &EmbeddedStore, name: &SpriteName, stopped: bool) -> Result<(), SpriteError> {
-    let key = format!("{SPEC_PREFIX}{name}");
-    let corrupt = || SpriteError::Corrupt(name.clone());
-    let entry = store.get(&key)?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
-    let spec: SpriteSpec = serde_json::from_slice(&entry.value).map_err(|_| corrupt())?;
-    let encoded = serde_json::to_vec(&SpriteSpec { stopped, ..spec }).map_err(|_| corrupt())?;
-    store.compare_and_set(&key, Some(entry.version), Some(&encoded))?;
-    Ok(())
+    let changed = change(store, name, |spec| {
+        spec.stopped = stopped;
+        Ok::<_, std::convert::Infallible>(())
+    })?;
+    changed.map(drop).map_err(|never| match never {})
 }
 
 /// Every definition stored on this host.

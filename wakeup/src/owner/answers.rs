@@ -3,7 +3,7 @@
 use super::core::Answer;
 use backhaul::owner::AnswerSink;
 use backhaul::wire::{
-    Accepted, Cause, Gone, Opened, Outcome, OwnerMessage, Progress, Refused, Reply, ToEdge, Unknown, WakeAnswer,
+    Accepted, Cause, Gone, Moved, Opened, Outcome, OwnerMessage, Progress, Refused, Reply, ToEdge, Unknown, WakeAnswer,
 };
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -47,11 +47,15 @@ pub(super) fn refused(cause: Cause, retry_after: Duration, detail: &str) -> Refu
 
 fn outcome_of(answer: Answer) -> Outcome {
     match answer {
-        Answer::Accepted { joined } => Outcome::Accepted(Accepted { joined }),
+        Answer::Accepted { joined, held, eta } => {
+            let eta_ms = u32::try_from(eta.as_millis()).unwrap_or(u32::MAX);
+            Outcome::Accepted(Accepted { joined, held, eta_ms })
+        }
         Answer::Progress(phase) => Outcome::Progress(Progress { phase: phase.into() }),
         Answer::Ready(opened) => Outcome::Ready(opened),
         Answer::Refused { cause, retry_after, detail } => Outcome::Refused(refused(cause, retry_after, &detail)),
         Answer::Gone { generation } => Outcome::Gone(Gone { generation }),
+        Answer::Moved { host, generation } => Outcome::Moved(Moved { host, generation }),
         Answer::Unknown { generation } => Outcome::Unknown(Unknown { my_generation: generation }),
     }
 }

@@ -10,20 +10,28 @@
 
 mod actions;
 mod backoff;
+mod budget;
 mod due;
+mod history;
+mod moved;
 mod orders;
+mod queue;
 mod stop;
 mod wake;
 
 pub use super::sprite::{CoreSpec, WaiterId, WakeRecord};
 pub use actions::{Action, Activity, Answer, CoreSettings, WakeRequest};
+pub(super) use budget::{AwakeMeter, WakeBudget};
+pub(super) use history::History;
 pub use orders::HOLD_MAX;
 
 use super::sprite::{Lease, Sprite, State};
 use crate::spec::{Depth, SpriteStatus};
 use backhaul::owner::EdgeId;
-use backhaul::wire::{Cause, Phase, WakeKind};
+use backhaul::wire::{Cause, WakeKind};
 use backoff::Backoff;
+use moved::Gone;
+use queue::StartQueue;
 use router::names::SpriteName;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -53,9 +61,9 @@ const REASON_CHARS_MAX: usize = 64;
 pub struct OwnerCore {
     settings: CoreSettings,
     sprites: BTreeMap<SpriteName, Sprite>,
-    gone: BTreeMap<SpriteName, u64>,
+    gone: BTreeMap<SpriteName, Gone>,
     timers: BTreeSet<(Instant, SpriteName)>,
-    queue: VecDeque<SpriteName>,
+    queue: StartQueue,
     starting: usize,
     actions: VecDeque<Action>,
     backoff: Backoff,
@@ -71,7 +79,7 @@ impl OwnerCore {
             sprites: BTreeMap::new(),
             gone: BTreeMap::new(),
             timers: BTreeSet::new(),
-            queue: VecDeque::new(),
+            queue: StartQueue::default(),
             starting: 0,
             actions: VecDeque::new(),
             backoff,
@@ -108,8 +116,9 @@ impl OwnerCore {
     }
 
     fn port_wait_of(&self, sprite: &Sprite, asked: Instant) -> Duration {
+        let wait = sprite.spec.limits.port_wait.unwrap_or(self.settings.port_wait);
         let old = asked.saturating_duration_since(sprite.begun) > RUN_IS_OLD;
-        if old { PORT_WAIT_LATE.min(self.settings.port_wait) } else { self.settings.port_wait }
+        if old { PORT_WAIT_LATE.min(wait) } else { wait }
     }
 
     /// Makes a sprite known, asleep and cold, or changes what is known about it; a
@@ -157,26 +166,9 @@ impl OwnerCore {
 
     /// Destroys a sprite: waiters are told, a guest is ended.
     pub fn handle_remove(&mut self, now: Instant, name: &SpriteName) {
-        let Some(mut sprite) = self.sprites.remove(name) else { return };
-        let generation = sprite.spec.generation;
-        for waiter in std::mem::take(&mut sprite.waiters).into_keys() {
-            self.answer(waiter, name, Answer::Gone { generation });
-        }
-        if let Some(at) = sprite.armed {
-            self.timers.remove(&(at, name.clone()));
-        }
-        self.queue.retain(|queued| queued != name);
-        if matches!(sprite.state, State::Waking { phase: Phase::Starting, .. }) {
-            self.starting -= 1;
-        }
-        let token = sprite.token + 1;
-        self.actions.push_back(Action::End { name: name.clone(), run: sprite.run, token });
-        self.actions.push_back(Action::Ended { name: name.clone(), run: sprite.run });
-        if self.gone.len() >= GONE_MAX {
-            self.gone.pop_first();
-        }
-        self.gone.insert(name.clone(), generation);
-        self.start_queued(now);
+        let Some(generation) = self.sprites.get(name).map(|sprite| sprite.spec.generation) else { return };
+        self.forget(now, name, &Answer::Gone { generation });
+        self.remember_gone(name, Gone { generation, host: None });
     }
 
     /// The owner goes away: everybody who waits is told.

@@ -12,7 +12,7 @@ use crate::drivers::{Adopted, Drivers, ProcessSettings};
 use crate::spec::{Depth, Receipt, SpriteSpec, SpriteStatus};
 use backhaul::activity::RunActivity;
 use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
-use backhaul::wire::{Asleep, Cause, Open, Opened, Reply, ToOwner, Unknown, VERSION, WakeKind};
+use backhaul::wire::{Asleep, Cause, ClientClass, Open, Opened, Reply, ToOwner, Unknown, VERSION, WakeKind};
 use dashmap::DashMap;
 use router::names::SpriteName;
 use std::collections::{HashMap, VecDeque};
@@ -123,6 +123,8 @@ pub(super) enum Event {
     },
     MemoryLost {
         token: u64,
+        /// Whether to start it from its disk.
+        goes_on: oneshot::Sender<bool>,
     },
     Gate {
         token: u64,
@@ -152,15 +154,7 @@ impl OwnerHandle {
         };
         let drivers = Drivers::new(process);
         drivers.reap_orphans().await;
-        let core = OwnerCore::new(CoreSettings {
-            idle_timeout: host.idle_timeout,
-            warm_for: host.warm_for,
-            minimum_run: host.minimum_run,
-            abandoned_timeout: host.abandoned_timeout,
-            port_wait: host.port_wait,
-            start_slots: host.start_slots,
-            seed: rand::random(),
-        });
+        let core = OwnerCore::new(CoreSettings { seed: rand::random(), ..CoreSettings::from(&host) });
         let shared = Arc::new(Shared {
             runs: DashMap::new(),
             known: DashMap::new(),
@@ -219,7 +213,8 @@ impl OwnerHandle {
         let Some(generation) = self.shared.known.get(name).map(|known| *known) else {
             return Err(Reply::Unknown(Unknown { my_generation: 0 }));
         };
-        self.wake_for(name.clone(), generation, 0, Instant::now() + patience, "admin".into()).await
+        let deadline = Instant::now() + patience;
+        self.wake_for(name.clone(), generation, 0, deadline, ("admin", ClientClass::Operator)).await
     }
 
     /// Puts a sprite to sleep and waits until it sleeps. Open requests get 2 s to end.
@@ -281,10 +276,10 @@ impl OwnerHandle {
         generation: u64,
         port: u16,
         deadline: Instant,
-        reason: String,
+        (reason, class): (&str, ClientClass),
     ) -> Result<Opened, Reply> {
         let waiter = (SELF, u128::from(self.shared.next_waiter.fetch_add(1, Ordering::Relaxed)));
-        let request = WakeRequest { waiter, name, generation, deadline, reason };
+        let request = WakeRequest { waiter, name, generation, deadline, reason: reason.into(), class };
         let (sender, receiver) = oneshot::channel();
         let ending = refused(Cause::ShuttingDown, Duration::from_secs(1), "");
         if self.commands.send(Command::Wake(request, port, sender)).await.is_err() {
@@ -359,7 +354,8 @@ impl Owner for OwnerHandle {
             };
             let deadline = Instant::now() + Duration::from_millis(open.deadline_ms.into());
             let port = u16::try_from(open.port).unwrap_or(0);
-            let opened = owner.wake_for(name, open.generation, port, deadline, "stream".into()).await?;
+            let class = open.client_class();
+            let opened = owner.wake_for(name, open.generation, port, deadline, ("stream", class)).await?;
             let admitted = owner.admit(&Open { expect_run: Some(opened.run), ..open })?;
             Ok(Admitted { opened, ..admitted })
         })

@@ -1,10 +1,12 @@
 //! One sprite in the owner's core: its state, who waits for it, who claims it.
 
-use crate::spec::{Depth, SpriteStatus, StateName};
+use super::core::{AwakeMeter, History, WakeBudget};
+use crate::spec::{Depth, LOCAL_TENANT, SpriteLimits, SpriteStatus, StateName};
 use backhaul::owner::EdgeId;
 use backhaul::wire::{Opened, Phase, WakeKind};
 use router::names::SpriteName;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One waiter: an edge and the id of its wake.
@@ -21,6 +23,25 @@ pub struct CoreSpec {
     pub always: bool,
     /// It was stopped before this owner began.
     pub stopped: bool,
+    /// What its people have set.
+    pub limits: SpriteLimits,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+}
+
+impl CoreSpec {
+    /// A sprite nobody has set anything for.
+    #[must_use]
+    pub fn new(generation: u64) -> Self {
+        Self {
+            generation,
+            idle_timeout: None,
+            always: false,
+            stopped: false,
+            limits: SpriteLimits::default(),
+            tenant: LOCAL_TENANT.into(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -42,6 +63,18 @@ pub(super) struct Sprite {
     pub(super) lost_memory: bool,
     /// Nobody waited for the end of its last wake.
     pub(super) abandoned: bool,
+    /// Wakes by strangers.
+    pub(super) budget: WakeBudget,
+    /// They are too many: until then it is slow to sleep.
+    pub(super) generous_until: Option<Instant>,
+    /// Awake time against its cap.
+    pub(super) meter: AwakeMeter,
+    /// When it last fell asleep by itself.
+    pub(super) dozed: Option<Instant>,
+    /// How often in a row it was woken soon after that.
+    pub(super) naps: u32,
+    /// How long its wakes took.
+    pub(super) history: History,
     /// Its people have stopped it: nothing wakes it.
     pub(super) stopped: bool,
     /// Until when new requests wait, whatever its state.
@@ -73,6 +106,8 @@ pub(super) enum Stage {
 pub(super) struct Waiter {
     pub(super) deadline: Instant,
     pub(super) joined: bool,
+    /// One of its people, who may wake it whatever it costs.
+    pub(super) operator: bool,
     /// For the receipt of the wake that is made for it.
     pub(super) reason: String,
 }
@@ -106,13 +141,13 @@ pub struct WakeRecord {
 }
 
 impl Sprite {
-    pub(super) const fn new(spec: CoreSpec, now: Instant) -> Self {
+    pub(super) fn new(spec: CoreSpec, now: Instant) -> Self {
         let state = if spec.always {
             State::Running { since: now, port_open: true, gate_asked: false }
         } else {
             State::Asleep(Depth::Cold)
         };
-        let run = spec.always as u64;
+        let run = u64::from(spec.always);
         let stopped = spec.stopped && !spec.always;
         Self {
             spec,
@@ -126,6 +161,12 @@ impl Sprite {
             failures: 0,
             lost_memory: false,
             abandoned: false,
+            budget: WakeBudget::new(),
+            generous_until: None,
+            meter: AwakeMeter::new(now),
+            dozed: None,
+            naps: 0,
+            history: History::new(),
             stopped,
             held: None,
             wake: None,
@@ -134,8 +175,17 @@ impl Sprite {
     }
 
     pub(super) fn enter(&mut self, now: Instant, state: State) {
+        self.meter.advance(now, self.is_awake(), self.spec.limits.awake_per_day);
         self.state = state;
         self.since = now;
+    }
+
+    /// Whether a guest of it uses the machine.
+    pub(super) const fn is_awake(&self) -> bool {
+        match self.state {
+            State::Waking { phase: Phase::PortWait, .. } | State::Running { .. } | State::Stopping { .. } => true,
+            State::Asleep(_) | State::Waking { .. } | State::Failed { .. } => false,
+        }
     }
 
     /// Requests some edge claims to have open, by leases that have not expired.

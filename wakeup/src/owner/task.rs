@@ -120,8 +120,14 @@ impl Task {
             self.addresses.insert(spec.name.clone(), address);
         }
         self.shared.known.insert(spec.name.clone(), spec.generation);
-        let core =
-            CoreSpec { generation: spec.generation, idle_timeout: spec.idle_timeout, always, stopped: spec.stopped };
+        let core = CoreSpec {
+            generation: spec.generation,
+            idle_timeout: spec.idle_timeout,
+            always,
+            stopped: spec.stopped,
+            limits: spec.limits.clone(),
+            tenant: spec.tenant.as_str().into(),
+        };
         let name = spec.name.clone();
         self.specs.insert(name.clone(), spec);
         self.core.handle_upsert(now, &name, core);
@@ -148,7 +154,9 @@ impl Task {
                 let waiter = (edge, (u128::from(wake.wake_id_high) << 64) | u128::from(wake.wake_id_low));
                 let deadline = now + Duration::from_millis(wake.deadline_ms.into());
                 let port = u16::try_from(wake.port).unwrap_or(0);
-                let request = WakeRequest { waiter, name, generation: wake.generation, deadline, reason: wake.reason };
+                let class = wake.client_class();
+                let request =
+                    WakeRequest { waiter, name, generation: wake.generation, deadline, reason: wake.reason, class };
                 self.wake(now, request, port);
             }
             Some(EdgeMessage::Withdraw(withdraw)) => {
@@ -229,9 +237,10 @@ impl Task {
                     self.core.handle_exited(now, name, run, &detail);
                 }
             }
-            Event::MemoryLost { token } => {
+            Event::MemoryLost { token, goes_on } => {
                 self.born.insert(name.clone(), run);
-                self.core.handle_memory_lost(name, token);
+                // It is dropped only when the owner ends.
+                let _ = goes_on.send(self.core.handle_memory_lost(now, name, token));
             }
             Event::Gate { token, closed, forced } => self.core.handle_gate(now, name, token, closed, forced),
             Event::Stopped { token, depth } => self.core.handle_stopped(now, name, token, depth),
@@ -284,7 +293,9 @@ impl Task {
                     None => {
                         // It died while it was frozen: its disk is what is left.
                         driver.end(&tell.name).await;
-                        tell.send(Event::MemoryLost { token }).await;
+                        if !tell.memory_lost(token).await {
+                            return;
+                        }
                         started(&*driver, &spec, &tell).await
                     }
                 },
@@ -512,6 +523,13 @@ impl Teller {
     async fn send(&self, event: Event) {
         // The owner's task has ended only when everything has.
         let _ = self.commands.send(Command::Event(self.name.clone(), self.run, event)).await;
+    }
+
+    /// Says that only the disk is left; whether it is to be started from that.
+    async fn memory_lost(&self, token: u64) -> bool {
+        let (goes_on, told) = oneshot::channel();
+        self.send(Event::MemoryLost { token, goes_on }).await;
+        told.await.unwrap_or(false)
     }
 }
 

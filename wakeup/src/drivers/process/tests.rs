@@ -15,14 +15,7 @@ impl Bench {
     }
 
     fn spec(&self, name: &str, command: &str) -> SpriteSpec {
-        SpriteSpec {
-            name: SpriteName::parse(name).unwrap(),
-            generation: 1,
-            driver: DriverSpec::Process { command: command.into() },
-            ports: vec![],
-            idle_timeout: None,
-            stopped: false,
-        }
+        SpriteSpec::new(SpriteName::parse(name).unwrap(), 1, DriverSpec::Process { command: command.into() })
     }
 }
 

@@ -76,7 +76,7 @@ impl Bench {
     }
 
     fn accept(&mut self, wake: &Wake) {
-        self.answer(wake, Outcome::Accepted(Accepted { joined: false }));
+        self.answer(wake, Outcome::Accepted(Accepted { joined: false, ..Accepted::default() }));
     }
 
     fn refuse(&mut self, wake: &Wake, cause: Cause, retry_after_ms: u32) {

@@ -4,7 +4,7 @@
 
 use super::super::sprite::{WaiterId, WakeRecord};
 use crate::spec::Depth;
-use backhaul::wire::{Cause, Opened, Phase};
+use backhaul::wire::{Cause, ClientClass, Opened, Phase};
 use router::names::SpriteName;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,14 @@ pub struct CoreSettings {
     pub warm_for: Duration,
     /// It runs at least this long after a wake.
     pub minimum_run: Duration,
+    /// Anonymous wakes of one sprite in an hour, and how many of them at once.
+    pub wakes_per_hour: u32,
+    /// See `wakes_per_hour`.
+    pub wake_burst: u32,
+    /// Idle timeout of a sprite that is over it, for the rest of the hour.
+    pub busy_idle_timeout: Duration,
+    /// Sprites of one tenant that may run at the same time; 0 is no bound.
+    pub running_per_tenant: usize,
     /// Idle timeout of an abandoned wake.
     pub abandoned_timeout: Duration,
     /// How long a closed port is waited for.
@@ -25,6 +33,25 @@ pub struct CoreSettings {
     pub start_slots: usize,
     /// Seed of the jitter.
     pub seed: u64,
+}
+
+impl From<&config::Host> for CoreSettings {
+    /// The figures of a host; the seed is to be set.
+    fn from(host: &config::Host) -> Self {
+        Self {
+            idle_timeout: host.idle_timeout,
+            warm_for: host.warm_for,
+            minimum_run: host.minimum_run,
+            wakes_per_hour: host.wakes_per_hour,
+            wake_burst: host.wake_burst,
+            busy_idle_timeout: host.busy_idle_timeout,
+            running_per_tenant: host.running_per_tenant,
+            abandoned_timeout: host.abandoned_timeout,
+            port_wait: host.port_wait,
+            start_slots: host.start_slots,
+            seed: 0,
+        }
+    }
 }
 
 /// What the core asks of its shell. `token` comes back with the result.
@@ -69,7 +96,7 @@ pub enum Action {
 #[expect(missing_docs, reason = "the sentence of a variant covers its fields")]
 pub enum Answer {
     /// The wake is known here.
-    Accepted { joined: bool },
+    Accepted { joined: bool, held: bool, eta: Duration },
     /// It entered a phase.
     Progress(Phase),
     /// The port answers. Ends the wait.
@@ -78,6 +105,8 @@ pub enum Answer {
     Refused { cause: Cause, retry_after: Duration, detail: String },
     /// Ends the wait.
     Gone { generation: u64 },
+    /// Ends the wait: it is placed on that host now.
+    Moved { host: String, generation: u64 },
     /// Ends the wait.
     Unknown { generation: u64 },
 }
@@ -101,4 +130,6 @@ pub struct WakeRequest {
     pub deadline: Instant,
     /// For the receipt.
     pub reason: String,
+    /// Who asked, as far as its edge could tell.
+    pub class: ClientClass,
 }

@@ -7,6 +7,11 @@ use backhaul::wire::{Cause, Phase};
 use router::names::SpriteName;
 use std::time::{Duration, Instant};
 
+/// Sleeps shorter than a minute in a row before the minimum run grows (`wake.md` §8).
+const NAPS_FREE: u32 = 3;
+/// Longest it grows (`wake.md` §8).
+const MINIMUM_RUN_MAX: Duration = Duration::from_secs(300);
+
 impl OwnerCore {
     /// Lets everything happen that is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant, activity: &dyn Activity) {
@@ -58,6 +63,7 @@ impl OwnerCore {
                 return self.idle_perhaps(now, name, awake, activity);
             }
             State::Stopping { depth, stage: Stage::Interruptible { until, .. } } if now >= until => {
+                sprite.dozed = Some(now);
                 return self.commit(now, name, depth);
             }
             State::Failed { until, .. } if now >= until => sprite.enter(now, State::Asleep(Depth::Cold)),
@@ -81,7 +87,7 @@ impl OwnerCore {
             // Somebody came after all.
             sprite.abandoned = false;
         }
-        let idle = sprite.spec.idle_timeout.unwrap_or(self.settings.idle_timeout);
+        let idle = idle_timeout(sprite, &self.settings, now);
         let at = match open {
             0 => idle_at(sprite, &self.settings, awake, last).max(sprite.claimed_until(now).unwrap_or(now)),
             // What is open ends now at the earliest, and that counts as activity.
@@ -138,9 +144,22 @@ impl OwnerCore {
 
 /// When a running sprite is idle, if nothing more happens.
 fn idle_at(sprite: &Sprite, settings: &CoreSettings, awake: Instant, last: Instant) -> Instant {
-    let idle = sprite.spec.idle_timeout.unwrap_or(settings.idle_timeout);
+    let idle = idle_timeout(sprite, settings, last.max(awake));
     if sprite.abandoned {
         return last.max(awake) + settings.abandoned_timeout.min(idle);
     }
-    (last.max(awake) + idle).max(awake + settings.minimum_run)
+    (last.max(awake) + idle).max(awake + minimum_run(sprite, settings))
+}
+
+/// Over its budget of wakes it is slow to sleep: fewer wakes, and nobody is refused.
+fn idle_timeout(sprite: &Sprite, settings: &CoreSettings, last: Instant) -> Duration {
+    let idle = sprite.spec.idle_timeout.unwrap_or(settings.idle_timeout);
+    if sprite.generous_until.is_some_and(|until| last < until) { idle.max(settings.busy_idle_timeout) } else { idle }
+}
+
+/// Doubled with each nap that was too short, once there were [`NAPS_FREE`] of them.
+fn minimum_run(sprite: &Sprite, settings: &CoreSettings) -> Duration {
+    let doublings = sprite.naps.saturating_sub(NAPS_FREE).min(16);
+    let longest = MINIMUM_RUN_MAX.max(settings.minimum_run);
+    settings.minimum_run.saturating_mul(1 << doublings).min(longest)
 }

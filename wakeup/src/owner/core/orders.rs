@@ -5,7 +5,7 @@
 //! stop gives it only the little time of every forced sleep.
 
 use super::super::sprite::{Stage, State};
-use super::{Action, OwnerCore};
+use super::{Action, Answer, OwnerCore};
 use crate::spec::Depth;
 use backhaul::wire::{Cause, Phase, WakeKind};
 use router::names::SpriteName;
@@ -72,7 +72,7 @@ impl OwnerCore {
         let depth = if kind == WakeKind::Warm { Depth::Warm } else { Depth::Cold };
         sprite.wake = None;
         sprite.enter(now, State::Asleep(depth));
-        self.queue.retain(|queued| queued != name);
+        self.queue.remove(name);
     }
 
     /// From now on new requests wait, for `longest` at most and never longer than
@@ -82,6 +82,12 @@ impl OwnerCore {
         let Some(sprite) = self.sprites.get_mut(name) else { return false };
         sprite.held = Some(now + longest.min(HOLD_MAX));
         let run = sprite.run;
+        let waiting: Vec<_> = sprite.waiters.iter().map(|(id, waiter)| (*id, waiter.joined)).collect();
+        for (waiter, joined) in waiting {
+            // Their patience is of another kind from now on.
+            self.answer(waiter, name, Answer::Accepted { joined, held: true, eta: Duration::ZERO });
+        }
+        let Some(sprite) = self.sprites.get(name) else { return false };
         match sprite.state {
             State::Running { .. } => self.actions.push_back(Action::Hold { name: name.clone(), run }),
             State::Waking { phase: Phase::Queued, .. } => {

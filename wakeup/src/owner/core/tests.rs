@@ -1,5 +1,8 @@
+mod bounds;
+
 use super::*;
 use crate::spec::{Depth, StateName};
+use backhaul::wire::ClientClass;
 
 /// What the guests have open, as the test says.
 struct Quiet(Instant, u32);
@@ -21,23 +24,12 @@ const EDGE: EdgeId = EdgeId(1);
 
 impl Bench {
     fn new(names: &[&str]) -> Self {
-        let settings = CoreSettings {
-            idle_timeout: Duration::from_secs(30),
-            warm_for: Duration::from_secs(600),
-            minimum_run: Duration::from_secs(10),
-            abandoned_timeout: Duration::from_secs(5),
-            port_wait: Duration::from_secs(10),
-            start_slots: 2,
-            seed: 1,
-        };
+        let host = config::Host { start_slots: 2, ..config::Host::default() };
+        let settings = CoreSettings { seed: 1, ..CoreSettings::from(&host) };
         let now = Instant::now();
         let mut bench = Self { core: OwnerCore::new(settings), now, quiet: Quiet(now, 0), next: 0 };
         for sprite in names {
-            bench.core.handle_upsert(
-                now,
-                &name(sprite),
-                CoreSpec { generation: 2, idle_timeout: None, always: false, stopped: false },
-            );
+            bench.core.handle_upsert(now, &name(sprite), CoreSpec::new(2));
         }
         bench
     }
@@ -50,7 +42,8 @@ impl Bench {
         self.next += 1;
         let waiter = (EDGE, self.next);
         let deadline = self.now + Duration::from_secs(30);
-        let request = WakeRequest { waiter, name: name(sprite), generation, deadline, reason: "test".into() };
+        let (name, reason, class) = (name(sprite), "test".into(), ClientClass::Anonymous);
+        let request = WakeRequest { waiter, name, generation, deadline, reason, class };
         self.core.handle_wake(self.now, request);
         waiter
     }
@@ -232,11 +225,7 @@ fn a_port_that_stays_closed_is_told_after_ten_seconds_and_the_guest_is_left_alon
 #[test]
 fn an_older_placement_changes_nothing_and_an_edge_behind_or_ahead_is_told() {
     let mut bench = Bench::new(&["a"]);
-    bench.core.handle_upsert(
-        bench.now,
-        &name("a"),
-        CoreSpec { generation: 1, idle_timeout: None, always: false, stopped: false },
-    );
+    bench.core.handle_upsert(bench.now, &name("a"), CoreSpec::new(1));
     for generation in [1, 3] {
         let waiter = bench.wake_at("a", generation);
         assert_eq!(bench.ends(), [(waiter, Answer::Unknown { generation: 2 })]);

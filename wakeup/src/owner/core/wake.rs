@@ -3,24 +3,26 @@
 use super::super::sprite::{Sprite, Stage, State, Waiter};
 use super::{Action, Answer, OwnerCore, REASON_CHARS_MAX, WAITERS_MAX, WaiterId, WakeRecord, WakeRequest, current};
 use crate::spec::Depth;
-use backhaul::wire::{Cause, Phase, WakeKind};
+use backhaul::wire::{Cause, ClientClass, Phase, WakeKind};
 use router::names::SpriteName;
 use std::time::{Duration, Instant};
 
 /// When a host that is full may be asked again (chosen: a start takes a second or two).
 const BUSY_RETRY: Duration = Duration::from_secs(2);
+/// When a tenant at its bound may ask again (chosen: the idle timeout of what runs).
+const CAPACITY_RETRY: Duration = Duration::from_secs(30);
+/// A sleep shorter than this was hardly worth it (`wake.md` §8).
+const NAP: Duration = Duration::from_secs(60);
 
 impl OwnerCore {
     /// Somebody wants it to run.
     pub fn handle_wake(&mut self, now: Instant, request: WakeRequest) {
-        let WakeRequest { waiter, name, generation, deadline, reason } = request;
+        let WakeRequest { waiter, name, generation, deadline, reason, class } = request;
         let full = self.queue_is_full();
+        let crowded = self.tenant_is_at_capacity(&name);
+        let (per_hour, burst) = (self.settings.wakes_per_hour, self.settings.wake_burst);
         let Some(sprite) = self.sprites.get_mut(&name) else {
-            let answer = match self.gone.get(&name) {
-                Some(&destroyed) if generation <= destroyed => Answer::Gone { generation: destroyed },
-                // Made again since, and not known here yet; or never heard of.
-                destroyed => Answer::Unknown { generation: destroyed.copied().unwrap_or(0) },
-            };
+            let answer = self.absent(&name, generation);
             return self.answer(waiter, &name, answer);
         };
         if generation != sprite.spec.generation {
@@ -31,8 +33,8 @@ impl OwnerCore {
         if let Some(known) = sprite.waiters.get_mut(&waiter) {
             // A retransmission, or the same wake with a longer deadline.
             known.deadline = known.deadline.max(deadline);
-            let joined = known.joined;
-            self.answer(waiter, &name, Answer::Accepted { joined });
+            let accepted = sprite.accepted(now, known_joined(sprite, waiter));
+            self.answer(waiter, &name, accepted);
             return self.arm(now, &name);
         }
         if sprite.stopped {
@@ -54,24 +56,50 @@ impl OwnerCore {
             let opened = sprite.opened(WakeKind::None, Duration::ZERO, false);
             return self.answer(waiter, &name, Answer::Ready(opened));
         }
-        if sprite.waiters.len() >= WAITERS_MAX
-            || (full && sprite.held.is_none() && matches!(sprite.state, State::Asleep(_)))
-        {
+        let sleeps = matches!(sprite.state, State::Asleep(_));
+        if sprite.waiters.len() >= WAITERS_MAX || (full && sprite.held.is_none() && sleeps) {
             return self.answer(waiter, &name, busy());
+        }
+        let operator = class == ClientClass::Operator;
+        if sleeps && sprite.waiters.is_empty() {
+            if let Some(refusal) = sprite.refusal(now, operator, crowded) {
+                return self.answer(waiter, &name, refusal);
+            }
+            if !operator && class != ClientClass::Authenticated {
+                let per_hour = sprite.spec.limits.wakes_per_hour.unwrap_or(per_hour);
+                sprite.generous_until = sprite.budget.spend(now, per_hour, burst).or(sprite.generous_until);
+            }
         }
         let joined = !sprite.waiters.is_empty() || matches!(sprite.state, State::Waking { .. });
         let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-        sprite.waiters.insert(waiter, Waiter { deadline, joined, reason: reason.clone() });
+        sprite.waiters.insert(waiter, Waiter { deadline, joined, operator, reason: reason.clone() });
         sprite.abandoned = false;
         if let Some(record) = &mut sprite.wake {
             record.waiters += 1;
         }
-        let held = sprite.held.is_some();
-        self.answer(waiter, &name, Answer::Accepted { joined });
-        if !held {
+        if sprite.held.is_none() {
             self.wake(now, &name, &reason);
         }
+        if let Some(sprite) = self.sprites.get(&name)
+            && sprite.waiters.contains_key(&waiter)
+        {
+            let accepted = sprite.accepted(now, joined);
+            self.answer(waiter, &name, accepted);
+        }
         self.arm(now, &name);
+    }
+
+    /// Whether one more sprite of its tenant would be one too many. Looks at all sprites of
+    /// the host, which are thousands at most, and only where there is such a bound.
+    fn tenant_is_at_capacity(&self, name: &SpriteName) -> bool {
+        let most = self.settings.running_per_tenant;
+        let Some(tenant) = self.sprites.get(name).filter(|_| most > 0).map(|sprite| &sprite.spec.tenant) else {
+            return false;
+        };
+        let runs = |sprite: &&Sprite| {
+            !matches!(sprite.state, State::Asleep(_) | State::Failed { .. }) && sprite.spec.tenant == *tenant
+        };
+        self.sprites.values().filter(runs).take(most).count() >= most
     }
 
     /// Moves a sprite that somebody waits for towards running.
@@ -93,7 +121,7 @@ impl OwnerCore {
                 let kind = depth.wake_kind();
                 sprite.wake = Some(record(kind));
                 sprite.enter(now, State::Waking { phase: Phase::Queued, kind });
-                self.queue.push_back(name.clone());
+                self.queue.push(&sprite.spec.tenant, name.clone());
                 self.start_queued(now);
             }
             State::Stopping { stage: Stage::Interruptible { port_open, .. }, .. } => {
@@ -143,7 +171,7 @@ impl OwnerCore {
     /// Gives free start slots to the queue, first come first served.
     pub(super) fn start_queued(&mut self, now: Instant) {
         while self.starting < self.settings.start_slots {
-            let Some(name) = self.queue.pop_front() else { return };
+            let Some(name) = self.queue.pop() else { return };
             let Some(sprite) = self.sprites.get_mut(&name) else { continue };
             let State::Waking { phase, kind } = &mut sprite.state else { continue };
             *phase = Phase::Starting;
@@ -152,6 +180,7 @@ impl OwnerCore {
             sprite.begun = now;
             sprite.run += 1;
             sprite.token += 1;
+            sprite.count_nap(now);
             self.starting += 1;
             if let Some(record) = &mut sprite.wake {
                 record.slot = Some(now);
@@ -210,17 +239,32 @@ impl OwnerCore {
         self.arm(now, name);
     }
 
-    /// The frozen guest was no more: the wake goes on as a cold one.
-    pub fn handle_memory_lost(&mut self, name: &SpriteName, token: u64) {
-        let Some(sprite) = current(&mut self.sprites, name, token) else { return };
-        if let State::Waking { kind, .. } = &mut sprite.state {
-            *kind = WakeKind::Cold;
-            sprite.lost_memory = true;
-            if let Some(record) = &mut sprite.wake {
-                record.kind = WakeKind::Cold;
-                record.lost_memory = true;
-            }
+    /// The frozen guest was no more: the wake goes on as a cold one, unless its people want to
+    /// decide about that. Whether it goes on.
+    pub fn handle_memory_lost(&mut self, now: Instant, name: &SpriteName, token: u64) -> bool {
+        let Some(sprite) = current(&mut self.sprites, name, token) else { return false };
+        let State::Waking { phase: Phase::Starting, kind } = &mut sprite.state else { return false };
+        *kind = WakeKind::Cold;
+        sprite.lost_memory = true;
+        if let Some(record) = &mut sprite.wake {
+            record.kind = WakeKind::Cold;
+            record.lost_memory = true;
         }
+        if !sprite.spec.limits.refuse_lossy || sprite.waiters.values().any(|waiter| waiter.operator) {
+            return true;
+        }
+        let (run, record) = (sprite.run, sprite.wake.take());
+        sprite.token += 1;
+        sprite.enter(now, State::Asleep(Depth::Cold));
+        self.starting -= 1;
+        self.actions.push_back(Action::Ended { name: name.clone(), run });
+        if let Some(record) = record {
+            self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "refused_lossy" });
+        }
+        self.refuse_all(name, Cause::LossyWake, Duration::ZERO, "");
+        self.start_queued(now);
+        self.arm(now, name);
+        false
     }
 
     /// The guest's port answered.
@@ -233,6 +277,7 @@ impl OwnerCore {
                 let run = sprite.run;
                 let record = sprite.wake.take().map(|record| WakeRecord { ready: Some(now), ..record });
                 let took = record.as_ref().map_or(Duration::ZERO, |record| now.saturating_duration_since(record.asked));
+                sprite.history.note(kind, took);
                 self.actions.push_back(Action::Running { name: name.clone(), run });
                 if let Some(record) = record {
                     self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "ready" });
@@ -337,11 +382,47 @@ impl OwnerCore {
     }
 }
 
+/// Whether a known waiter had joined a wake of somebody else.
+fn known_joined(sprite: &Sprite, waiter: WaiterId) -> bool {
+    sprite.waiters.get(&waiter).is_some_and(|waiter| waiter.joined)
+}
+
 fn busy() -> Answer {
     Answer::Refused { cause: Cause::HostBusy, retry_after: BUSY_RETRY, detail: "the start queue is full".into() }
 }
 
 impl Sprite {
+    fn accepted(&self, now: Instant, joined: bool) -> Answer {
+        let ago = |record: &WakeRecord| now.saturating_duration_since(record.asked);
+        let eta = self.wake.as_ref().map(|record| self.history.left(record.kind, ago(record)));
+        Answer::Accepted { joined, held: self.held.is_some(), eta: eta.unwrap_or_default() }
+    }
+
+    /// Why this sleeping sprite is not woken, if its people or its tenant's bounds forbid it.
+    fn refusal(&mut self, now: Instant, operator: bool, crowded: bool) -> Option<Answer> {
+        if crowded {
+            let (cause, retry_after) = (Cause::TenantAtCapacity, CAPACITY_RETRY);
+            return Some(Answer::Refused { cause, retry_after, detail: String::new() });
+        }
+        if operator {
+            return None;
+        }
+        if self.lost_memory && self.spec.limits.refuse_lossy {
+            let (cause, retry_after) = (Cause::LossyWake, Duration::ZERO);
+            return Some(Answer::Refused { cause, retry_after, detail: String::new() });
+        }
+        self.meter.advance(now, false, self.spec.limits.awake_per_day);
+        let retry_after = self.meter.refuses(self.spec.limits.awake_per_day)?;
+        Some(Answer::Refused { cause: Cause::AwakeBudget, retry_after, detail: String::new() })
+    }
+
+    /// Woken soon after it had fallen asleep by itself, again and again: it should have stayed
+    /// awake.
+    fn count_nap(&mut self, now: Instant) {
+        let short = self.dozed.take().is_some_and(|dozed| now.saturating_duration_since(dozed) < NAP);
+        self.naps = if short { self.naps.saturating_add(1) } else { 0 };
+    }
+
     /// Having run for a while, the next failed wake is the first again.
     pub(super) fn forget_failures(&mut self, now: Instant, awake: Instant) {
         if now.saturating_duration_since(awake) >= super::FAILURES_FORGOTTEN {

@@ -35,7 +35,7 @@ fn outcome(what: u8) -> Outcome {
     let refused =
         |cause: Cause| Outcome::Refused(Refused { cause: cause.into(), retry_after_ms: 1_000, detail: String::new() });
     match what {
-        0 => Outcome::Accepted(Accepted { joined: true }),
+        0 => Outcome::Accepted(Accepted { joined: true, ..Accepted::default() }),
         1 => Outcome::Progress(Progress { phase: Phase::Starting.into() }),
         2 => refused(Cause::WakeDeadline),
         3 => refused(Cause::WakeFailed),

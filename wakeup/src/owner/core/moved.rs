@@ -1,0 +1,71 @@
+//! What this owner knows of sprites it does not have any more: destroyed, or moved away.
+
+use super::super::sprite::State;
+use super::{Action, Answer, GONE_MAX, OwnerCore};
+use backhaul::wire::Phase;
+use router::names::SpriteName;
+use std::time::Instant;
+
+/// The last that was known here.
+#[derive(Clone, Debug)]
+pub(super) struct Gone {
+    /// The placement that was destroyed, or the one it has now.
+    pub(super) generation: u64,
+    /// Where it is now; none when it is nowhere.
+    pub(super) host: Option<String>,
+}
+
+impl OwnerCore {
+    /// It lives on another host from now on, under a newer placement. Who waits is told; what
+    /// is left of its guest here is ended. Sleep it first: what it has in memory does not
+    /// travel by this call. `false` when it is unknown, or `generation` is not newer.
+    pub fn handle_moved(&mut self, now: Instant, name: &SpriteName, host: &str, generation: u64) -> bool {
+        if self.sprites.get(name).is_none_or(|sprite| generation <= sprite.spec.generation) {
+            return false;
+        }
+        let answer = Answer::Moved { host: host.into(), generation };
+        self.forget(now, name, &answer);
+        self.remember_gone(name, Gone { generation, host: Some(host.into()) });
+        true
+    }
+
+    /// Takes a sprite out of everything; who waits hears `answer`, its guest is ended.
+    pub(super) fn forget(&mut self, now: Instant, name: &SpriteName, answer: &Answer) {
+        let Some(mut sprite) = self.sprites.remove(name) else { return };
+        for waiter in std::mem::take(&mut sprite.waiters).into_keys() {
+            self.answer(waiter, name, answer.clone());
+        }
+        if let Some(at) = sprite.armed {
+            self.timers.remove(&(at, name.clone()));
+        }
+        self.queue.remove(name);
+        if matches!(sprite.state, State::Waking { phase: Phase::Starting, .. }) {
+            self.starting -= 1;
+        }
+        let token = sprite.token + 1;
+        self.actions.push_back(Action::End { name: name.clone(), run: sprite.run, token });
+        self.actions.push_back(Action::Ended { name: name.clone(), run: sprite.run });
+        self.start_queued(now);
+    }
+
+    pub(super) fn remember_gone(&mut self, name: &SpriteName, gone: Gone) {
+        if self.gone.len() >= GONE_MAX {
+            self.gone.pop_first();
+        }
+        self.gone.insert(name.clone(), gone);
+    }
+
+    /// The answer to who asks for a sprite that is not here, believing in `generation`.
+    pub(super) fn absent(&self, name: &SpriteName, generation: u64) -> Answer {
+        match self.gone.get(name) {
+            Some(Gone { generation: now, host: Some(host) }) if generation <= *now => {
+                Answer::Moved { host: host.clone(), generation: *now }
+            }
+            Some(Gone { generation: destroyed, host: None }) if generation <= *destroyed => {
+                Answer::Gone { generation: *destroyed }
+            }
+            // Made again since, and not known here yet; or never heard of.
+            known => Answer::Unknown { generation: known.map_or(0, |gone| gone.generation) },
+        }
+    }
+}
