@@ -3,10 +3,10 @@
 
 use crate::owner::{Admitted, AnswerSink, EdgeId, Owner};
 use crate::stream::GuestStream;
-use crate::wire::{Open, ToEdge, ToOwner};
+use crate::wire::{Cordon, Cordoned, EdgeMessage, Open, OwnerMessage, ToEdge, ToOwner};
 use crate::{EdgeEvents, OpenError};
 use router::route::HostId;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::net::TcpStream;
 
 /// The only edge an in-process owner knows.
@@ -16,11 +16,12 @@ const EDGE: EdgeId = EdgeId(0);
 pub struct Direct {
     owner: Arc<dyn Owner>,
     events: OnceLock<Arc<dyn EdgeEvents>>,
+    me: Weak<Self>,
 }
 
 impl Direct {
-    pub(crate) fn new(owner: Arc<dyn Owner>) -> Self {
-        Self { owner, events: OnceLock::new() }
+    pub(crate) fn new(owner: Arc<dyn Owner>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self { owner, events: OnceLock::new(), me: me.clone() })
     }
 
     pub(crate) fn set_events(&self, events: Arc<dyn EdgeEvents>) {
@@ -30,9 +31,20 @@ impl Direct {
 
     pub(crate) fn send(&self, host: HostId, message: ToOwner) {
         let events = self.events.get().cloned();
+        let me = self.me.clone();
         let answers: AnswerSink = Arc::new(move |answer: ToEdge| {
+            let cordoned = match &answer.message {
+                Some(OwnerMessage::Cordon(Cordon { sprite, run, .. })) => {
+                    Some(Cordoned { sprite: sprite.clone(), run: *run })
+                }
+                _ => None,
+            };
             if let Some(events) = &events {
                 events.answer(host, answer);
+            }
+            // The gate is the owner's own: it was closed before this was said.
+            if let (Some(cordoned), Some(me)) = (cordoned, me.upgrade()) {
+                me.send(host, ToOwner { message: Some(EdgeMessage::Cordoned(cordoned)) });
             }
         });
         self.owner.control(EDGE, message, &answers);

@@ -49,7 +49,7 @@ impl Backhaul {
     /// Plain TCP to the guests of `owner`, which is asked in-process.
     #[must_use]
     pub fn direct(owner: Arc<dyn Owner>) -> Self {
-        Self(Way::Direct(Arc::new(Direct::new(owner))))
+        Self(Way::Direct(Direct::new(owner)))
     }
 
     /// Sessions to the hosts, inside WireGuard.

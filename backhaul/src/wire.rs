@@ -250,7 +250,7 @@ pub struct Refused {
 #[derive(Clone, PartialEq, Message)]
 pub struct ToOwner {
     /// The message.
-    #[prost(oneof = "EdgeMessage", tags = "1, 2, 3")]
+    #[prost(oneof = "EdgeMessage", tags = "1, 2, 3, 4")]
     pub message: Option<EdgeMessage>,
 }
 
@@ -266,6 +266,9 @@ pub enum EdgeMessage {
     /// What this edge has open, once a second while there is anything.
     #[prost(message, tag = "3")]
     Leases(Leases),
+    /// A [`Cordon`] is in effect at this edge.
+    #[prost(message, tag = "4")]
+    Cordoned(Cordoned),
 }
 
 /// Asks the owner to make a sprite ready. Retransmitted with the same id; idempotent.
@@ -435,6 +438,17 @@ pub struct Cordon {
     /// It does not end: nothing new may begin with it for a while, open or not.
     #[prost(bool, tag = "3")]
     pub hold: bool,
+}
+
+/// See [`EdgeMessage::Cordoned`].
+#[derive(Clone, PartialEq, Message)]
+pub struct Cordoned {
+    /// Lower-case sprite name.
+    #[prost(string, tag = "1")]
+    pub sprite: String,
+    /// The run nothing new begins with.
+    #[prost(uint64, tag = "2")]
+    pub run: u64,
 }
 
 /// A frame that is too long or not a message of the expected kind.

@@ -15,10 +15,18 @@ pub struct Hold {
     pub per_sprite: usize,
     /// Requests held for one client prefix (/32, /56) over all sprites.
     pub per_client: usize,
-    /// Requests held in all.
+    /// Requests held for all sprites of one tenant.
+    pub per_tenant: usize,
+    /// Requests held in all; never more than a quarter of the open files the process may have.
     pub per_process: usize,
+    /// Memory of all held requests, bytes. At four fifths of it anonymous ones are refused.
+    pub memory_bytes: usize,
     /// Pending wakes.
     pub flights: usize,
+    /// Pending wakes at one host.
+    pub flights_per_host: usize,
+    /// Held requests let go at once when their sprite runs; doubled each 25 ms for a second.
+    pub release_window: usize,
     /// Wakes a client's network (/32, /56) may waste in an hour: those that were answered 4xx or
     /// left before the answer. 0 is no bound.
     pub wasted_wakes_per_hour: u32,
@@ -30,8 +38,12 @@ impl Default for Hold {
             timeout: Duration::from_secs(30),
             per_sprite: 128,
             per_client: 512,
+            per_tenant: 1_024,
             per_process: 8_192,
+            memory_bytes: 384 << 20,
             flights: 4_096,
+            flights_per_host: 512,
+            release_window: 8,
             wasted_wakes_per_hour: 20,
         }
     }
@@ -47,8 +59,12 @@ impl Hold {
         }
         all_at_least_one(&[
             ("hold.per_client", self.per_client),
+            ("hold.per_tenant", self.per_tenant),
             ("hold.per_process", self.per_process),
+            ("hold.memory_bytes", self.memory_bytes),
             ("hold.flights", self.flights),
+            ("hold.flights_per_host", self.flights_per_host),
+            ("hold.release_window", self.release_window),
         ])
     }
 }

@@ -177,12 +177,23 @@ fn hold_verdict(error: &HoldError) -> Verdict {
         HoldError::ClientHoldFull => {
             verdict(429, "client_hold_full", "http_request_denied", 2, "Too many of your requests wait already.")
         }
+        HoldError::TenantHoldFull => verdict(
+            503,
+            "tenant_hold_full",
+            "destination_unavailable",
+            2,
+            "Too many requests wait for sprites like this one.",
+        ),
         HoldError::EdgeBusy => {
             verdict(503, "edge_busy", "proxy_internal_error", 2, "This location is too busy to hold more requests.")
         }
-        HoldError::Deadline { .. } => {
-            verdict(504, "wake_deadline", "http_response_timeout", 1, "The sprite did not wake in time.")
-        }
+        HoldError::Deadline { eta, .. } => verdict(
+            504,
+            "wake_deadline",
+            "http_response_timeout",
+            seconds_up(*eta).max(1),
+            "The sprite did not wake in time.",
+        ),
         HoldError::Refused { cause, retry_after_ms, .. } => {
             cause_verdict(*cause, seconds_up(Duration::from_millis(u64::from(*retry_after_ms))))
         }

@@ -7,12 +7,16 @@ use crate::error::RequestError;
 use crate::forward::Guest;
 use crate::request::{Destination, Exchange};
 use crate::worker::Worker;
+use http::Version;
 use http::header;
 use http::request::Parts;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use wakeup::hold::{HoldError, HoldRequest};
 
+/// Memory of one header field besides its text, bytes (measured: two `Bytes` and the map's
+/// entry of the `http` crate).
+const FIELD_BYTES: usize = 104;
 /// Longest hold of a request for an event stream, and the cap of every hold (`wake.md` §6).
 const EVENT_STREAM_HOLD: Duration = Duration::from_secs(60);
 
@@ -38,6 +42,7 @@ pub async fn wake(
         client: client.peer.ip(),
         client_class: client_class::of(&exchange.parts, exchange.authenticated),
         reason: format!("http {}", exchange.parts.method),
+        bytes: connection_bytes(exchange.parts.version) + head_bytes(&exchange.parts),
     });
     let woken = tokio::select! {
         biased;
@@ -49,9 +54,26 @@ pub async fn wake(
         HoldError::Gone { .. } => RequestError::Gone,
         error => RequestError::Hold(error),
     })?;
+    let (woken, turn) = woken;
     let guest = Guest::fresh(to, woken.run);
     exchange.woken = Some(woken);
+    exchange.turn = Some(turn);
     Ok(guest)
+}
+
+/// What a held request's share of its connection takes, bytes: the bounds its memory is held
+/// to (`wake.md`, test 15).
+const fn connection_bytes(version: Version) -> usize {
+    match version {
+        Version::HTTP_2 => 16 * 1024,
+        _ => 32 * 1024,
+    }
+}
+
+/// What the head of a request takes, bytes: names and values, and what holds them.
+fn head_bytes(parts: &Parts) -> usize {
+    let lines: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum();
+    parts.uri.path_and_query().map_or(0, |target| target.as_str().len()) + lines
 }
 
 /// The client's own patience (`Prefer: wait=`, RFC 7240 §4.3; `grpc-timeout`) if it is

@@ -27,7 +27,7 @@ use router::route::Route;
 use router::table::Lookup;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use wakeup::hold::Woken;
+use wakeup::hold::{Fared, Turn, Woken};
 
 /// How often one request may find its sprite asleep or elsewhere after it was sent (`wake.md` §6).
 const HOPS_MAX: u32 = 2;
@@ -42,6 +42,8 @@ pub struct Exchange<'a> {
     pub id: RequestId,
     /// How the last hold ended, if the request was held.
     pub woken: Option<Woken>,
+    /// Its turn among those who were held with it, until it is known how it fares.
+    pub turn: Option<Turn>,
     /// When it must be answered at the latest, set by the first hold.
     pub deadline: Option<Instant>,
     /// How long it has been held so far.
@@ -89,6 +91,7 @@ pub async fn handle(
         upload,
         id,
         woken: None,
+        turn: None,
         deadline: None,
         held: None,
         authenticated: false,
@@ -143,7 +146,11 @@ async fn serve(
                 Way::Answered(answer) => return Ok(*answer),
             },
         };
-        match forward::attempt(worker, client, exchange, &named.host, guest).await? {
+        let attempted = forward::attempt(worker, client, exchange, &named.host, guest).await;
+        if let Some(turn) = exchange.turn.take() {
+            turn.end(fared(&attempted));
+        }
+        match attempted? {
             Attempt::Answered(response) => return Ok(response),
             // A hold is no detour: it is waited for, within the request's own deadline.
             Attempt::NotDelivered(Slept { held: true }) => tried.held = true,
@@ -152,6 +159,15 @@ async fn serve(
             }
             Attempt::NotDelivered(_) => return Err(RequestError::HopBudget),
         }
+    }
+}
+
+/// What those who were held with this request and still wait are to make of how it went.
+fn fared(attempted: &Result<Attempt, RequestError>) -> Fared {
+    match attempted {
+        Ok(Attempt::NotDelivered(_)) => Fared::Asleep,
+        Err(RequestError::Upstream(_)) => Fared::Reset,
+        Ok(Attempt::Answered(_)) | Err(_) => Fared::Well,
     }
 }
 

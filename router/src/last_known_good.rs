@@ -100,6 +100,7 @@ mod tests {
         for (name, deleted) in [("a", false), ("b", true)] {
             let route = Route {
                 generation: Generation(3),
+                tenant: crate::route::Tenant::default(),
                 host: HostId(2),
                 access: Access::Public,
                 wake: None,

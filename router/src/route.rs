@@ -16,6 +16,19 @@ pub struct Generation(pub u64);
 #[serde(transparent)]
 pub struct HostId(pub u32);
 
+/// Whose a sprite is, as far as bounds are concerned: a hash of the tenant's name, so that a
+/// route stays small. Two tenants with the same hash share a bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tenant(u32);
+
+impl From<&str> for Tenant {
+    /// FNV-1a, 32 bits: the same in every process and release.
+    fn from(name: &str) -> Self {
+        let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        Self(hash)
+    }
+}
+
 /// Where a sprite lives. Cheap to clone: readers always get an owned one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -23,6 +36,8 @@ pub struct Route {
     pub generation: Generation,
     /// The host it is placed on.
     pub host: HostId,
+    /// Whose it is.
+    pub tenant: Tenant,
     /// Who may ask.
     pub access: Access,
     /// Who may wake it; none for the defaults.

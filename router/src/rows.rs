@@ -120,6 +120,7 @@ impl SpriteRow {
         Route {
             generation: self.generation,
             host: self.host,
+            tenant: self.tenant.as_str().into(),
             access: self.access.clone(),
             wake: (!is_default(&self.wake)).then(|| Arc::new(self.wake.clone())),
             ports: self.ports.as_slice().into(),

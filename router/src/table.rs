@@ -121,6 +121,7 @@ mod tests {
     fn route(generation: u64, host: u32) -> Route {
         Route {
             generation: Generation(generation),
+            tenant: crate::route::Tenant::default(),
             host: HostId(host),
             access: Access::Public,
             wake: None,

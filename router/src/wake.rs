@@ -7,6 +7,9 @@ pub const PATHS_MAX: usize = 16;
 /// Longest of them, bytes (chosen).
 pub const PATH_BYTES_MAX: usize = 256;
 
+/// Most requests held for one sprite (`wake.md` §5).
+pub const HELD_MAX: u16 = 1_024;
+
 /// The rules of one sprite.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -17,6 +20,15 @@ pub struct WakeRules {
     pub paths: Vec<String>,
     /// While it sleeps the edge itself answers for `/robots.txt` and `/favicon.ico`.
     pub edge_paths: bool,
+    /// Requests held for it, 1 to [`HELD_MAX`]; the edge's figure when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<u16>,
+    /// Held requests let go at once when it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_window: Option<u16>,
+    /// Requests it can serve at a time, as long as those who waited are let go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u16>,
 }
 
 /// Which requests may wake a sprite. Those that may not are refused; none is refused
@@ -39,7 +51,14 @@ pub enum WakePolicy {
 
 impl Default for WakeRules {
     fn default() -> Self {
-        Self { policy: WakePolicy::Any, paths: Vec::new(), edge_paths: true }
+        Self {
+            policy: WakePolicy::Any,
+            paths: Vec::new(),
+            edge_paths: true,
+            held: None,
+            release_window: None,
+            concurrency: None,
+        }
     }
 }
 
@@ -48,7 +67,11 @@ impl WakeRules {
     #[must_use]
     pub fn is_bounded(&self) -> bool {
         let fits = |path: &String| path.starts_with('/') && path.len() <= PATH_BYTES_MAX;
-        self.paths.len() <= PATHS_MAX && self.paths.iter().all(fits)
+        let at_least_one = [self.held, self.release_window, self.concurrency].into_iter().flatten().all(|n| n > 0);
+        self.paths.len() <= PATHS_MAX
+            && self.paths.iter().all(fits)
+            && at_least_one
+            && self.held.is_none_or(|held| held <= HELD_MAX)
     }
 
     /// Whether a path is one of the listed.

@@ -63,6 +63,8 @@ impl World {
                 self.after(delay, Event::Open(id, opened));
             }
             hold::Action::Refuse(id, error) => self.end(id, Ended::Refused(error)),
+            // Every request of this world asks.
+            hold::Action::Runs(..) => {}
         }
     }
 
@@ -85,6 +87,7 @@ impl World {
             EdgeMessage::Withdraw(withdraw) => {
                 self.owner.handle_withdraw(self.now, (from, id(withdraw.wake_id_high, withdraw.wake_id_low)));
             }
+            EdgeMessage::Cordoned(_) => {}
             EdgeMessage::Leases(leases) => {
                 for lease in leases.leases {
                     self.owner.handle_lease(self.now, from, &lease.sprite, lease.run, lease.open);

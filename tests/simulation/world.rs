@@ -9,12 +9,12 @@ use backhaul::wire::{ClientClass, EdgeMessage, Lease, Opened, WakeAnswer};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use router::names::SpriteName;
-use router::route::{Generation, HostId};
+use router::route::{Generation, HostId, Tenant};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
-use wakeup::hold::core::{Arrival, FlightKey, Holds};
+use wakeup::hold::core::{Arrival, Fared, FlightKey, Holds, OwnBounds};
 use wakeup::hold::{HoldError, HoldLimits};
 use wakeup::owner::core::{CoreSettings, CoreSpec, OwnerCore};
 use wakeup::spec::{Depth, StateName};
@@ -114,7 +114,14 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, chances: Chances) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let limits = HoldLimits { per_sprite: 128, per_client: 64, per_process: 256, flights: 64 };
+        let limits = HoldLimits {
+            per_sprite: 128,
+            per_client: 64,
+            per_process: 256,
+            flights: 64,
+            release_window: 2,
+            ..HoldLimits::from(&config::Hold::default())
+        };
         let now = Instant::now();
         let settings = CoreSettings {
             idle_timeout: Duration::from_secs(3),
@@ -191,13 +198,16 @@ impl World {
         request.held = true;
         let arrival = Arrival {
             id,
-            key: FlightKey { name: request.name.clone(), generation: Generation(1), port: 0 },
+            key: flight_of(&request.name),
             host: HOST,
             client: IpAddr::V4(Ipv4Addr::from_bits(request.client)),
             class: ClientClass::Anonymous,
             arrived: request.arrived,
             deadline: request.deadline,
             reason: "sim".into(),
+            tenant: Tenant::default(),
+            bytes: 1_000,
+            own: OwnBounds::default(),
         };
         self.edges[request.edge].handle_request(self.now, arrival);
         self.settle();
@@ -470,6 +480,7 @@ impl World {
         guest.last = Some(now);
         assert!(self.delivered.insert(id), "I6: request {id} is delivered twice");
         *self.leases[edge].entry((name.clone(), opened.run)).or_default() += 1;
+        self.edges[edge].handle_fared(now, &flight_of(&name), id, Fared::Well);
         let took = self.rng.random_range(0..2_000);
         self.after(took, Event::Served(edge, name, opened.run));
         self.end(id, Ended::Served { run: opened.run });
@@ -478,6 +489,9 @@ impl World {
     /// It slept before the request came: held once more, within the same deadline.
     fn again(&mut self, id: u64, held: bool) {
         let now = self.now;
+        if let Some(Request { edge, name, .. }) = self.requests.get(&id) {
+            self.edges[*edge].handle_fared(now, &flight_of(name), id, Fared::Asleep);
+        }
         let Some(request) = self.requests.get_mut(&id) else { return };
         request.hops += u32::from(!held);
         if request.hops > HOPS {
@@ -494,4 +508,8 @@ impl World {
         self.requests.remove(&id);
         assert!(self.ended.insert(id, how).is_none(), "I3: request {id} ended twice");
     }
+}
+
+fn flight_of(name: &SpriteName) -> FlightKey {
+    FlightKey { name: name.clone(), generation: Generation(1), port: 0 }
 }

@@ -13,7 +13,7 @@ use super::{CONNECT_WAIT, CONTROL_QUEUE, transport};
 use crate::keys::{PrivateKey, PublicKey};
 use crate::link::{LinkOptions, SESSION_PORT, UserspaceLink};
 use crate::stream::GuestStream;
-use crate::wire::{self, EdgeMessage, FRAME_BYTES_MAX, Lease, Leases, Open, OwnerMessage, ToEdge, ToOwner};
+use crate::wire::{self, Cordoned, EdgeMessage, FRAME_BYTES_MAX, Lease, Leases, Open, OwnerMessage, ToEdge, ToOwner};
 use crate::{EdgeEvents, OpenError, Unreachable};
 use prost::Message;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, TokioRuntime};
@@ -343,11 +343,18 @@ async fn serve(
             match super::control::read_frame::<ToEdge>(&mut receive).await? {
                 None => return Err::<(), _>(io::ErrorKind::UnexpectedEof.into()),
                 Some(message) => {
+                    let mut cordoned = None;
                     if let Some(OwnerMessage::Cordon(cordon)) = &message.message {
                         session.runs.cordon(&cordon.sprite, cordon.run, cordon.hold);
+                        cordoned = Some(Cordoned { sprite: cordon.sprite.clone(), run: cordon.run });
                     }
                     if let Some(events) = events.get() {
                         events.answer(session.host, message);
+                    }
+                    if let Some(cordoned) = cordoned {
+                        let message = ToOwner { message: Some(EdgeMessage::Cordoned(cordoned)) };
+                        // Full: the owner does not wait for it for long.
+                        let _ = session.outbox.try_send(message);
                     }
                 }
             }

@@ -12,17 +12,23 @@
 mod counts;
 mod flight;
 mod memory;
+mod patience;
+mod release;
+mod turns;
 
 use super::prefix::Prefix;
 use super::{HoldError, HoldLimits};
-use backhaul::wire::{Cause, ClientClass, Opened, Outcome, Phase, Wake, WakeAnswer, Withdraw};
-use counts::Counts;
+use backhaul::wire::{Accepted, Cause, ClientClass, Opened, Outcome, Phase, Wake, WakeAnswer, Withdraw};
+use counts::{Counted, Counts};
 use flight::{Due, Flight};
 use memory::{REMEMBERED_MAX, Refusals, Suspects};
+use patience::Patience;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+pub use release::Fared;
+use release::Release;
 use router::names::SpriteName;
-use router::route::{Generation, HostId};
+use router::route::{Generation, HostId, Tenant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -57,6 +63,23 @@ pub struct Arrival {
     pub deadline: Instant,
     /// For the receipt.
     pub reason: String,
+    /// Whose sprite it is.
+    pub tenant: Tenant,
+    /// Memory the request keeps while it waits.
+    pub bytes: usize,
+    /// Bounds the sprite has of its own.
+    pub own: OwnBounds,
+}
+
+/// Bounds a sprite's people have set for it; the edge's where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnBounds {
+    /// Requests held for it.
+    pub held: Option<usize>,
+    /// Requests let go at once when it runs.
+    pub window: Option<usize>,
+    /// Requests it serves at a time, as long as those who waited are let go.
+    pub concurrency: Option<usize>,
 }
 
 /// What is to be done.
@@ -70,13 +93,19 @@ pub enum Action {
     Release(u64, Opened),
     /// This request's wait is over.
     Refuse(u64, HoldError),
+    /// This run runs and nobody waits any more: new requests need not ask.
+    Runs(SpriteName, u64, u64),
 }
 
 #[derive(Debug)]
 struct Waiter {
     key: FlightKey,
-    prefix: Prefix,
+    counted: Counted,
+    /// When it is told that it waits in vain.
     deadline: Instant,
+    /// When it gives up whatever it is told.
+    patience: Instant,
+    own: OwnBounds,
 }
 
 /// The holds. Nothing in it waits or speaks.
@@ -85,9 +114,15 @@ pub struct Holds {
     flights: BTreeMap<FlightKey, Flight>,
     by_wake: BTreeMap<u128, FlightKey>,
     waiters: BTreeMap<u64, Waiter>,
-    /// One entry per flight: when it wants to be looked at.
+    /// Those whose sprite runs, and who are let go one after another. A key has a flight or a
+    /// release, never both.
+    releases: BTreeMap<FlightKey, Release>,
+    /// One entry per flight and release: when it wants to be looked at.
     timers: BTreeSet<(Instant, FlightKey)>,
+    /// Flights of each host.
+    by_host: BTreeMap<HostId, usize>,
     counts: Counts,
+    patience: Patience,
     refusals: Refusals,
     suspects: Suspects,
     actions: VecDeque<Action>,
@@ -106,8 +141,11 @@ impl Holds {
             flights: BTreeMap::new(),
             by_wake: BTreeMap::new(),
             waiters: BTreeMap::new(),
+            releases: BTreeMap::new(),
             timers: BTreeSet::new(),
+            by_host: BTreeMap::new(),
             counts: Counts::default(),
+            patience: Patience::default(),
             refusals: Refusals::default(),
             suspects: Suspects::default(),
             actions: VecDeque::new(),
@@ -138,7 +176,8 @@ impl Holds {
     #[must_use]
     pub fn is_waking(&self, name: &SpriteName) -> bool {
         let first = FlightKey { name: name.clone(), generation: Generation(0), port: 0 };
-        self.flights.range(first..).next().is_some_and(|(key, _)| key.name == *name)
+        let flies = self.flights.range(first.clone()..).next().is_some_and(|(key, _)| key.name == *name);
+        flies || self.releases.range(first..).next().is_some_and(|(key, _)| key.name == *name)
     }
 
     /// Wakes pending at this moment.
@@ -156,31 +195,43 @@ impl Holds {
     }
 
     fn admit(&mut self, now: Instant, arrival: Arrival) -> Result<(), HoldError> {
-        let Arrival { id, key, host, client, class, arrived, deadline, reason } = arrival;
-        let prefix = Prefix::from(client);
+        let Arrival { id, key, host, client, class, arrived, deadline, reason, tenant, bytes, own } = arrival;
+        let counted = Counted { prefix: Prefix::from(client), tenant, bytes };
         if self.draining.is_some() {
             return Err(HoldError::Draining);
         }
         if deadline <= now {
-            return Err(HoldError::Deadline { phase: Phase::Queued });
+            return Err(HoldError::Deadline { phase: Phase::Queued, eta: Duration::ZERO });
         }
         if let Some(error) = self.refusals.recall(now, &key, arrived) {
             return Err(error);
         }
-        self.counts.admit(&self.limits, &key.name, prefix)?;
-        if !self.flights.contains_key(&key) {
+        let known = !matches!(class, ClientClass::Anonymous | ClientClass::Crawler);
+        let per_sprite = own.held.unwrap_or(self.limits.per_sprite);
+        self.counts.admit(&self.limits, &key.name, per_sprite, counted, known)?;
+        let releasing = self.releases.contains_key(&key);
+        if !releasing && !self.flights.contains_key(&key) {
             self.begin(now, host, &key, class, reason)?;
         }
-
-        let Some(flight) = self.flights.get_mut(&key) else { return Err(HoldError::EdgeBusy) };
-        let tell = flight.join(id, prefix, deadline);
-        self.counts.add(&key.name, prefix);
-        self.waiters.insert(id, Waiter { key: key.clone(), prefix, deadline });
-        if tell {
-            self.ask(now, &key);
+        self.counts.add(&key.name, counted);
+        let held = self.flights.get(&key).is_some_and(|flight| flight.held);
+        let worth = self.patience.worth(&key.name).filter(|_| !held);
+        let (patience, deadline) = (deadline, worth.map_or(deadline, |worth| deadline.min(arrived.max(now) + worth)));
+        self.waiters.insert(id, Waiter { key: key.clone(), counted, deadline, patience, own });
+        match releasing {
+            true => self.join_release(now, &key, id),
+            false => self.join(now, &key, id),
         }
-        self.arm(&key);
         Ok(())
+    }
+
+    /// Lets a known waiter wait for the flight of its key.
+    fn join(&mut self, now: Instant, key: &FlightKey, id: u64) {
+        let (Some(waiter), Some(flight)) = (self.waiters.get(&id), self.flights.get_mut(key)) else { return };
+        if flight.join(id, waiter.counted.prefix, waiter.deadline) {
+            self.ask(now, key);
+        }
+        self.arm(key);
     }
 
     fn begin(
@@ -191,7 +242,8 @@ impl Holds {
         class: ClientClass,
         reason: String,
     ) -> Result<(), HoldError> {
-        if self.flights.len() >= self.limits.flights {
+        let of_host = self.by_host.get(&host).copied().unwrap_or(0);
+        if self.flights.len() >= self.limits.flights || of_host >= self.limits.flights_per_host {
             return Err(HoldError::EdgeBusy);
         }
         let flights = &self.flights;
@@ -211,6 +263,7 @@ impl Holds {
             client_class: class.into(),
         };
         self.by_wake.insert(id, key.clone());
+        *self.by_host.entry(host).or_default() += 1;
         self.flights.insert(key.clone(), Flight::new(now, host, wake));
         Ok(())
     }
@@ -245,15 +298,18 @@ impl Holds {
 
     /// Takes a waiter out of its flight and every count.
     fn remove(&mut self, id: u64) -> Option<FlightKey> {
-        let Waiter { key, prefix, deadline } = self.waiters.remove(&id)?;
-        self.counts.remove(&key.name, prefix);
+        let Waiter { key, counted, deadline, .. } = self.waiters.remove(&id)?;
+        self.counts.remove(&key.name, counted);
         if let Some(flight) = self.flights.get_mut(&key) {
-            flight.leave(id, prefix, deadline);
+            flight.leave(id, counted.prefix, deadline);
+        } else if let Some(release) = self.releases.get_mut(&key) {
+            release.leave(id);
         }
         Some(key)
     }
 
     fn end_if_empty(&mut self, key: &FlightKey) {
+        self.end_release_if_empty(key);
         if self.flights.get(key).is_some_and(Flight::is_empty)
             && let Some(flight) = self.drop_flight(key)
         {
@@ -265,6 +321,12 @@ impl Holds {
     fn drop_flight(&mut self, key: &FlightKey) -> Option<Flight> {
         let flight = self.flights.remove(key)?;
         self.by_wake.remove(&wake_id(flight.wake.wake_id_high, flight.wake.wake_id_low));
+        if let Some(count) = self.by_host.get_mut(&flight.host) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_host.remove(&flight.host);
+            }
+        }
         if let Some(armed) = flight.armed {
             self.timers.remove(&(armed, key.clone()));
         }
@@ -281,9 +343,9 @@ impl Holds {
         flight.accepted();
         self.suspects.clear(host);
         match outcome {
-            Outcome::Accepted(_) => {}
+            Outcome::Accepted(accepted) => self.accepted(now, &key, &accepted),
             Outcome::Progress(progress) => flight.phase = progress.phase(),
-            Outcome::Ready(opened) => self.release(&key, &opened),
+            Outcome::Ready(opened) => self.release(now, &key, opened),
             Outcome::Refused(refused) if refused.cause() == Cause::WakeDeadline => {
                 // The owner's patience ended. Whose does here, ends; the others are not harmed.
                 flight.begin_anew();
@@ -313,12 +375,19 @@ impl Holds {
         self.arm(&key);
     }
 
-    fn release(&mut self, key: &FlightKey, opened: &Opened) {
-        let Some(flight) = self.drop_flight(key) else { return };
-        for (nth, id) in flight.into_waiters().enumerate() {
-            self.remove(id);
-            let opened = Opened { joined: opened.joined || nth > 0, ..opened.clone() };
-            self.actions.push_back(Action::Release(id, opened));
+    /// The owner says how it stands. Who waits for a held sprite waits as long as it said: how
+    /// long a hold lasts says nothing about the sprite.
+    fn accepted(&mut self, now: Instant, key: &FlightKey, accepted: &Accepted) {
+        let Some(flight) = self.flights.get_mut(key) else { return };
+        let eta = Duration::from_millis(accepted.eta_ms.into());
+        flight.eta = (!eta.is_zero()).then(|| now + eta);
+        if !accepted.held || std::mem::replace(&mut flight.held, true) {
+            return;
+        }
+        for id in flight.waiters().collect::<Vec<_>>() {
+            let Some(waiter) = self.waiters.get_mut(&id) else { continue };
+            let before = std::mem::replace(&mut waiter.deadline, waiter.patience);
+            flight.wait_longer(id, before, waiter.patience);
         }
     }
 
@@ -350,6 +419,10 @@ impl Holds {
             for key in self.flights.keys().cloned().collect::<Vec<_>>() {
                 self.refuse(&key, &HoldError::Draining);
             }
+            // Their sprites run: nothing is gained by letting them wait for their turn.
+            for key in self.releases.keys().cloned().collect::<Vec<_>>() {
+                self.let_all_go(now, &key);
+            }
         }
         while let Some((_, key)) = self.timers.first().filter(|(at, _)| *at <= now).cloned() {
             self.look(now, &key);
@@ -359,11 +432,14 @@ impl Holds {
     /// Lets everything happen to one flight that is due. Its next moment is later than
     /// `now` afterwards: deadlines that passed are gone, and a question that was due is asked.
     fn look(&mut self, now: Instant, key: &FlightKey) {
+        if self.releases.contains_key(key) {
+            return self.look_at_release(now, key);
+        }
         let Some(flight) = self.flights.get(key) else { return };
-        let phase = flight.phase;
+        let (phase, eta) = (flight.phase, flight.eta.map(|eta| eta.saturating_duration_since(now)).unwrap_or_default());
         for id in flight.expired(now) {
             self.remove(id);
-            self.actions.push_back(Action::Refuse(id, HoldError::Deadline { phase }));
+            self.actions.push_back(Action::Refuse(id, HoldError::Deadline { phase, eta }));
         }
         self.end_if_empty(key);
         let Some(flight) = self.flights.get_mut(key) else { return };

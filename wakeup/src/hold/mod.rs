@@ -9,8 +9,9 @@ mod prefix;
 mod views;
 mod waker;
 
+pub use self::core::Fared;
 pub use budget::SourceBudget;
-pub use waker::{HoldRequest, Waker, Woken};
+pub use waker::{HoldRequest, Turn, Waker, Woken};
 
 use backhaul::wire::{Cause, Phase};
 use std::time::Duration;
@@ -22,10 +23,18 @@ pub struct HoldLimits {
     pub per_sprite: usize,
     /// Requests held for one client prefix over all sprites.
     pub per_client: usize,
+    /// Requests held for all sprites of one tenant.
+    pub per_tenant: usize,
     /// Requests held in all.
     pub per_process: usize,
+    /// Memory of all of them, bytes: heads, and what a connection or stream costs.
+    pub memory: usize,
     /// Pending wakes.
     pub flights: usize,
+    /// Pending wakes at one host.
+    pub flights_per_host: usize,
+    /// Requests let go at once when their sprite runs; doubled each 25 ms.
+    pub release_window: usize,
 }
 
 impl From<&config::Hold> for HoldLimits {
@@ -33,8 +42,12 @@ impl From<&config::Hold> for HoldLimits {
         Self {
             per_sprite: hold.per_sprite,
             per_client: hold.per_client,
+            per_tenant: hold.per_tenant,
             per_process: hold.per_process,
+            memory: hold.memory_bytes,
             flights: hold.flights,
+            flights_per_host: hold.flights_per_host,
+            release_window: hold.release_window,
         }
     }
 }
@@ -48,6 +61,9 @@ pub enum HoldError {
     /// Too many requests of this client's network wait.
     #[error("too many requests of this client wait")]
     ClientHoldFull,
+    /// Too many requests for the sprites of this tenant wait.
+    #[error("too many requests for this tenant's sprites wait")]
+    TenantHoldFull,
     /// Too many requests or wakes in this process.
     #[error("this edge holds as many requests as it may")]
     EdgeBusy,
@@ -56,6 +72,8 @@ pub enum HoldError {
     Deadline {
         /// How far the wake had come.
         phase: Phase,
+        /// How long it may still take, as far as the owner knows; zero when it does not.
+        eta: Duration,
     },
     /// The owner refused.
     #[error("the owner refused: {cause:?} {detail}")]

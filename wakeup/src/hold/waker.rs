@@ -1,6 +1,6 @@
 //! What a request awaits: one lock for a moment at each end of a hold, a channel between.
 
-use super::core::{Action, Arrival, FlightKey, Holds};
+use super::core::{Action, Arrival, Fared, FlightKey, Holds, OwnBounds};
 use super::views::Views;
 use super::{HoldError, HoldLimits};
 use backhaul::wire::{ClientClass, EdgeMessage, Opened, OwnerMessage, ToEdge, ToOwner, WakeKind};
@@ -34,6 +34,8 @@ pub struct HoldRequest {
     pub client_class: ClientClass,
     /// For the receipt: "http GET".
     pub reason: String,
+    /// Memory the request keeps while it waits.
+    pub bytes: usize,
 }
 
 /// How a hold ended well.
@@ -118,7 +120,7 @@ impl Waker {
     /// # Cancel safety
     /// Dropping the future frees the place; the wake goes on for the others, and is
     /// withdrawn when there are none.
-    pub async fn hold(&self, request: HoldRequest) -> Result<Woken, HoldError> {
+    pub async fn hold(&self, request: HoldRequest) -> Result<(Woken, Turn), HoldError> {
         self.hold_since(Instant::now(), request).await
     }
 
@@ -131,13 +133,26 @@ impl Waker {
     ///
     /// # Cancel safety
     /// As [`Waker::hold`].
-    pub async fn hold_since(&self, arrived: Instant, request: HoldRequest) -> Result<Woken, HoldError> {
+    pub async fn hold_since(&self, arrived: Instant, request: HoldRequest) -> Result<(Woken, Turn), HoldError> {
         let began = Instant::now();
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        let HoldRequest { name, route, port, deadline, client, client_class: class, reason } = request;
-        let key = FlightKey { name: name.clone(), generation: route.generation, port };
-        let arrival = Arrival { id, key, host: route.host, client, class, arrived, deadline, reason };
+        let HoldRequest { name, route, port, deadline, client, client_class: class, reason, bytes } = request;
+        let key = FlightKey { name, generation: route.generation, port };
+        let own = own_bounds(&route);
+        let arrival = Arrival {
+            id,
+            key: key.clone(),
+            host: route.host,
+            client,
+            class,
+            arrived,
+            deadline,
+            reason,
+            tenant: route.tenant,
+            bytes,
+            own,
+        };
         let mut place = Place { waker: self, id, taken: true };
         self.0.drive(|state| {
             state.waiting.insert(id, sender);
@@ -147,8 +162,8 @@ impl Waker {
         let outcome = receiver.await.unwrap_or(Err(HoldError::Draining));
         place.taken = false;
         let opened = outcome?;
-        self.note_running(&name, opened.generation, opened.run);
-        Ok(Woken {
+        let turn = Turn { waker: self.clone(), key, id, fared: Fared::Well };
+        let woken = Woken {
             run: opened.run,
             generation: opened.generation,
             kind: opened.kind(),
@@ -156,7 +171,8 @@ impl Waker {
             held: began.elapsed(),
             wake_ms: opened.wake_ms,
             lost_memory: opened.lost_memory,
-        })
+        };
+        Ok((woken, turn))
     }
 
     /// The run this process believes to be running, if it learnt of it a short while ago.
@@ -191,6 +207,43 @@ impl Waker {
     /// Refuses new holds; those there go on for a while.
     pub fn drain(&self) {
         self.0.drive(|state| state.holds.handle_drain(Instant::now() + DRAIN_HOLD));
+    }
+}
+
+/// A released request's turn: others may wait for it to be over. Dropped, it went well as far
+/// as they are concerned.
+pub struct Turn {
+    waker: Waker,
+    key: FlightKey,
+    id: u64,
+    fared: Fared,
+}
+
+impl Turn {
+    /// What became of the request.
+    pub fn end(mut self, how: Fared) {
+        self.fared = how;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.waker.0.drive(|state| state.holds.handle_fared(Instant::now(), &self.key, self.id, self.fared));
+    }
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turn").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn own_bounds(route: &Route) -> OwnBounds {
+    let Some(rules) = &route.wake else { return OwnBounds::default() };
+    OwnBounds {
+        held: rules.held.map(usize::from),
+        window: rules.release_window.map(usize::from),
+        concurrency: rules.concurrency.map(usize::from),
     }
 }
 
@@ -258,6 +311,7 @@ impl Inner {
                 Action::Withdraw(host, withdraw) => state.outbox.push_back((host, EdgeMessage::Withdraw(withdraw))),
                 Action::Release(id, opened) => state.end(id, Ok(opened)),
                 Action::Refuse(id, error) => state.end(id, Err(error)),
+                Action::Runs(name, generation, run) => self.views.note(Instant::now(), &name, generation, run),
             }
         }
         let next = state.holds.poll_timeout();

@@ -6,6 +6,7 @@
 
 use super::answers::refused;
 use super::clock::Clock;
+use super::cordons::Cordons;
 use super::core::{Activity, CoreSettings, OwnerCore, WaiterId, WakeRequest};
 use super::task::Task;
 use crate::drivers::{Adopted, Drivers, ProcessSettings};
@@ -90,6 +91,8 @@ pub(super) enum Command {
     Withdraw(WaiterId),
     Sleep(SpriteName, Depth, oneshot::Sender<Result<(), SleepError>>),
     Order(SpriteName, Order, oneshot::Sender<bool>),
+    /// Some edges have not said in time that they keep a hold.
+    HoldLate(SpriteName, u64),
     Statuses(Option<SpriteName>, oneshot::Sender<Vec<SpriteStatus>>),
     PortLost(SpriteName, u64),
     Event(SpriteName, u64, Event),
@@ -173,6 +176,8 @@ impl OwnerHandle {
             ports: HashMap::new(),
             watches: HashMap::new(),
             sleepers: HashMap::new(),
+            cordons: Cordons::default(),
+            holding: None,
             clock: Clock::now(),
             shared: Arc::clone(&shared),
             // Weak: the task ends when the last handle is gone.

@@ -5,6 +5,7 @@
 
 mod answers;
 mod clock;
+mod cordons;
 pub mod core;
 mod handle;
 mod sprite;

@@ -3,6 +3,7 @@
 
 use super::answers::{Ear, port_closed};
 use super::clock::Clock;
+use super::cordons::{ACKNOWLEDGE, Cordons};
 use super::core::{Action, Answer, OwnerCore, WaiterId, WakeRecord, WakeRequest};
 use super::handle::{Command, Event, Order, RECEIPTS, Run, SELF, Shared, SleepError};
 use super::sprite::CoreSpec;
@@ -34,6 +35,10 @@ pub(super) struct Task {
     /// Dropped, it ends the watch over a guest's port.
     pub(super) watches: HashMap<SpriteName, watch::Sender<()>>,
     pub(super) sleepers: HashMap<SpriteName, Vec<oneshot::Sender<Result<(), SleepError>>>>,
+    /// Holds that are not kept by every edge yet.
+    pub(super) cordons: Cordons,
+    /// The one that was begun by the order being handled.
+    pub(super) holding: Option<(u64, oneshot::Receiver<()>)>,
     pub(super) clock: Clock,
     pub(super) shared: Arc<Shared>,
     pub(super) commands: mpsc::WeakSender<Command>,
@@ -82,6 +87,7 @@ impl Task {
             Command::Edge(edge, message) => self.edge_message(now, edge, message),
             Command::EdgeGone(edge) => {
                 self.ports.retain(|(of, _), _| *of != edge);
+                self.cordons.gone(edge);
                 self.core.handle_edge_gone(now, edge);
             }
             Command::Wake(request, port, sender) => {
@@ -95,8 +101,13 @@ impl Task {
             }
             Command::Sleep(name, depth, done) => self.sleep(now, name, depth, done),
             Command::Order(name, order, done) => {
-                let _ = done.send(self.order(now, &name, order));
+                let taken = self.order(now, &name, order);
+                match self.holding.take() {
+                    Some(in_effect) => self.tell_when_held(name, in_effect, done),
+                    None => drop(done.send(taken)),
+                }
             }
+            Command::HoldLate(name, run) => self.cordons.forget(&name, run),
             Command::Statuses(name, done) => {
                 let statuses = match name {
                     Some(name) => self.core.status(&name, now).into_iter().collect(),
@@ -169,6 +180,11 @@ impl Task {
                     self.core.handle_lease(now, edge, &lease.sprite, lease.run, lease.open);
                 }
             }
+            Some(EdgeMessage::Cordoned(cordoned)) => {
+                if let Ok(name) = SpriteName::parse(&cordoned.sprite) {
+                    self.cordons.acknowledged(edge, &name, cordoned.run);
+                }
+            }
             None => {}
         }
     }
@@ -212,7 +228,12 @@ impl Task {
         match order {
             Order::Stop => return self.core.handle_stop(now, name),
             Order::Start => self.core.handle_start(name),
-            Order::Hold(longest) => return self.core.handle_hold(now, name, longest),
+            Order::Hold(longest) => {
+                let known = self.core.handle_hold(now, name, longest);
+                // Now, so that there is something to wait for.
+                self.act();
+                return known;
+            }
             Order::Release => self.core.handle_release(now, name),
         }
         true
@@ -357,17 +378,38 @@ impl Task {
     }
 
     /// New streams are told that it sleeps, and the edges that theirs may begin nothing.
-    fn hold(&self, name: &SpriteName, run: u64) {
+    fn hold(&mut self, name: &SpriteName, run: u64) {
         if let Some(present) = self.shared.runs.get(name).filter(|present| present.run == run) {
             present.activity.close();
         }
+        let edges: Vec<_> = self.shared.sinks.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        self.holding = Some((run, self.cordons.begin(name, run, edges)));
         self.cordon(name, run, true);
+    }
+
+    /// The hold counts once every edge keeps it, or has had its time to.
+    fn tell_when_held(
+        &self,
+        name: SpriteName,
+        (run, in_effect): (u64, oneshot::Receiver<()>),
+        done: oneshot::Sender<bool>,
+    ) {
+        let Some(commands) = self.commands.upgrade() else { return };
+        tokio::spawn(async move {
+            if tokio::time::timeout(ACKNOWLEDGE, in_effect).await.is_err() {
+                let _ = commands.send(Command::HoldLate(name, run)).await;
+            }
+            let _ = done.send(true);
+        });
     }
 
     fn cordon(&self, name: &SpriteName, run: u64, hold: bool) {
         let cordon = Cordon { sprite: name.as_str().into(), run, hold };
         let message = ToEdge { message: Some(OwnerMessage::Cordon(cordon)) };
-        for sink in self.shared.sinks.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        // With the lock released: an edge in this process answers on the very call.
+        let sinks: Vec<_> =
+            self.shared.sinks.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for sink in sinks {
             sink(message.clone());
         }
     }

@@ -42,6 +42,12 @@ pub(super) struct Flight {
     unanswered: usize,
     /// The patience the owner knows of.
     patience: Instant,
+    /// The owner lets new requests wait: those here wait as long as they said.
+    pub(super) held: bool,
+    /// When the owner thinks that it will be ready.
+    pub(super) eta: Option<Instant>,
+    /// How many its release begins with, if an earlier one was too fast.
+    pub(super) window: Option<usize>,
     /// Its entry in the timers.
     pub(super) armed: Option<Instant>,
 }
@@ -58,6 +64,9 @@ impl Flight {
             asked: now,
             unanswered: 1,
             patience: now,
+            held: false,
+            eta: None,
+            window: None,
             armed: None,
         }
     }
@@ -82,6 +91,18 @@ impl Flight {
                 self.waiters.remove(&prefix);
             }
         }
+    }
+
+    /// A waiter has more patience than it had.
+    pub(super) fn wait_longer(&mut self, id: u64, before: Instant, deadline: Instant) {
+        if self.deadlines.remove(&(before, id)) {
+            self.deadlines.insert((deadline, id));
+        }
+    }
+
+    /// Everybody, first come first served.
+    pub(super) fn waiters(&self) -> impl Iterator<Item = u64> {
+        self.deadlines.iter().map(|(_, id)| *id)
     }
 
     /// Everybody, in the order of release.

@@ -2,8 +2,11 @@ use super::*;
 use backhaul::wire::{Accepted, Progress, Refused, WakeKind};
 
 mod interleavings;
+mod turns;
 
 const HOST: HostId = HostId(1);
+/// What each held request keeps.
+const BYTES: usize = 1_000;
 
 struct Bench {
     holds: Holds,
@@ -17,7 +20,8 @@ impl Bench {
     }
 
     fn standard() -> Self {
-        Self::new(HoldLimits { per_sprite: 128, per_client: 512, per_process: 8192, flights: 4096 })
+        // All at once: turns have tests of their own.
+        Self::new(HoldLimits { release_window: 1_024, ..HoldLimits::from(&config::Hold::default()) })
     }
 
     fn request_from(&mut self, name: &str, client: &str, patience: u64) -> u64 {
@@ -25,18 +29,30 @@ impl Bench {
     }
 
     fn request_for(&mut self, name: &str, port: u16, client: &str, patience: u64) -> u64 {
+        let deadline = self.now + Duration::from_millis(patience);
+        self.request_with(name, |arrival| {
+            arrival.key.port = port;
+            arrival.client = client.parse().unwrap();
+            arrival.deadline = deadline;
+        })
+    }
+
+    fn request_with(&mut self, name: &str, change: impl FnOnce(&mut Arrival)) -> u64 {
         self.next += 1;
-        let key = FlightKey { name: SpriteName::parse(name).unwrap(), generation: Generation(1), port };
-        let arrival = Arrival {
+        let mut arrival = Arrival {
             id: self.next,
-            key,
+            key: key(name, 0),
             host: HOST,
-            client: client.parse().unwrap(),
+            client: "192.0.2.1".parse().unwrap(),
             class: ClientClass::Anonymous,
             arrived: self.now,
-            deadline: self.now + Duration::from_millis(patience),
+            deadline: self.now + Duration::from_secs(30),
             reason: "test".into(),
+            tenant: Tenant::default(),
+            bytes: BYTES,
+            own: OwnBounds::default(),
         };
+        change(&mut arrival);
         self.holds.handle_request(self.now, arrival);
         self.next
     }
@@ -91,22 +107,33 @@ impl Bench {
     }
 }
 
+fn key(name: &str, port: u16) -> FlightKey {
+    FlightKey { name: SpriteName::parse(name).unwrap(), generation: Generation(1), port }
+}
+
 /// Every index says the same about who waits.
 fn assert_consistent(holds: &Holds) {
     let mut sprites = BTreeMap::<_, usize>::new();
     let mut clients = BTreeMap::<_, usize>::new();
     for waiter in holds.waiters.values() {
         *sprites.entry(waiter.key.name.clone()).or_default() += 1;
-        *clients.entry(waiter.prefix).or_default() += 1;
-        assert!(holds.flights.contains_key(&waiter.key));
+        *clients.entry(waiter.counted.prefix).or_default() += 1;
+        assert!(holds.flights.contains_key(&waiter.key) != holds.releases.contains_key(&waiter.key));
     }
     assert_eq!((holds.counts.of_sprites(), holds.counts.of_clients()), (sprites, &clients));
     assert_eq!(holds.held(), holds.waiters.len());
-    assert_eq!(holds.flights.values().map(Flight::held).sum::<usize>(), holds.waiters.len());
+    let flying = holds.flights.values().map(Flight::held).sum::<usize>();
+    let let_go = holds.releases.values().map(|release| release.waiting().count()).sum::<usize>();
+    assert_eq!(flying + let_go, holds.waiters.len());
+    assert_eq!(holds.counts.bytes(), holds.waiters.len() * BYTES);
+    assert!(holds.releases.values().all(|release| !release.is_empty()), "a release without a waiter");
     assert!(holds.flights.values().all(|flight| !flight.is_empty()), "a flight without a waiter");
     assert!(holds.by_wake.values().all(|key| holds.flights.contains_key(key)));
-    let timers: BTreeSet<_> = holds.flights.iter().map(|(key, flight)| (flight.next(), key.clone())).collect();
+    let flights = holds.flights.iter().map(|(key, flight)| (flight.next(), key.clone()));
+    let releases = holds.releases.iter().filter_map(|(key, release)| Some((release.armed?, key.clone())));
+    let timers: BTreeSet<_> = flights.chain(releases).collect();
     assert_eq!((holds.by_wake.len(), &holds.timers), (holds.flights.len(), &timers));
+    assert_eq!(holds.by_host.values().sum::<usize>(), holds.flights.len());
 }
 
 fn ready() -> Outcome {
@@ -131,6 +158,7 @@ fn all_requests_of_one_sprite_share_one_wake_and_each_is_released_once() {
     let released: Vec<_> = bench
         .actions()
         .into_iter()
+        .filter(|action| !matches!(action, Action::Runs(..)))
         .map(|action| match action {
             Action::Release(id, _) => id,
             other => panic!("{other:?}"),
@@ -170,7 +198,10 @@ fn a_waiter_ends_at_its_own_deadline_and_the_others_wait_on() {
     bench.accept(&first[0]);
     bench.answer(&first[0], Outcome::Progress(Progress { phase: Phase::PortWait.into() }));
     bench.later(1_000);
-    assert_eq!(bench.actions(), [Action::Refuse(short, HoldError::Deadline { phase: Phase::PortWait })]);
+    assert_eq!(
+        bench.actions(),
+        [Action::Refuse(short, HoldError::Deadline { phase: Phase::PortWait, eta: Duration::ZERO })]
+    );
     assert_eq!(bench.holds.held(), 1);
 }
 
@@ -259,7 +290,7 @@ fn the_owner_s_deadline_ends_nobody_who_has_patience_left() {
     bench.actions();
     // The message with the longer deadline was lost.
     bench.later(1_000);
-    assert_eq!(bench.refusal(short), Some(HoldError::Deadline { phase: Phase::Queued }));
+    assert_eq!(bench.refusal(short), Some(HoldError::Deadline { phase: Phase::Queued, eta: Duration::ZERO }));
     bench.refuse(&wakes[0], Cause::WakeDeadline, 1_000);
     assert_eq!((bench.holds.held(), bench.wakes()[0].deadline_ms), (1, 8_000));
     // An owner that says so again and again is not asked in a circle.
@@ -270,7 +301,7 @@ fn the_owner_s_deadline_ends_nobody_who_has_patience_left() {
     bench.later(250);
     assert_eq!(bench.wakes().len(), 1);
     bench.answer(&wakes[0], ready());
-    assert!(matches!(bench.actions()[..], [Action::Release(id, _)] if id == patient));
+    assert!(matches!(bench.actions()[..], [Action::Release(id, _), Action::Runs(..)] if id == patient));
     bench.assert_empty();
 }
 
@@ -288,7 +319,13 @@ fn only_the_host_that_was_asked_may_answer() {
 
 #[test]
 fn ports_of_one_sprite_end_apart_and_share_its_bound() {
-    let mut bench = Bench::new(HoldLimits { per_sprite: 4, per_client: 99, per_process: 99, flights: 9 });
+    let mut bench = Bench::new(HoldLimits {
+        per_sprite: 4,
+        per_client: 99,
+        per_process: 99,
+        flights: 9,
+        ..HoldLimits::from(&config::Hold::default())
+    });
     let web = bench.request_for("a", 0, "192.0.2.1", 9_000);
     let wakes = bench.wakes();
     for port in [8080, 8080, 9090] {
@@ -306,7 +343,13 @@ fn ports_of_one_sprite_end_apart_and_share_its_bound() {
 
 #[test]
 fn every_bound_refuses_with_its_own_reason() {
-    let limits = HoldLimits { per_sprite: 4, per_client: 6, per_process: 8, flights: 3 };
+    let limits = HoldLimits {
+        per_sprite: 4,
+        per_client: 6,
+        per_process: 8,
+        flights: 3,
+        ..HoldLimits::from(&config::Hold::default())
+    };
     let mut bench = Bench::new(limits);
     for _ in 0..4 {
         bench.request("a");
@@ -327,7 +370,13 @@ fn every_bound_refuses_with_its_own_reason() {
 
 #[test]
 fn beyond_half_of_the_bound_the_largest_client_is_refused_and_a_small_one_is_not() {
-    let mut bench = Bench::new(HoldLimits { per_sprite: 8, per_client: 100, per_process: 100, flights: 10 });
+    let mut bench = Bench::new(HoldLimits {
+        per_sprite: 8,
+        per_client: 100,
+        per_process: 100,
+        flights: 10,
+        ..HoldLimits::from(&config::Hold::default())
+    });
     bench.request_from("a", "192.0.2.9", 1_000);
     let refused = (0..10)
         .filter(|_| {
@@ -389,18 +438,7 @@ fn gone_is_remembered_for_that_placement_only() {
     bench.actions();
     let id = bench.request("a");
     assert_eq!(bench.refusal(id), Some(HoldError::Gone { generation: 1 }));
-    let key = FlightKey { name: SpriteName::parse("a").unwrap(), generation: Generation(2), port: 0 };
-    let recreated = Arrival {
-        id: 99,
-        key,
-        host: HOST,
-        client: "192.0.2.1".parse().unwrap(),
-        class: ClientClass::Anonymous,
-        arrived: bench.now,
-        deadline: bench.now + Duration::from_secs(1),
-        reason: "test".into(),
-    };
-    bench.holds.handle_request(bench.now, recreated);
+    bench.request_with("a", |arrival| arrival.key.generation = Generation(2));
     assert_eq!(bench.wakes().len(), 1);
 }
 
@@ -413,18 +451,7 @@ fn what_was_learnt_while_a_request_waited_does_not_answer_it() {
     let wakes = bench.wakes();
     bench.refuse(&wakes[0], Cause::WakeFailed, 5_000);
     bench.actions();
-    let key = FlightKey { name: SpriteName::parse("a").unwrap(), generation: Generation(1), port: 0 };
-    let again = Arrival {
-        id: 99,
-        key,
-        host: HOST,
-        client: "192.0.2.1".parse().unwrap(),
-        class: ClientClass::Anonymous,
-        arrived,
-        deadline: bench.now + Duration::from_secs(9),
-        reason: "test".into(),
-    };
-    bench.holds.handle_request(bench.now, again);
+    bench.request_with("a", |arrival| arrival.arrived = arrived);
     assert_eq!(bench.wakes().len(), 1, "the owner is asked");
 }
 

@@ -83,6 +83,7 @@ fn name() -> SpriteName {
 fn request(patience: Duration) -> HoldRequest {
     let route = Route {
         generation: Generation(1),
+        tenant: router::route::Tenant::default(),
         host: HostId(1),
         access: Access::Public,
         wake: None,
@@ -97,6 +98,7 @@ fn request(patience: Duration) -> HoldRequest {
         client: "192.0.2.1".parse().unwrap(),
         client_class: ClientClass::Anonymous,
         reason: "test".into(),
+        bytes: 1_000,
     }
 }
 
@@ -104,13 +106,20 @@ const LONG: Duration = Duration::from_secs(60);
 
 fn bench(at_once: bool) -> (Waker, Arc<Script>) {
     let owner = Arc::new(Script { at_once, ..Script::default() });
-    let limits = HoldLimits { per_sprite: 1_000, per_client: 1_000, per_process: 1_000, flights: 1_000 };
+    let limits = HoldLimits {
+        per_sprite: 1_000,
+        per_client: 1_000,
+        per_process: 1_000,
+        flights: 1_000,
+        release_window: 1_000,
+        ..HoldLimits::from(&config::Hold::default())
+    };
     (Waker::new(limits, Backhaul::direct(Arc::clone(&owner) as Arc<dyn Owner>)), owner)
 }
 
 fn hold(waker: &Waker, patience: Duration) -> JoinHandle<Result<Woken, HoldError>> {
     let waker = waker.clone();
-    tokio::spawn(async move { waker.hold(request(patience)).await })
+    tokio::spawn(async move { waker.hold(request(patience)).await.map(|(woken, _)| woken) })
 }
 
 #[tokio::test]
@@ -134,7 +143,7 @@ async fn a_dropped_future_frees_its_place_and_the_last_one_withdraws() {
 #[tokio::test]
 async fn an_owner_may_answer_on_the_very_call() {
     let (waker, owner) = bench(true);
-    let woken = waker.hold(request(LONG)).await.unwrap();
+    let (woken, _turn) = waker.hold(request(LONG)).await.unwrap();
     assert_eq!((woken.run, woken.kind, woken.joined, woken.wake_ms), (4, WakeKind::Cold, false, 9));
     assert_eq!((owner.heard().len(), waker.held()), (1, 0));
 }
@@ -247,7 +256,7 @@ async fn no_withdrawal_overtakes_its_wake_however_the_cores_race() {
                 assert!(pending.remove(&withdraw.wake_id_low));
                 over.insert(withdraw.wake_id_low);
             }
-            EdgeMessage::Leases(_) => {}
+            EdgeMessage::Leases(_) | EdgeMessage::Cordoned(_) => {}
         }
     }
     assert!(pending.is_empty());
