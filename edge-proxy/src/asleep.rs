@@ -7,6 +7,7 @@
 use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::client_class;
+use crate::edge_answers;
 use crate::error::RequestError;
 use crate::forward::Guest;
 use crate::hold;
@@ -43,17 +44,20 @@ pub async fn way(
 ) -> Result<Way, RequestError> {
     if tried.held {
         // It runs: to wait for the end of its hold wakes nothing.
-        return hold::wake(worker, client, exchange, to).await.map(Way::Guest);
+        return hold::wake(worker, client, exchange, to).await;
     }
     // The defaults: no allocation in a table of millions for what nearly all have.
     let rules = to.route.wake.as_deref();
+    if let Some(response) = rules.and_then(|rules| edge_answers::find(rules, &exchange.parts, true)) {
+        return Ok(Way::Answered(Box::new(response)));
+    }
     if rules.is_none_or(|rules| rules.edge_paths)
         && let Some(response) = edge_path(&exchange.parts.method, exchange.parts.uri.path())
     {
         return Ok(Way::Answered(Box::new(response)));
     }
     match permission(worker, client, exchange, to.name, rules) {
-        Ok(()) => hold::wake(worker, client, exchange, to).await.map(Way::Guest),
+        Ok(()) => hold::wake(worker, client, exchange, to).await,
         // It may run all the same, woken by somebody else: its owner is asked once.
         Err(_) if tried.hops == 0 => Ok(Way::Guest(Guest::unknown(to))),
         Err(refusal) => Err(refusal),

@@ -1,6 +1,7 @@
 //! The body of an answer: ours, or the sprite's streamed through.
 
 use crate::upstream::{GuestBody, UpstreamError};
+use crate::waiting::WaitingEvents;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
@@ -12,6 +13,8 @@ pub enum EdgeBody {
     Full(Option<Bytes>),
     /// The sprite's, read as the client reads: back-pressure is the absence of a poll.
     Sprite(GuestBody),
+    /// Events for the waiting page.
+    Waiting(Box<WaitingEvents>),
 }
 
 impl EdgeBody {
@@ -36,6 +39,7 @@ impl Body for EdgeBody {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Sprite(body) => Pin::new(body).poll_frame(cx),
+            Self::Waiting(events) => events.poll_event(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
@@ -43,6 +47,7 @@ impl Body for EdgeBody {
         match self {
             Self::Full(bytes) => bytes.is_none(),
             Self::Sprite(body) => body.is_end_stream(),
+            Self::Waiting(_) => false,
         }
     }
 
@@ -50,6 +55,7 @@ impl Body for EdgeBody {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Sprite(body) => body.size_hint(),
+            Self::Waiting(_) => SizeHint::default(),
         }
     }
 }

@@ -247,6 +247,21 @@ pub enum SpriteCommand {
         /// Its own app answers for /robots.txt and /favicon.ico, which then wake it.
         #[arg(long)]
         no_edge_paths: bool,
+        /// A TOML file of [[answer]]: paths the edge answers itself (docs/waking.md).
+        #[arg(long, value_name = "FILE")]
+        answers: Option<PathBuf>,
+        /// Navigations are held like every other request, without a page.
+        #[arg(long)]
+        no_waiting_page: bool,
+        /// Requests held for it, at most 1024; the edge's figure when left out.
+        #[arg(long, value_name = "COUNT")]
+        held: Option<u16>,
+        /// Held requests let go at once when it runs; doubled each 25 ms.
+        #[arg(long, value_name = "COUNT")]
+        release_window: Option<u16>,
+        /// Requests it can serve at a time, as long as those who waited are let go.
+        #[arg(long, value_name = "COUNT")]
+        concurrency: Option<u16>,
     },
     /// Set what holds for this sprite instead of the host's figures; "host" goes back to those.
     Limits {

@@ -43,7 +43,9 @@ pub fn is_person(parts: &Parts) -> bool {
     Reader::of(&parts.method, &parts.headers) == Reader::Person && !is_crawler(parts)
 }
 
-fn is_crawler(parts: &Parts) -> bool {
+/// Whether its user agent calls itself a crawler, a preview or a monitor.
+#[must_use]
+pub fn is_crawler(parts: &Parts) -> bool {
     let Some(agent) = parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()) else { return false };
     let agent = agent.to_ascii_lowercase();
     CRAWLERS.iter().any(|word| agent.contains(word))

@@ -1,11 +1,13 @@
 //! Wake it: the request waits at the edge until its sprite runs, its time is up, or its
 //! client leaves. Not a byte of its body is read meanwhile, and nothing is sent.
 
+use crate::asleep::Way;
 use crate::client::Client;
 use crate::client_class;
 use crate::error::RequestError;
 use crate::forward::Guest;
 use crate::request::{Destination, Exchange};
+use crate::waiting::{self, Waited};
 use crate::worker::Worker;
 use http::Version;
 use http::header;
@@ -20,7 +22,7 @@ const FIELD_BYTES: usize = 104;
 /// Longest hold of a request for an event stream, and the cap of every hold (`wake.md` §6).
 const EVENT_STREAM_HOLD: Duration = Duration::from_secs(60);
 
-/// Holds the request and returns the way to the guest that runs then.
+/// Holds the request and returns the way to the guest that runs then, or the waiting page.
 ///
 /// # Errors
 /// What ended the hold, or [`RequestError::ClientGone`].
@@ -29,12 +31,14 @@ pub async fn wake(
     client: &Client,
     exchange: &mut Exchange<'_>,
     to: Destination<'_>,
-) -> Result<Guest, RequestError> {
+) -> Result<Way, RequestError> {
     let began = Instant::now();
     // A second hold of the same request (it lost a race with sleep) has what is left of the first.
-    let deadline =
-        *exchange.deadline.get_or_insert_with(|| began + patience(&exchange.parts, worker.edge.hold_timeout));
-    let hold = worker.edge.waker.hold(HoldRequest {
+    let may_show = waiting::may_show(&exchange.parts, to.route);
+    // Who is given the page is interested for as long as it listens.
+    let ours = if may_show { waiting::INTEREST } else { worker.edge.hold_timeout };
+    let deadline = *exchange.deadline.get_or_insert_with(|| began + patience(&exchange.parts, ours));
+    let request = HoldRequest {
         name: to.name.clone(),
         route: to.route.clone(),
         port: to.port,
@@ -43,13 +47,25 @@ pub async fn wake(
         client_class: client_class::of(&exchange.parts, exchange.authenticated),
         reason: format!("http {}", exchange.parts.method),
         bytes: connection_bytes(exchange.parts.version) + head_bytes(&exchange.parts),
-    });
-    let woken = tokio::select! {
+    };
+    let waker = worker.edge.waker.clone();
+    let hold = async move { waker.hold(request).await };
+    let waited = async {
+        match may_show {
+            true => waiting::hold_or_page(worker, to.name, to.route.generation.0, exchange.id.as_str(), hold).await,
+            false => Waited::Ended(hold.await),
+        }
+    };
+    let waited = tokio::select! {
         biased;
-        woken = hold => woken,
+        waited = waited => waited,
         () = client.gone() => return Err(RequestError::ClientGone),
     };
     exchange.held = Some(exchange.held.unwrap_or_default() + began.elapsed());
+    let woken = match waited {
+        Waited::Ended(woken) => woken,
+        Waited::Page(page) => return Ok(Way::Answered(page)),
+    };
     let woken = woken.map_err(|error| match error {
         HoldError::Gone { .. } => RequestError::Gone,
         error => RequestError::Hold(error),
@@ -58,7 +74,7 @@ pub async fn wake(
     let guest = Guest::fresh(to, woken.run);
     exchange.woken = Some(woken);
     exchange.turn = Some(turn);
-    Ok(guest)
+    Ok(Way::Guest(guest))
 }
 
 /// What a held request's share of its connection takes, bytes: the bounds its memory is held

@@ -13,6 +13,7 @@ pub mod client_class;
 pub mod connection;
 pub mod date;
 pub mod demo;
+pub mod edge_answers;
 pub mod error;
 pub mod forward;
 pub mod headers;
@@ -28,6 +29,7 @@ pub mod sample;
 pub mod target;
 pub mod tunnel;
 pub mod upstream;
+pub mod waiting;
 pub mod wake_attempt;
 pub mod worker;
 

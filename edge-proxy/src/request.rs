@@ -10,6 +10,7 @@ use crate::asleep::{self, Way};
 use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::client_body::ClientBody;
+use crate::edge_answers;
 use crate::error::RequestError;
 use crate::forward::{self, Attempt, Guest, Slept};
 use crate::headers;
@@ -18,6 +19,7 @@ use crate::request_id::RequestId;
 use crate::respond::{self, Reader};
 use crate::target;
 use crate::upstream::Upload;
+use crate::waiting;
 use crate::wake_attempt::WakeAttempt;
 use crate::worker::{Edge, Worker};
 use http::request::Parts;
@@ -131,6 +133,12 @@ async fn serve(
     }
     if route.deleted {
         return Err(RequestError::Gone);
+    }
+    if exchange.parts.uri.path() == waiting::PATH {
+        return waiting::events(worker, &exchange.parts, &named.target.name, route.generation.0);
+    }
+    if let Some(answer) = route.wake.as_deref().and_then(|rules| edge_answers::find(rules, &exchange.parts, false)) {
+        return Ok(answer);
     }
     let port = declared_port(&route, named.target.port)?;
 

@@ -85,7 +85,6 @@ pub fn failure(error: &RequestError, reader: Reader, request_id: &str, held: Opt
         *response.status_mut() = StatusCode::OK;
     }
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::VARY, HeaderValue::from_static("Accept, Sec-Fetch-Mode"));
     if reader == Reader::Person {
         headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
@@ -97,12 +96,19 @@ pub fn failure(error: &RequestError, reader: Reader, request_id: &str, held: Opt
     if verdict.retry_after > 0 {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(verdict.retry_after));
     }
-    insert(headers, PROXY_STATUS, &format!("{PRODUCT}; error={}; details=\"{}\"", verdict.proxy_error, verdict.code));
     if let Some(held) = held {
         insert(headers, SERVER_TIMING, &format!("hold;dur={:.1}", millis(held)));
     }
-    insert(headers, REQUEST_ID, request_id);
+    mark(headers, verdict.proxy_error, verdict.code, request_id);
     response
+}
+
+/// What every answer of our own carries: what went wrong, the request's id, and that nobody
+/// may keep it.
+pub fn mark(headers: &mut HeaderMap, proxy_error: &str, code: &str, request_id: &str) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    insert(headers, PROXY_STATUS, &format!("{PRODUCT}; error={proxy_error}; details=\"{code}\""));
+    insert(headers, REQUEST_ID, request_id);
 }
 
 /// Trailers without content in front, which is how gRPC says that a call failed before it

@@ -20,6 +20,11 @@ pub struct WakeRules {
     pub paths: Vec<String>,
     /// While it sleeps the edge itself answers for `/robots.txt` and `/favicon.ico`.
     pub edge_paths: bool,
+    /// What the edge answers itself besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<EdgeAnswer>,
+    /// A navigation that would wait for long gets a page that reloads itself.
+    pub waiting_page: bool,
     /// Requests held for it, 1 to [`HELD_MAX`]; the edge's figure when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<u16>,
@@ -29,6 +34,67 @@ pub struct WakeRules {
     /// Requests it can serve at a time, as long as those who waited are let go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u16>,
+}
+
+/// Most answers of the edge for one sprite (`wake.md` §3).
+pub const ANSWERS_MAX: usize = 16;
+/// Longest body of one, bytes (`wake.md` §3).
+pub const ANSWER_BYTES_MAX: usize = 4 * 1024;
+
+/// One path that the edge answers itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeAnswer {
+    /// A beginning of paths.
+    pub path: String,
+    /// Only this method; any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Only for what calls itself a crawler, a preview or a monitor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub crawlers_only: bool,
+    /// In which state of the sprite.
+    #[serde(default)]
+    pub when: AnswerWhen,
+    /// 200 to 599.
+    pub status: u16,
+    /// At most [`ANSWER_BYTES_MAX`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub body: String,
+    /// Of the body; plain text when left out.
+    #[serde(default = "plain_text")]
+    pub content_type: String,
+    /// An answer in sleep says so: `Sprite-State: dormant`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dormant: bool,
+}
+
+/// In which state of a sprite the edge answers for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnswerWhen {
+    /// Only while no running sprite is known.
+    #[default]
+    Asleep,
+    /// Always: its app never sees the request.
+    Always,
+}
+
+fn plain_text() -> String {
+    "text/plain; charset=utf-8".into()
+}
+
+impl EdgeAnswer {
+    fn is_bounded(&self) -> bool {
+        let visible = |text: &str| text.bytes().all(|byte| (b' '..0x7f).contains(&byte));
+        self.path.starts_with('/')
+            && self.path.len() <= PATH_BYTES_MAX
+            && (200..600).contains(&self.status)
+            && self.body.len() <= ANSWER_BYTES_MAX
+            && self.content_type.len() <= PATH_BYTES_MAX
+            && visible(&self.content_type)
+            && self.method.as_ref().is_none_or(|method| !method.is_empty() && method.len() <= 16)
+    }
 }
 
 /// Which requests may wake a sprite. Those that may not are refused; none is refused
@@ -55,6 +121,8 @@ impl Default for WakeRules {
             policy: WakePolicy::Any,
             paths: Vec::new(),
             edge_paths: true,
+            answers: Vec::new(),
+            waiting_page: true,
             held: None,
             release_window: None,
             concurrency: None,
@@ -70,6 +138,8 @@ impl WakeRules {
         let at_least_one = [self.held, self.release_window, self.concurrency].into_iter().flatten().all(|n| n > 0);
         self.paths.len() <= PATHS_MAX
             && self.paths.iter().all(fits)
+            && self.answers.len() <= ANSWERS_MAX
+            && self.answers.iter().all(EdgeAnswer::is_bounded)
             && at_least_one
             && self.held.is_none_or(|held| held <= HELD_MAX)
     }

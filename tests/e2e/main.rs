@@ -17,6 +17,7 @@ mod real_apps;
 mod streaming;
 mod tidy;
 
+mod waiting;
 mod wake_fails;
 mod wake_policy;
 mod websocket;

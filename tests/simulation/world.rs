@@ -130,6 +130,7 @@ impl World {
             abandoned_timeout: Duration::from_secs(1),
             port_wait: Duration::from_secs(5),
             start_slots: 2,
+            busy_idle_timeout: Duration::from_secs(6),
             seed,
             ..CoreSettings::from(&config::Host::default())
         };
@@ -266,7 +267,8 @@ impl World {
     /// No more clients and no more deaths; then everything must come to rest.
     pub(crate) fn quiesce(&mut self) {
         self.open_for_business = false;
-        self.run_for(Duration::from_secs(120));
+        // The longest minimum run of a sprite that napped too often is five minutes.
+        self.run_for(Duration::from_secs(420));
         invariants::finally(self);
     }
 

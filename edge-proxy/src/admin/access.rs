@@ -121,7 +121,7 @@ pub fn revoke_links(store: &EmbeddedStore, name: &SpriteName) -> Result<(), Spri
 /// [`SpriteError`].
 pub fn set_wake_rules(store: &EmbeddedStore, name: &SpriteName, rules: WakeRules) -> Result<(), SpriteError> {
     if !rules.is_bounded() {
-        return Err(super::sprites::wrong_paths());
+        return Err(super::sprites::wrong_rules());
     }
     change(store, name, |row| {
         row.wake = rules;

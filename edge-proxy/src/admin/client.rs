@@ -36,7 +36,7 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
             for (field, command) in commands.into_iter().filter_map(|(field, command)| Some((field, command?))) {
                 body[field] = command.into();
             }
-            match driver.map(|file| driver_of(&file)).transpose() {
+            match driver.map(|file| toml_of("--driver", &file)).transpose() {
                 Ok(Some(driver)) => body["driver"] = driver,
                 Ok(None) => {}
                 Err(error) => return print(Err(error), json),
@@ -78,8 +78,30 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
                 .await
                 .map(|value| (value, table::sprite as Show))
         }
-        SpriteCommand::WakeRules { name, policy, paths, no_edge_paths } => {
-            let body = json!({ "policy": policy, "paths": paths, "edge_paths": !no_edge_paths });
+        SpriteCommand::WakeRules {
+            name,
+            policy,
+            paths,
+            no_edge_paths,
+            answers,
+            no_waiting_page,
+            held,
+            release_window,
+            concurrency,
+        } => {
+            let mut body = json!({ "policy": policy, "paths": paths, "edge_paths": !no_edge_paths });
+            body["waiting_page"] = (!no_waiting_page).into();
+            let figures = [("held", held), ("release_window", release_window), ("concurrency", concurrency)];
+            for (field, figure) in figures.into_iter().filter_map(|(field, figure)| Some((field, figure?))) {
+                body[field] = figure.into();
+            }
+            match answers.map(|file| toml_of("--answers", &file)).transpose() {
+                Ok(answers) => {
+                    let answers = answers.map(|mut answers| answers["answer"].take());
+                    body["answers"] = answers.filter(Value::is_array).unwrap_or_else(|| json!([]));
+                }
+                Err(error) => return print(Err(error), json),
+            }
             call(socket, Method::POST, &path(&name, "/wake-rules"), Some(body))
                 .await
                 .map(|value| (value, table::sprite as Show))
@@ -131,10 +153,10 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
     print(done, json)
 }
 
-/// A driver's settings from a file; the server says what is wrong in them.
-fn driver_of(file: &Path) -> anyhow::Result<Value> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("--driver {}", file.display()))?;
-    toml::from_str(&text).with_context(|| format!("--driver {}", file.display()))
+/// What stands in a TOML file; the server says what is wrong in it.
+fn toml_of(option: &str, file: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("{option} {}", file.display()))?;
+    toml::from_str(&text).with_context(|| format!("{option} {}", file.display()))
 }
 
 /// One order to a sprite; shows the sprite.

@@ -113,8 +113,12 @@ pub async fn create(
     Ok(spec)
 }
 
-pub(super) fn wrong_paths() -> SpriteError {
-    SpriteError::Field { field: "wake_paths", rule: "at most 16, each begins with / and has at most 256 bytes" }
+pub(super) fn wrong_rules() -> SpriteError {
+    SpriteError::Field {
+        field: "wake rules",
+        rule: "at most 16 paths and 16 answers, each path begins with / and has at most 256 bytes, a status is 200 to \
+               599, a body has at most 4096 bytes, held is 1 to 1024, other figures are at least 1",
+    }
 }
 
 fn check(new: &NewSprite) -> Result<(), SpriteError> {
@@ -131,7 +135,7 @@ fn check(new: &NewSprite) -> Result<(), SpriteError> {
         return Err(SpriteError::Field { field: "ports", rule: "at most 16 ports, none of them 0" });
     }
     if !new.wake.is_bounded() {
-        return Err(wrong_paths());
+        return Err(wrong_rules());
     }
     if new.idle_timeout.is_some_and(|timeout| timeout < Duration::from_millis(100)) {
         return Err(SpriteError::Field { field: "idle_timeout", rule: "at least 100ms" });

@@ -180,6 +180,14 @@ impl Holds {
         flies || self.releases.range(first..).next().is_some_and(|(key, _)| key.name == *name)
     }
 
+    /// When the owner thinks that this sprite will be ready, if it is being woken.
+    #[must_use]
+    pub fn eta(&self, name: &SpriteName, generation: Generation) -> Option<Instant> {
+        let first = FlightKey { name: name.clone(), generation, port: 0 };
+        let of_sprite = self.flights.range(first.clone()..).take_while(|(key, _)| key.name == first.name);
+        of_sprite.filter_map(|(_, flight)| flight.eta).max()
+    }
+
     /// Wakes pending at this moment.
     #[must_use]
     pub fn flights(&self) -> usize {

@@ -6,7 +6,7 @@ use super::{HoldError, HoldLimits};
 use backhaul::wire::{ClientClass, EdgeMessage, Opened, OwnerMessage, ToEdge, ToOwner, WakeKind};
 use backhaul::{Backhaul, EdgeEvents};
 use router::names::SpriteName;
-use router::route::{HostId, Route};
+use router::route::{Generation, HostId, Route};
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
+/// Waiting pages that listen at a time (chosen: as many as there may be flights); further ones
+/// are told that nobody waits.
+pub(super) const WATCHERS_MAX: usize = 4_096;
 /// Longest hold once draining has begun (`wake.md` §6).
 const DRAIN_HOLD: Duration = Duration::from_secs(20);
 
@@ -73,6 +76,8 @@ struct Inner {
 struct State {
     holds: Holds,
     waiting: HashMap<u64, oneshot::Sender<Result<Opened, HoldError>>>,
+    /// Who wants to hear that a sprite runs without waiting for it.
+    watchers: Vec<(SpriteName, u64, oneshot::Sender<bool>)>,
     /// When the timer task will look again.
     armed: Option<Instant>,
     /// Messages in the order the core made them.
@@ -93,6 +98,7 @@ impl Waker {
         let state = State {
             holds: Holds::new(limits, seed),
             waiting: HashMap::new(),
+            watchers: Vec::new(),
             armed: None,
             outbox: VecDeque::new(),
             sending: false,
@@ -196,6 +202,36 @@ impl Waker {
     #[must_use]
     pub fn is_waking(&self, name: &SpriteName) -> bool {
         self.0.lock().holds.is_waking(name)
+    }
+
+    /// How long the owner thinks that its wake will still take; zero when it does not say.
+    #[must_use]
+    pub fn eta(&self, name: &SpriteName, generation: u64) -> Duration {
+        let eta = self.0.lock().holds.eta(name, Generation(generation));
+        eta.map(|eta| eta.saturating_duration_since(Instant::now())).unwrap_or_default()
+    }
+
+    /// Waits until the sprite runs (`true`), or until nobody here waits for its wake any more.
+    /// Wakes nothing and holds no place.
+    ///
+    /// # Cancel safety
+    /// Holds no state but a place among the watchers, which is swept.
+    pub async fn runs(&self, name: &SpriteName, generation: u64) -> bool {
+        let receiver = {
+            let mut state = self.0.lock();
+            // Under the lock under which a flight ends, so that its end is not missed.
+            if self.view(name, generation).is_some() {
+                return true;
+            }
+            state.watchers.retain(|(_, _, sender)| !sender.is_closed());
+            if !state.holds.is_waking(name) || state.watchers.len() >= WATCHERS_MAX {
+                return false;
+            }
+            let (sender, receiver) = oneshot::channel();
+            state.watchers.push((name.clone(), generation, sender));
+            receiver
+        };
+        receiver.await.unwrap_or(false)
     }
 
     /// Requests held at this moment.
@@ -305,19 +341,47 @@ impl Inner {
 
     /// Takes every action of the core and sees to its next moment.
     fn settle(&self, state: &mut State) {
+        let mut ended = false;
         while let Some(action) = state.holds.poll_action() {
             match action {
                 Action::Wake(host, wake) => state.outbox.push_back((host, EdgeMessage::Wake(wake))),
-                Action::Withdraw(host, withdraw) => state.outbox.push_back((host, EdgeMessage::Withdraw(withdraw))),
+                Action::Withdraw(host, withdraw) => {
+                    ended = true;
+                    state.outbox.push_back((host, EdgeMessage::Withdraw(withdraw)));
+                }
                 Action::Release(id, opened) => state.end(id, Ok(opened)),
-                Action::Refuse(id, error) => state.end(id, Err(error)),
-                Action::Runs(name, generation, run) => self.views.note(Instant::now(), &name, generation, run),
+                Action::Refuse(id, error) => {
+                    ended = true;
+                    state.end(id, Err(error));
+                }
+                Action::Runs(name, generation, run) => {
+                    ended = true;
+                    self.views.note(Instant::now(), &name, generation, run);
+                }
             }
+        }
+        if ended && !state.watchers.is_empty() {
+            self.tell_watchers(state);
         }
         let next = state.holds.poll_timeout();
         if next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed)) {
             state.armed = next;
             self.timer.notify_one();
+        }
+    }
+}
+
+impl Inner {
+    /// Those whose sprite runs, or is not being woken any more, have heard enough.
+    fn tell_watchers(&self, state: &mut State) {
+        for (name, generation, sender) in std::mem::take(&mut state.watchers) {
+            let runs = self.views.run(Instant::now(), name.as_str(), generation).is_some();
+            if runs || !state.holds.is_waking(&name) {
+                // Gone meanwhile: nobody is left to tell.
+                let _ = sender.send(runs);
+            } else {
+                state.watchers.push((name, generation, sender));
+            }
         }
     }
 }
