@@ -6,8 +6,10 @@
 mod command;
 mod fixed;
 mod log;
+mod ports;
 mod probe;
 mod process;
+mod stat;
 
 pub use command::CommandDriver;
 pub use fixed::FixedDriver;

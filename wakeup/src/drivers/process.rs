@@ -10,16 +10,17 @@ mod listeners;
 
 use self::listeners::listening_sockets;
 use super::log::Log;
+use super::ports::Ports;
+use super::stat::Stat;
 use super::{DriverError, Started, WakeDriver};
 use crate::spec::{DriverSpec, SpriteSpec};
 use backhaul::owner::BoxFuture;
 use router::names::SpriteName;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::HashMap;
-use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,13 +58,8 @@ pub struct ProcessDriver {
 
 struct Inner {
     settings: ProcessSettings,
-    groups: Mutex<Groups>,
-}
-
-#[derive(Default)]
-struct Groups {
-    by_name: HashMap<SpriteName, Group>,
-    next_port: u16,
+    ports: Ports,
+    groups: Mutex<HashMap<SpriteName, Group>>,
 }
 
 #[derive(Clone)]
@@ -80,8 +76,8 @@ impl ProcessDriver {
     /// With these settings.
     #[must_use]
     pub fn new(settings: ProcessSettings) -> Self {
-        let groups = Groups { by_name: HashMap::new(), next_port: settings.first_port };
-        Self { inner: Arc::new(Inner { settings, groups: Mutex::new(groups) }) }
+        let ports = Ports::new(settings.first_port, settings.last_port);
+        Self { inner: Arc::new(Inner { settings, ports, groups: Mutex::default() }) }
     }
 
     /// Ends the groups an owner that died left behind. A group is ours only if its leader
@@ -104,33 +100,12 @@ impl ProcessDriver {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, Groups> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SpriteName, Group>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn group(&self, name: &SpriteName) -> Option<Group> {
-        self.lock().by_name.get(name).cloned()
-    }
-
-    /// A port no other sprite of any owner on this machine has and nobody listens on.
-    ///
-    /// The port itself cannot be kept for the guest, so an abstract socket named after it
-    /// is: the kernel lets one process have it, and frees it however that process ends.
-    fn pick_port(&self) -> Result<(u16, UnixListener), DriverError> {
-        let (first, last) = (self.settings.first_port, self.settings.last_port);
-        let mut groups = self.lock();
-        for _ in first..=last {
-            let port = groups.next_port.clamp(first, last);
-            groups.next_port = if port == last { first } else { port + 1 };
-            let reserved = UnixAddress::from_abstract_name(format!("edge-proxy/guest-port/{port}"))
-                .and_then(|address| UnixListener::bind_addr(&address));
-            let Ok(reserved) = reserved else { continue };
-            // Bound for a moment to see that no stranger holds it.
-            if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
-                return Ok((port, reserved));
-            }
-        }
-        Err(DriverError::NoPort { first, last })
+        self.lock().get(name).cloned()
     }
 
     async fn start(self: Arc<Self>, spec: SpriteSpec) -> Result<Started, DriverError> {
@@ -140,7 +115,7 @@ impl Inner {
         std::fs::create_dir_all(&data).map_err(system("cannot make the sprite's directory"))?;
         let log =
             Log::open(&directory.join("output.log"), self.settings.log_bytes).map_err(system("cannot open its log"))?;
-        let (port, reserved) = self.pick_port()?;
+        let (port, reserved) = self.ports.pick(&[])?;
         let mut child =
             command_of(command, &spec.name, port, &data).spawn().map_err(system("cannot start its command"))?;
         let at = Instant::now();
@@ -159,7 +134,7 @@ impl Inner {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (gone_sender, gone) = watch::channel(false);
         let (exited_sender, exited) = oneshot::channel();
-        self.lock().by_name.insert(spec.name.clone(), Group { leader, address, gone, _reserved: Arc::new(reserved) });
+        self.lock().insert(spec.name.clone(), Group { leader, address, gone, _reserved: Arc::new(reserved) });
         tokio::spawn(watch_leader(child, leader, record, gone_sender, exited_sender));
         Ok(Started { address, at, exited })
     }
@@ -198,7 +173,7 @@ impl Inner {
     }
 
     async fn end(self: Arc<Self>, name: SpriteName) {
-        let Some(group) = self.lock().by_name.remove(&name) else { return };
+        let Some(group) = self.lock().remove(&name) else { return };
         let grace = if *group.gone.borrow() { Duration::ZERO } else { self.settings.stop_grace };
         end_group(group.leader, grace).await;
         let mut gone = group.gone;
@@ -336,28 +311,6 @@ fn listens(leader: Pid, port: u16) -> bool {
     };
     !sockets.is_empty()
         && (holds(leader.as_raw_nonzero().get()) || members_of(leader).into_iter().any(|(pid, _)| holds(pid)))
-}
-
-/// The fields of `/proc/PID/stat` we need (proc(5): 3, 5 and 22).
-struct Stat {
-    state: char,
-    group: i32,
-    started: u64,
-}
-
-impl Stat {
-    fn read(pid: i32) -> Option<Self> {
-        // One read: the kernel writes it in one piece, and a wake waits for it.
-        let mut bytes = [0; 1024];
-        let length = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut bytes).ok()?;
-        let text = String::from_utf8_lossy(&bytes[..length]);
-        // The name in parentheses may hold anything, so count from behind it.
-        let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-        let state = fields.next()?.chars().next()?;
-        let group = fields.nth(1)?.parse().ok()?;
-        let started = fields.nth(16)?.parse().ok()?;
-        Some(Self { state, group, started })
-    }
 }
 
 /// `PID START_TIME`, replaced as a whole.

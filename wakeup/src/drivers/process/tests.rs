@@ -1,5 +1,6 @@
 use super::*;
 use crate::drivers::probe;
+use std::net::TcpListener;
 
 struct Bench {
     driver: ProcessDriver,
