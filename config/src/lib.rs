@@ -5,6 +5,7 @@
 //! turns it into what it means. Nothing here opens a file it is told about.
 
 mod backhaul;
+mod drivers;
 mod error;
 mod hold;
 mod host;
@@ -14,6 +15,7 @@ mod sprite;
 mod text;
 
 pub use backhaul::{BackhaulConfig, Link};
+pub use drivers::{Accel, Drivers, Qemu};
 pub use error::ConfigError;
 pub use hold::Hold;
 pub use host::Host;
@@ -44,6 +46,8 @@ pub struct Config {
     pub hold: Hold,
     /// The worker host on this machine.
     pub host: Host,
+    /// Its drivers.
+    pub drivers: Drivers,
     /// Bounds of client connections.
     pub limits: Limits,
     /// Sprites that exist by configuration.
@@ -62,6 +66,7 @@ impl Default for Config {
             backhaul: BackhaulConfig::default(),
             hold: Hold::default(),
             host: Host::default(),
+            drivers: Drivers::default(),
             limits: Limits::default(),
             sprites: Vec::new(),
         }
@@ -106,6 +111,7 @@ impl Config {
         self.backhaul.check()?;
         self.hold.check()?;
         self.host.check()?;
+        self.drivers.check()?;
         self.limits.check()
     }
 
