@@ -40,7 +40,11 @@ impl Host {
             Link::Userspace => Some(Tunnel::load(config)?),
         };
         let (server, edge) = tunnel.map(Tunnel::split).unzip();
-        let settings = HostSettings { directory: config.data_dir.join("sprites"), host: config.host.clone() };
+        let settings = HostSettings {
+            directory: config.data_dir.join("sprites"),
+            host: config.host.clone(),
+            drivers: config.drivers.clone(),
+        };
         let (told, hears) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let thread =

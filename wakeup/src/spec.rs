@@ -1,5 +1,9 @@
 //! What an owner knows about a sprite, and what it tells about it.
 
+mod qemu;
+
+pub use qemu::{Disk, DiskFormat, QemuSpec};
+
 use backhaul::wire::WakeKind;
 use router::names::SpriteName;
 use serde::{Deserialize, Serialize};
@@ -104,6 +108,8 @@ pub enum DriverSpec {
         /// Puts it to sleep.
         sleep: String,
     },
+    /// A virtual machine under QEMU (`drivers/qemu.rs`).
+    Qemu(QemuSpec),
     /// A service somebody else runs; it is always awake (`drivers/fixed.rs`).
     Fixed {
         /// Where it listens.

@@ -126,10 +126,13 @@ fn check(new: &NewSprite) -> Result<(), SpriteError> {
     let commands: &[&String] = match &new.driver {
         DriverSpec::Process { command } => &[command],
         DriverSpec::Command { wake, sleep } => &[wake, sleep],
-        DriverSpec::Fixed { .. } => &[],
+        DriverSpec::Fixed { .. } | DriverSpec::Qemu(_) => &[],
     };
     if commands.iter().any(|command| wrong(command)) {
         return Err(SpriteError::Field { field: "command", rule: "1 to 16384 bytes" });
+    }
+    if let DriverSpec::Qemu(machine) = &new.driver {
+        machine.check(&new.ports).map_err(|(field, rule)| SpriteError::Field { field, rule })?;
     }
     if new.ports.len() > PORTS_MAX || new.ports.contains(&0) {
         return Err(SpriteError::Field { field: "ports", rule: "at most 16 ports, none of them 0" });

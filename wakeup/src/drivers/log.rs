@@ -24,7 +24,7 @@ impl Log {
         Ok(Self(Arc::new(Mutex::new(Inner { path: path.into(), file, bytes, bytes_max }))))
     }
 
-    fn write(&self, data: &[u8]) -> std::io::Result<()> {
+    pub(super) fn write(&self, data: &[u8]) -> std::io::Result<()> {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if log.bytes + data.len() as u64 > log.bytes_max {
             std::fs::rename(&log.path, log.path.with_extension("log.1"))?;

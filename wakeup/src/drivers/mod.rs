@@ -9,12 +9,14 @@ mod log;
 mod ports;
 mod probe;
 mod process;
+mod qemu;
 mod stat;
 
 pub use command::CommandDriver;
 pub use fixed::FixedDriver;
 pub use probe::probe;
 pub use process::{ProcessDriver, ProcessSettings};
+pub use qemu::{QemuDriver, QemuSettings};
 
 use crate::spec::{Depth, DriverSpec, SpriteSpec};
 use backhaul::owner::BoxFuture;
@@ -73,6 +75,12 @@ pub enum DriverError {
     Command {
         /// Which.
         what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A virtual machine could not be begun, ended too soon or did not do what it was told.
+    #[error("its machine: {reason}")]
+    Machine {
         /// Why.
         reason: String,
     },
@@ -142,14 +150,22 @@ pub trait WakeDriver: Send + Sync + 'static {
 pub struct Drivers {
     process: Arc<ProcessDriver>,
     command: Arc<CommandDriver>,
+    qemu: Arc<QemuDriver>,
 }
 
 impl Drivers {
-    /// With these settings of the `process` driver.
+    /// With these settings of the `process` driver and those of the sections `[drivers.NAME]`.
     #[must_use]
-    pub fn new(process: ProcessSettings) -> Self {
+    pub fn new(process: ProcessSettings, settings: config::Drivers) -> Self {
         let command = CommandDriver::new(process.directory.clone());
-        Self { process: Arc::new(ProcessDriver::new(process)), command: Arc::new(command) }
+        let qemu = QemuDriver::new(QemuSettings {
+            directory: process.directory.clone(),
+            first_port: process.first_port,
+            last_port: process.last_port,
+            log_bytes: process.log_bytes,
+            qemu: settings.qemu,
+        });
+        Self { process: Arc::new(ProcessDriver::new(process)), command: Arc::new(command), qemu: Arc::new(qemu) }
     }
 
     /// The driver of a sprite.
@@ -158,6 +174,7 @@ impl Drivers {
         match spec {
             DriverSpec::Process { .. } => Arc::clone(&self.process) as Arc<dyn WakeDriver>,
             DriverSpec::Command { .. } => Arc::clone(&self.command) as Arc<dyn WakeDriver>,
+            DriverSpec::Qemu(_) => Arc::clone(&self.qemu) as Arc<dyn WakeDriver>,
             DriverSpec::Fixed { address } => Arc::new(FixedDriver::new(*address)),
         }
     }

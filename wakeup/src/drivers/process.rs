@@ -246,7 +246,8 @@ async fn watch_leader(
     let _ = exited.send(detail);
 }
 
-fn describe(status: ExitStatus) -> String {
+/// How a process ended, in words.
+pub(super) fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),

@@ -39,6 +39,8 @@ pub struct HostSettings {
     pub directory: PathBuf,
     /// Section `[host]`.
     pub host: config::Host,
+    /// Sections `[drivers.NAME]`.
+    pub drivers: config::Drivers,
 }
 
 /// The owner of this host's sprites. Cheap to clone, usable from every thread.
@@ -155,7 +157,7 @@ impl OwnerHandle {
             stop_grace: host.stop_grace,
             log_bytes: host.log_bytes,
         };
-        let drivers = Drivers::new(process);
+        let drivers = Drivers::new(process, settings.drivers);
         drivers.reap_orphans().await;
         let core = OwnerCore::new(CoreSettings { seed: rand::random(), ..CoreSettings::from(&host) });
         let shared = Arc::new(Shared {

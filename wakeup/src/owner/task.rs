@@ -7,7 +7,7 @@ use super::cordons::{ACKNOWLEDGE, Cordons};
 use super::core::{Action, Answer, OwnerCore, WaiterId, WakeRecord, WakeRequest};
 use super::handle::{Command, Event, Order, RECEIPTS, Run, SELF, Shared, SleepError};
 use super::sprite::CoreSpec;
-use crate::drivers::{Adopted, DriverError, Started, WakeDriver, probe};
+use crate::drivers::{Adopted, DriverError, Started, WakeDriver};
 use crate::spec::{Depth, DriverSpec, Receipt, SpriteSpec, SpriteStatus, StateName};
 use backhaul::activity::RunActivity;
 use backhaul::owner::EdgeId;
@@ -499,11 +499,13 @@ impl Task {
     /// The sprite runs; the declared port this waiter asked for may still be closed.
     fn wait_for_port(&mut self, waiter: WaiterId, name: &SpriteName, opened: Opened, port: u16, deadline: Instant) {
         let Some(ip) = self.addresses.get(name).map(SocketAddr::ip) else { return };
+        let Some((driver, _)) = self.driver(name) else { return };
+        let ready = driver.ready(name.clone(), SocketAddr::new(ip, port), false);
         let ear = self.ear(waiter);
         let now = Instant::now();
         let until = deadline.min(now + self.core.port_wait(name, now));
         tokio::spawn(async move {
-            let open = tokio::time::timeout_at(until.into(), probe(SocketAddr::new(ip, port))).await;
+            let open = tokio::time::timeout_at(until.into(), ready).await;
             ear.tell(match open {
                 Ok(_) => Answer::Ready(opened),
                 Err(_) => port_closed(),
