@@ -13,6 +13,7 @@ mod hygiene;
 mod links;
 mod neighbours;
 mod orders;
+mod qemu_driver;
 mod real_apps;
 mod streaming;
 mod tidy;

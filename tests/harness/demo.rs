@@ -193,6 +193,18 @@ impl Demo {
         status
     }
 
+    /// Ends it as Ctrl-C does; guests that another owner can find again may be left.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn leave(mut self) -> Arc<TempDir> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("our own child");
+        let child = &mut self.child;
+        until("the demo to end after SIGINT", STOP_LIMIT, async || child.try_wait().unwrap()).await;
+        Arc::clone(&self.data)
+    }
+
     /// Ends it as a crash does (SIGKILL): its guests may be left for the next start.
     ///
     /// # Panics
@@ -215,11 +227,24 @@ impl Drop for Demo {
             let _ = self.child.kill();
             let _ = self.child.wait();
             // Killed, it could not end its guests; they are ours all the same.
-            for process in processes::about(self.data.path()) {
-                if let Some(pid) = rustix::process::Pid::from_raw(process.pid.cast_signed()) {
-                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                }
-            }
+            end_all(self.data.path());
+        }
+    }
+}
+
+/// Ends what demos on a data directory have left, however its test ends.
+pub struct Leftovers(pub Arc<TempDir>);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        end_all(self.0.path());
+    }
+}
+
+fn end_all(data: &Path) {
+    for process in processes::about(data) {
+        if let Some(pid) = rustix::process::Pid::from_raw(process.pid.cast_signed()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
 }

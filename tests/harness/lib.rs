@@ -15,6 +15,7 @@ pub mod guest;
 pub mod processes;
 pub mod raw;
 pub mod tools;
+pub mod vm;
 pub mod wait;
 
 pub use client::{Answer, Client, Version};
