@@ -44,7 +44,6 @@ async fn a_machine_keeps_its_memory_through_both_sleeps_and_no_memory_is_loaded_
         assert!(!memory.join("memory.json").exists() && !memory.join("memory").exists(), "it was used up");
         last = last.next();
     }
-    eprintln!("receipts: {:#?}", demo.receipts("vm").await);
 
     // A port it declared is held like its own: it answers the first time.
     demo.sleep_cold("vm").await;

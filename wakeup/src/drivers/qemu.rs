@@ -330,7 +330,7 @@ impl Inner {
         let (process, exited) = match Process::found(&record, &directory) {
             Ok(Some(found)) => found,
             Ok(None) => {
-                Record::remove(&directory);
+                record.remove(&directory);
                 return asleep(memory.exists());
             }
             Err(error) => {

@@ -253,6 +253,3 @@ const fn failed(reason: String) -> DriverError {
 pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> DriverError {
     move |source| DriverError::System { what, source }
 }
-
-#[cfg(test)]
-mod tests;

@@ -59,7 +59,11 @@ impl Record {
         std::fs::rename(next, path)
     }
 
-    pub(super) fn remove(directory: &Path) {
+    /// Removes it, unless another machine has been written down since.
+    pub(super) fn remove(&self, directory: &Path) {
+        if Self::read(directory).is_some_and(|present| present != *self) {
+            return;
+        }
         let path = Self::path(directory);
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != io::ErrorKind::NotFound
@@ -91,7 +95,8 @@ impl Process {
         // Not waited for yet, so it is still there and the number is its own.
         let opened = Pid::from_raw(pid).ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
         let started = Stat::read(pid).map_or(0, |stat| stat.started);
-        let written = Record { pid, started, generation, address }.write(directory);
+        let record = Record { pid, started, generation, address };
+        let written = record.write(directory);
         let descriptor = match (opened, written) {
             (Ok(descriptor), Ok(())) => descriptor,
             (opened, written) => {
@@ -116,7 +121,7 @@ impl Process {
                 None => String::new(),
             };
             let detail = if words.is_empty() { ended } else { format!("{ended}: {words}") };
-            Record::remove(&directory);
+            record.remove(&directory);
             sender.send_replace(Some(detail.clone()));
             // Nobody listens any more when the owner itself ended it.
             let _ = exited_sender.send(detail);
@@ -143,11 +148,11 @@ impl Process {
         let watched = descriptor.try_clone()?;
         let (sender, gone) = watch::channel(None);
         let (exited_sender, exited) = oneshot::channel();
-        let directory = directory.to_owned();
+        let (gone_record, directory) = (record.clone(), directory.to_owned());
         // It is nobody's child here, so the kernel tells whoever waits on its descriptor.
         std::thread::Builder::new().name("machine".into()).stack_size(WATCH_STACK_BYTES).spawn(move || {
             wait_for_end(&watched);
-            Record::remove(&directory);
+            gone_record.remove(&directory);
             sender.send_replace(Some("it ended".into()));
             let _ = exited_sender.send("it ended".into());
         })?;
