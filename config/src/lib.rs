@@ -15,7 +15,7 @@ mod sprite;
 mod text;
 
 pub use backhaul::{BackhaulConfig, Link};
-pub use drivers::{Accel, Drivers, Qemu};
+pub use drivers::{Accel, DockerDriver, Drivers, FirecrackerDriver, HttpDriver, Qemu};
 pub use error::ConfigError;
 pub use hold::Hold;
 pub use host::Host;
@@ -46,7 +46,7 @@ pub struct Config {
     pub hold: Hold,
     /// The worker host on this machine.
     pub host: Host,
-    /// Its drivers.
+    /// The wake drivers of that host.
     pub drivers: Drivers,
     /// Bounds of client connections.
     pub limits: Limits,
