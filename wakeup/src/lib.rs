@@ -7,4 +7,5 @@
 pub mod drivers;
 pub mod hold;
 pub mod owner;
+pub mod signature;
 pub mod spec;
