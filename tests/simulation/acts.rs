@@ -98,8 +98,8 @@ impl World {
 
     fn owner_acts(&mut self, action: owner::Action) {
         use owner::Action::{
-            Answer, CloseGate, Continue, Cordon, End, Ended, Freeze, Hold, Probe, Receipt, ReopenGate, Running, Start,
-            Suspend, Unhold,
+            Answer, CloseGate, Continue, Cordon, Destroy, End, Ended, Freeze, Hold, Probe, Receipt, ReopenGate,
+            Running, Start, Suspend, Unhold,
         };
         match action {
             Start { name, run, token } => {
@@ -122,7 +122,9 @@ impl World {
             ReopenGate { name, .. } | Unhold { name, .. } => self.guests.of(&name).gate_closed = false,
             Hold { name, .. } => self.guests.of(&name).gate_closed = true,
             Freeze { name, token, .. } => self.stop(name, token, Depth::Warm),
-            Suspend { name, token, .. } | End { name, token, .. } => self.stop(name, token, Depth::Cold),
+            Suspend { name, token, .. } | End { name, token, .. } | Destroy { name, token, .. } => {
+                self.stop(name, token, Depth::Cold)
+            }
             Answer { waiter: (session, id), answer, .. } => {
                 let answer = WakeAnswer {
                     wake_id_high: (id >> 64) as u64,

@@ -3,6 +3,13 @@
 mod qemu;
 
 pub use qemu::{Disk, DiskFormat, QemuSpec};
+mod docker;
+mod firecracker;
+mod http;
+
+pub use docker::DockerSpec;
+pub use firecracker::FirecrackerSpec;
+pub use http::HttpSpec;
 
 use backhaul::wire::WakeKind;
 use router::names::SpriteName;
@@ -115,7 +122,16 @@ pub enum DriverSpec {
         /// Where it listens.
         address: SocketAddr,
     },
+    /// A container (`drivers/docker.rs`).
+    Docker(DockerSpec),
+    /// A micro-VM (`drivers/firecracker.rs`).
+    Firecracker(FirecrackerSpec),
+    /// A machine of an orchestrator, asked over HTTP (`drivers/http.rs`).
+    Http(HttpSpec),
 }
+
+/// A field that is wrong, and what would be right.
+pub type Wrong = (&'static str, &'static str);
 
 /// How deep a sprite sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,3 +228,6 @@ impl Depth {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

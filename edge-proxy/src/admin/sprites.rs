@@ -122,11 +122,15 @@ pub(super) fn wrong_rules() -> SpriteError {
 }
 
 fn check(new: &NewSprite) -> Result<(), SpriteError> {
+    let field = |(field, rule)| SpriteError::Field { field, rule };
     let wrong = |command: &String| command.trim().is_empty() || command.len() > COMMAND_BYTES_MAX;
     let commands: &[&String] = match &new.driver {
         DriverSpec::Process { command } => &[command],
         DriverSpec::Command { wake, sleep } => &[wake, sleep],
         DriverSpec::Fixed { .. } | DriverSpec::Qemu(_) => &[],
+        DriverSpec::Docker(docker) => docker.check().map(|()| &[][..]).map_err(field)?,
+        DriverSpec::Firecracker(firecracker) => firecracker.check().map(|()| &[][..]).map_err(field)?,
+        DriverSpec::Http(http) => http.check().map(|()| &[][..]).map_err(field)?,
     };
     if commands.iter().any(|command| wrong(command)) {
         return Err(SpriteError::Field { field: "command", rule: "1 to 16384 bytes" });

@@ -51,6 +51,17 @@ impl Log {
     }
 }
 
+/// The same for a file that another process appends to: over the bound it is copied to the
+/// one before it and emptied.
+pub(super) fn begin_anew_over(path: &Path, bytes_max: u64) -> std::io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    if file.metadata()?.len() > bytes_max {
+        std::fs::copy(path, path.with_extension("log.1"))?;
+        file.set_len(0)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +77,19 @@ mod tests {
         let (now, before) = (std::fs::read(&path).unwrap(), std::fs::read(path.with_extension("log.1")).unwrap());
         assert!(now.len() <= 4096 && before.len() <= 4096);
         assert!(now.ends_with(b"line 999\n"));
+    }
+
+    #[test]
+    fn a_file_of_another_process_begins_anew_over_its_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("output.log");
+        let mut theirs = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        theirs.write_all(b"first ").unwrap();
+        begin_anew_over(&path, 6).unwrap();
+        theirs.write_all(b"second").unwrap();
+        begin_anew_over(&path, 6).unwrap();
+        theirs.write_all(b"third").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"third");
+        assert_eq!(std::fs::read(path.with_extension("log.1")).unwrap(), b"first second");
     }
 }

@@ -4,16 +4,25 @@
 //! [`WakeDriver`], a variant in `spec.rs`, an arm in [`Drivers::of`].
 
 mod command;
+mod docker;
+mod firecracker;
 mod fixed;
+mod http;
+mod http_client;
 mod log;
 mod ports;
 mod probe;
 mod process;
 mod qemu;
 mod stat;
+#[cfg(test)]
+mod stub;
 
 pub use command::CommandDriver;
+pub use docker::DockerDriver;
+pub use firecracker::FirecrackerDriver;
 pub use fixed::FixedDriver;
+pub use http::HttpDriver;
 pub use probe::probe;
 pub use process::{ProcessDriver, ProcessSettings};
 pub use qemu::{QemuDriver, QemuSettings};
@@ -84,6 +93,16 @@ pub enum DriverError {
         /// Why.
         reason: String,
     },
+    /// Who runs the machine refused, or could not be asked.
+    #[error("{who} did not {what}: {reason}")]
+    Refused {
+        /// Who: "the container engine".
+        who: &'static str,
+        /// What was asked: "start it".
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// Some process of the guest could not be stopped in time.
     #[error("the guest did not stop in time")]
     NotStopped,
@@ -103,6 +122,11 @@ pub trait WakeDriver: Send + Sync + 'static {
     ///
     /// [`suspend`]: WakeDriver::suspend
     fn end(&self, name: &SpriteName) -> BoxFuture<()>;
+    /// The sprite is no more: ends its guest, and removes what the driver made for it. By
+    /// default nothing was made.
+    fn destroy(&self, name: &SpriteName) -> BoxFuture<()> {
+        self.end(name)
+    }
     /// Puts a running or frozen guest to sleep so that nothing of it is in memory. A driver
     /// that can writes its memory to disk, and the next [`WakeDriver::start`] goes on from
     /// there; by default the guest ends.
@@ -150,6 +174,9 @@ pub trait WakeDriver: Send + Sync + 'static {
 pub struct Drivers {
     process: Arc<ProcessDriver>,
     command: Arc<CommandDriver>,
+    docker: Arc<DockerDriver>,
+    firecracker: Arc<FirecrackerDriver>,
+    http: Arc<HttpDriver>,
     qemu: Arc<QemuDriver>,
 }
 
@@ -157,15 +184,22 @@ impl Drivers {
     /// With these settings of the `process` driver and those of the sections `[drivers.NAME]`.
     #[must_use]
     pub fn new(process: ProcessSettings, settings: config::Drivers) -> Self {
-        let command = CommandDriver::new(process.directory.clone());
-        let qemu = QemuDriver::new(QemuSettings {
+        let config::Drivers { docker, firecracker, http, qemu } = settings;
+        let qemu = QemuSettings {
             directory: process.directory.clone(),
             first_port: process.first_port,
             last_port: process.last_port,
             log_bytes: process.log_bytes,
-            qemu: settings.qemu,
-        });
-        Self { process: Arc::new(ProcessDriver::new(process)), command: Arc::new(command), qemu: Arc::new(qemu) }
+            qemu,
+        };
+        Self {
+            command: Arc::new(CommandDriver::new(process.directory.clone())),
+            docker: Arc::new(DockerDriver::new(docker, &process.directory)),
+            firecracker: Arc::new(FirecrackerDriver::new(firecracker, process.directory.clone(), process.log_bytes)),
+            http: Arc::new(HttpDriver::new(http)),
+            qemu: Arc::new(QemuDriver::new(qemu)),
+            process: Arc::new(ProcessDriver::new(process)),
+        }
     }
 
     /// The driver of a sprite.
@@ -175,6 +209,9 @@ impl Drivers {
             DriverSpec::Process { .. } => Arc::clone(&self.process) as Arc<dyn WakeDriver>,
             DriverSpec::Command { .. } => Arc::clone(&self.command) as Arc<dyn WakeDriver>,
             DriverSpec::Qemu(_) => Arc::clone(&self.qemu) as Arc<dyn WakeDriver>,
+            DriverSpec::Http(_) => Arc::clone(&self.http) as Arc<dyn WakeDriver>,
+            DriverSpec::Docker(_) => Arc::clone(&self.docker) as Arc<dyn WakeDriver>,
+            DriverSpec::Firecracker(_) => Arc::clone(&self.firecracker) as Arc<dyn WakeDriver>,
             DriverSpec::Fixed { address } => Arc::new(FixedDriver::new(*address)),
         }
     }

@@ -2,11 +2,17 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// One try; loopback answers or refuses at once, so this only bounds a guest that drops packets.
 const TRY: Duration = Duration::from_millis(250);
+/// How long a proxy may need to find that nobody listens behind it (chosen: it is told at
+/// once, by a host it shares).
+const HANG_UP: Duration = Duration::from_millis(50);
+/// Pause after a proxy hung up (chosen: as the slowest round of [`probe`]).
+const HUNG_UP: Duration = Duration::from_millis(25);
 
 /// Connects until it succeeds; where it did. Every 1 ms for the first 100 ms, every 5 ms
 /// to 500 ms, then every 25 ms (`wake.md` §4). Never ends by itself: the caller bounds it.
@@ -29,6 +35,26 @@ pub async fn probe(address: SocketAddr) -> SocketAddr {
             _ => 25,
         };
         tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// Whether whoever accepts at `address` keeps a connection that says nothing, for
+/// [`HANG_UP`]. A proxy in front of a closed port accepts and hangs up. Pauses before it says no.
+///
+/// # Cancel safety
+/// Holds no state.
+pub(super) async fn stays_open(address: SocketAddr) -> bool {
+    let talk = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.read_u8().await
+    };
+    match tokio::time::timeout(HANG_UP, talk).await {
+        // It greets us, or waits for us to speak.
+        Ok(Ok(_)) | Err(_) => true,
+        Ok(Err(_)) => {
+            tokio::time::sleep(HUNG_UP).await;
+            false
+        }
     }
 }
 

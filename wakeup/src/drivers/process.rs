@@ -208,7 +208,7 @@ impl WakeDriver for ProcessDriver {
     }
 }
 
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> DriverError {
+pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> DriverError {
     move |source| DriverError::System { what, source }
 }
 
@@ -258,7 +258,7 @@ pub(super) fn describe(status: ExitStatus) -> String {
 
 /// SIGTERM, `grace`, SIGKILL; returns when no process of the group is left, or after
 /// [`KILL_TIMEOUT`]. A frozen group is continued, or it could not act on the SIGTERM.
-async fn end_group(leader: Pid, grace: Duration) {
+pub(super) async fn end_group(leader: Pid, grace: Duration) {
     if !grace.is_zero() {
         // A group that is gone already is what we want.
         let _ = kill_process_group(leader, Signal::TERM);
@@ -315,7 +315,7 @@ fn listens(leader: Pid, port: u16) -> bool {
 }
 
 /// `PID START_TIME`, replaced as a whole.
-fn write_record(path: &Path, leader: Pid) -> io::Result<()> {
+pub(super) fn write_record(path: &Path, leader: Pid) -> io::Result<()> {
     let pid = leader.as_raw_nonzero().get();
     let started = Stat::read(pid).map_or(0, |stat| stat.started);
     let next = path.with_extension("next");
@@ -323,14 +323,14 @@ fn write_record(path: &Path, leader: Pid) -> io::Result<()> {
     std::fs::rename(next, path)
 }
 
-fn recorded_leader(text: &str) -> Option<Pid> {
+pub(super) fn recorded_leader(text: &str) -> Option<Pid> {
     let (pid, started) = text.trim().split_once(' ')?;
     let (pid, started): (i32, u64) = (pid.parse().ok()?, started.parse().ok()?);
     (Stat::read(pid)?.started == started).then_some(())?;
     Pid::from_raw(pid)
 }
 
-fn remove_record(path: &Path) {
+pub(super) fn remove_record(path: &Path) {
     if let Err(error) = std::fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {

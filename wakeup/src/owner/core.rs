@@ -30,7 +30,7 @@ use crate::spec::{Depth, SpriteStatus};
 use backhaul::owner::EdgeId;
 use backhaul::wire::{Cause, WakeKind};
 use backoff::Backoff;
-use moved::Gone;
+use moved::{Gone, Rest};
 use queue::StartQueue;
 use router::names::SpriteName;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -167,7 +167,7 @@ impl OwnerCore {
     /// Destroys a sprite: waiters are told, a guest is ended.
     pub fn handle_remove(&mut self, now: Instant, name: &SpriteName) {
         let Some(generation) = self.sprites.get(name).map(|sprite| sprite.spec.generation) else { return };
-        self.forget(now, name, &Answer::Gone { generation });
+        self.forget(now, name, &Answer::Gone { generation }, Rest::Destroyed);
         self.remember_gone(name, Gone { generation, host: None });
     }
 

@@ -39,7 +39,7 @@ pub struct HostSettings {
     pub directory: PathBuf,
     /// Section `[host]`.
     pub host: config::Host,
-    /// Sections `[drivers.NAME]`.
+    /// Section `[drivers]`.
     pub drivers: config::Drivers,
 }
 

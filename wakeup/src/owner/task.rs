@@ -287,6 +287,7 @@ impl Task {
                 Action::Freeze { name, token, .. } => self.stop(name, token, Stop::Freeze),
                 Action::Suspend { name, token, .. } => self.stop(name, token, Stop::Suspend),
                 Action::End { name, token, .. } => self.stop(name, token, Stop::End),
+                Action::Destroy { name, token, .. } => self.stop(name, token, Stop::Destroy),
                 Action::Answer { waiter, name, answer } => self.answer(waiter, &name, answer),
                 Action::Running { name, run } => self.running(name, run),
                 Action::Ended { name, run } => self.ended(&name, run),
@@ -430,6 +431,10 @@ impl Task {
                     driver.end(&name).await;
                     Depth::Cold
                 }
+                Stop::Destroy => {
+                    driver.destroy(&name).await;
+                    Depth::Cold
+                }
             };
             let _ = commands.send(Command::Event(name, 0, Event::Stopped { token, depth })).await;
         });
@@ -554,6 +559,7 @@ enum Stop {
     Freeze,
     Suspend,
     End,
+    Destroy,
 }
 
 /// A driver task's way back to the owner's task.

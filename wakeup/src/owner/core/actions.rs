@@ -81,6 +81,9 @@ pub enum Action {
     Suspend { name: SpriteName, run: u64, token: u64 },
     /// End the run's streams, then end the guest and whatever is kept of it.
     End { name: SpriteName, run: u64, token: u64 },
+    /// The sprite is no more: end the run's streams and the guest, and remove what was made
+    /// for it.
+    Destroy { name: SpriteName, run: u64, token: u64 },
     /// Tell one waiter.
     Answer { waiter: WaiterId, name: SpriteName, answer: Answer },
     /// The guest runs and its port answers (or answered once).

@@ -15,6 +15,15 @@ pub(super) struct Gone {
     pub(super) host: Option<String>,
 }
 
+/// What becomes of what a driver keeps of a guest besides its directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// It stays, as after every end.
+    Kept,
+    /// It goes with the sprite.
+    Destroyed,
+}
+
 impl OwnerCore {
     /// It lives on another host from now on, under a newer placement. Who waits is told; what
     /// is left of its guest here is ended. Sleep it first: what it has in memory does not
@@ -24,13 +33,13 @@ impl OwnerCore {
             return false;
         }
         let answer = Answer::Moved { host: host.into(), generation };
-        self.forget(now, name, &answer);
+        self.forget(now, name, &answer, Rest::Kept);
         self.remember_gone(name, Gone { generation, host: Some(host.into()) });
         true
     }
 
     /// Takes a sprite out of everything; who waits hears `answer`, its guest is ended.
-    pub(super) fn forget(&mut self, now: Instant, name: &SpriteName, answer: &Answer) {
+    pub(super) fn forget(&mut self, now: Instant, name: &SpriteName, answer: &Answer, rest: Rest) {
         let Some(mut sprite) = self.sprites.remove(name) else { return };
         for waiter in std::mem::take(&mut sprite.waiters).into_keys() {
             self.answer(waiter, name, answer.clone());
@@ -42,8 +51,11 @@ impl OwnerCore {
         if matches!(sprite.state, State::Waking { phase: Phase::Starting, .. }) {
             self.starting -= 1;
         }
-        let token = sprite.token + 1;
-        self.actions.push_back(Action::End { name: name.clone(), run: sprite.run, token });
+        let (name_too, run, token) = (name.clone(), sprite.run, sprite.token + 1);
+        self.actions.push_back(match rest {
+            Rest::Kept => Action::End { name: name_too, run, token },
+            Rest::Destroyed => Action::Destroy { name: name_too, run, token },
+        });
         self.actions.push_back(Action::Ended { name: name.clone(), run: sprite.run });
         self.start_queued(now);
     }

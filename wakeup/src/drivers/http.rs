@@ -1,0 +1,225 @@
+//! Driver `http`: machines of some orchestrator, woken and put to sleep by signed requests.
+//!
+//! `POST URL/wake` is answered with where the machine will answer, `POST URL/sleep` when it
+//! sleeps; `docs/drivers.md` has the contract. A request that got no answer, or 500 and up,
+//! is sent again with the same id until its time is up, so both must be idempotent. The
+//! owner watches the machine's port; nobody tells us when the machine ends.
+
+use super::http_client::{Answer, Call, HttpClient, trusting};
+use super::{DriverError, Started, WakeDriver};
+use crate::signature::{Secret, event_id};
+use crate::spec::{Depth, DriverSpec, HttpSpec, SpriteSpec};
+use backhaul::owner::BoxFuture;
+use bytes::Bytes;
+use config::HttpDriver as Settings;
+use http::{Method, StatusCode, Uri};
+use router::names::SpriteName;
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{OnceCell, oneshot};
+use tokio_rustls::TlsConnector;
+
+/// First pause before another try; doubled up to [`PAUSE_MAX`] (both chosen: an
+/// orchestrator that restarts needs a second, somebody waits for its answer).
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// The driver.
+#[derive(Clone)]
+pub struct HttpDriver(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    /// Made when the first machine is asked for: it reads the system's certificates.
+    tls: OnceCell<TlsConnector>,
+    machines: Mutex<HashMap<SpriteName, Machine>>,
+}
+
+struct Machine {
+    spec: SpriteSpec,
+    address: SocketAddr,
+    /// Nobody tells when it ends; dropped with it.
+    _exited: oneshot::Sender<String>,
+}
+
+/// What a wake is answered with.
+#[derive(Deserialize)]
+struct Woken {
+    address: SocketAddr,
+}
+
+#[derive(Clone, Copy)]
+enum Action {
+    Wake { resume: bool },
+    Sleep(Depth),
+}
+
+impl HttpDriver {
+    /// With section `[drivers.http]`.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self(Arc::new(Inner { settings, tls: OnceCell::new(), machines: Mutex::default() }))
+    }
+}
+
+impl Action {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Wake { .. } => "wake",
+            Self::Sleep(_) => "sleep",
+        }
+    }
+
+    fn body(self, spec: &SpriteSpec) -> Bytes {
+        let mut body = json!({ "action": self.name(), "sprite": spec.name.as_str(), "generation": spec.generation });
+        match self {
+            Self::Wake { resume } => body["resume"] = resume.into(),
+            Self::Sleep(Depth::Warm) => body["depth"] = "warm".into(),
+            Self::Sleep(Depth::Cold) => body["depth"] = "cold".into(),
+        }
+        body.to_string().into()
+    }
+
+    fn failed(self, reason: impl ToString) -> DriverError {
+        DriverError::Refused { who: "its orchestrator", what: self.name(), reason: reason.to_string() }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SpriteName, Machine>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn start(self: Arc<Self>, spec: SpriteSpec) -> Result<Started, DriverError> {
+        let at = Instant::now();
+        let address = self.wake(&spec, false).await?;
+        let (sender, exited) = oneshot::channel();
+        self.lock().insert(spec.name.clone(), Machine { spec, address, _exited: sender });
+        Ok(Started { address, at, exited })
+    }
+
+    async fn resume(self: Arc<Self>, name: SpriteName) -> Result<Instant, DriverError> {
+        let spec = self.lock().get(&name).map(|machine| machine.spec.clone()).ok_or(DriverError::NoGuest)?;
+        let at = Instant::now();
+        let address = self.wake(&spec, true).await?;
+        if let Some(machine) = self.lock().get_mut(&name) {
+            machine.address = address;
+        }
+        Ok(at)
+    }
+
+    async fn wake(&self, spec: &SpriteSpec, resume: bool) -> Result<SocketAddr, DriverError> {
+        let action = Action::Wake { resume };
+        let answer = self.ask(spec, action, self.settings.wake_timeout).await?;
+        let said = serde_json::from_slice::<Woken>(&answer.body);
+        said.map(|woken| woken.address)
+            .map_err(|error| action.failed(format!("it answered no {{\"address\":\"IP:PORT\"}}: {error}")))
+    }
+
+    async fn sleep(&self, spec: &SpriteSpec, depth: Depth) -> Result<(), DriverError> {
+        self.ask(spec, Action::Sleep(depth), self.settings.sleep_timeout).await.map(drop)
+    }
+
+    /// Asks until there is an answer that another try would not change, or the time is up.
+    async fn ask(&self, spec: &SpriteSpec, action: Action, within: Duration) -> Result<Answer, DriverError> {
+        let DriverSpec::Http(to) = &spec.driver else { return Err(DriverError::NoGuest) };
+        let end = Instant::now() + within;
+        let client = self.client(to).await.map_err(|reason| action.failed(reason))?;
+        let secret = self.secret().map_err(|reason| action.failed(reason))?;
+        let (id, body, path) = (event_id(), action.body(spec), format!("/{}", action.name()));
+        let mut pause = PAUSE;
+        loop {
+            let headers = secret.sign(&id, &body).headers();
+            let left = end.saturating_duration_since(Instant::now());
+            let call =
+                Call { method: Method::POST, path: &path, headers: &headers, body: Some(body.clone()), within: left };
+            let reason = match client.call(call).await {
+                Ok(answer) if answer.status.is_success() => return Ok(answer),
+                Ok(answer) if !may_change(answer.status) => return Err(action.failed(said(&answer))),
+                Ok(answer) => said(&answer),
+                Err(error) => error.to_string(),
+            };
+            if end.saturating_duration_since(Instant::now()) <= pause {
+                return Err(action.failed(reason));
+            }
+            tracing::debug!(sprite = %spec.name, reason, "its orchestrator is asked again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn client(&self, to: &HttpSpec) -> Result<HttpClient, String> {
+        let uri: Uri = to.url.parse().map_err(|error| format!("{}: {error}", to.url))?;
+        let tls = self.tls.get_or_try_init(async || {
+            let ca_file = self.settings.ca_file.clone();
+            // Hundreds of small files.
+            let made = tokio::task::spawn_blocking(move || {
+                trusting(Some(&*ca_file).filter(|path| !path.as_os_str().is_empty()))
+            });
+            made.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        });
+        HttpClient::url(&uri, tls.await?).ok_or_else(|| format!("{}: no http or https URL", to.url))
+    }
+
+    /// Read for each request: a new secret counts at once, and none is kept.
+    fn secret(&self) -> Result<Secret, String> {
+        let path = &self.settings.secret_file;
+        if path.as_os_str().is_empty() {
+            return Err("requests cannot be signed: drivers.http.secret_file is not set".into());
+        }
+        Secret::load(path).map_err(|error| format!("drivers.http.secret_file: {error}"))
+    }
+}
+
+/// Whether another try of the same request may be answered otherwise.
+fn may_change(status: StatusCode) -> bool {
+    status.is_server_error()
+}
+
+fn said(answer: &Answer) -> String {
+    format!("it answered {}", answer.told(&["detail", "error", "message"]))
+}
+
+impl WakeDriver for HttpDriver {
+    fn start(&self, spec: &SpriteSpec) -> BoxFuture<Result<Started, DriverError>> {
+        Box::pin(Arc::clone(&self.0).start(spec.clone()))
+    }
+
+    fn resume(&self, name: &SpriteName) -> BoxFuture<Result<Instant, DriverError>> {
+        Box::pin(Arc::clone(&self.0).resume(name.clone()))
+    }
+
+    fn freeze(&self, name: &SpriteName) -> BoxFuture<Result<(), DriverError>> {
+        let (inner, name) = (Arc::clone(&self.0), name.clone());
+        Box::pin(async move {
+            let spec = inner.lock().get(&name).map(|machine| machine.spec.clone()).ok_or(DriverError::NoGuest)?;
+            inner.sleep(&spec, Depth::Warm).await
+        })
+    }
+
+    fn end(&self, name: &SpriteName) -> BoxFuture<()> {
+        let (inner, name) = (Arc::clone(&self.0), name.clone());
+        Box::pin(async move {
+            let Some(machine) = inner.lock().remove(&name) else { return };
+            if let Err(error) = inner.sleep(&machine.spec, Depth::Cold).await {
+                tracing::warn!(sprite = %name, %error, "a machine may still run");
+            }
+        })
+    }
+
+    /// Its orchestrator says where it is; nobody here can know better.
+    fn owns_listener(&self, _name: &SpriteName, _address: SocketAddr) -> bool {
+        true
+    }
+
+    fn address(&self, name: &SpriteName) -> Option<SocketAddr> {
+        self.0.lock().get(name).map(|machine| machine.address)
+    }
+}
+
+#[cfg(test)]
+mod tests;
