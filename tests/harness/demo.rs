@@ -28,11 +28,13 @@ pub struct Options {
     pub data: Option<Arc<TempDir>>,
     /// More arguments.
     pub arguments: Vec<String>,
+    /// Sections of a config file: then `run` is started on it instead of `demo`.
+    pub config: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { idle_timeout: "60s".into(), suffix: None, data: None, arguments: Vec::new() }
+        Self { idle_timeout: "60s".into(), suffix: None, data: None, arguments: Vec::new(), config: None }
     }
 }
 
@@ -59,6 +61,9 @@ impl Demo {
             Arc::new(tempfile::Builder::new().prefix("edge-e2e-").tempdir().expect("a temporary folder"))
         });
         let suffix = options.suffix.clone().unwrap_or_else(|| "sprites.localhost".into());
+        if let Some(config) = &options.config {
+            return Self::run(data, suffix, config).await;
+        }
         let mut command = Command::new(binary::edge_proxy());
         command
             .args(["demo", "--https", "127.0.0.1:0", "--http", "127.0.0.1:0", "--idle-timeout", &options.idle_timeout])
@@ -82,6 +87,33 @@ impl Demo {
         let port = ready.trim_end().trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse().ok());
         let Some(port) = port else { panic!("no port in {ready:?}") };
         demo.https.set_port(port);
+        demo
+    }
+
+    /// `edge-proxy run` with these sections; it says by its admin socket that it serves.
+    async fn run(data: Arc<TempDir>, suffix: String, sections: &str) -> Self {
+        let file = data.path().join("edge.toml");
+        let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = []\n";
+        let text = format!("data_dir = {:?}\n{listen}[names]\nsuffixes = [{suffix:?}]\n{sections}", data.path());
+        std::fs::write(&file, text).expect("the folder is ours");
+        let mut command = Command::new(binary::edge_proxy());
+        command.args(["run", "--config"]).arg(&file);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let lines = lines_of(child.stdout.take().expect("stdout is piped"));
+        let log = collect(child.stderr.take().expect("stderr is piped"));
+        let https = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut demo = Self { child, data, printed: Vec::new(), lines, log, https, suffix };
+        until("the admin socket to answer", READY_LIMIT, async || {
+            if let Ok(Some(status)) = demo.child.try_wait() {
+                panic!("it ended with {status}: {}", demo.log());
+            }
+            demo.try_admin(&["status"]).await.status.success().then_some(())
+        })
+        .await;
+        // It listens on nothing else.
+        let port = processes::listening_ports(demo.pid()).into_iter().next();
+        demo.https.set_port(port.expect("a port for HTTPS"));
         demo
     }
 

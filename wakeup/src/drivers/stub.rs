@@ -32,9 +32,9 @@ pub(super) async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, log: 
         }
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let Some((head, _)) = text.split_once("\r\n\r\n") else { continue };
-        let lengths =
+        let mut lengths =
             head.lines().filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-        break (head.to_owned(), lengths.last().unwrap_or(0));
+        break (head.to_owned(), lengths.next().unwrap_or(0));
     };
     while bytes.len() < head.len() + 4 + length {
         assert_ne!(stream.read_buf(&mut bytes).await.unwrap(), 0, "{head}");

@@ -85,7 +85,7 @@ pub enum SleepError {
 }
 
 pub(super) enum Command {
-    Upsert(SpriteSpec, Option<Adopted>, oneshot::Sender<()>),
+    Upsert(Box<SpriteSpec>, Option<Adopted>, oneshot::Sender<()>),
     Remove(SpriteName, oneshot::Sender<()>),
     Edge(EdgeId, ToOwner),
     EdgeGone(EdgeId),
@@ -194,7 +194,7 @@ impl OwnerHandle {
     pub async fn upsert(&self, spec: SpriteSpec) {
         let known = self.shared.known.contains_key(&spec.name);
         let adopted = if known { None } else { self.shared.drivers.of(&spec.driver).adopt(&spec).await };
-        self.ask(|done| Command::Upsert(spec, adopted, done)).await;
+        self.ask(|done| Command::Upsert(Box::new(spec), adopted, done)).await;
     }
 
     /// Destroys a sprite: waiters are told, its guest is ended. Its directory stays.

@@ -74,7 +74,7 @@ impl Task {
         let now = Instant::now();
         match command {
             Command::Upsert(spec, adopted, done) => {
-                self.upsert(now, spec, adopted);
+                self.upsert(now, *spec, adopted);
                 let _ = done.send(());
             }
             Command::Remove(name, done) => {

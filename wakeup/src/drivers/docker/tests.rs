@@ -50,8 +50,8 @@ impl Bench {
 
     fn body_of_create(&self) -> Value {
         let text = std::fs::read_to_string(self.directory.path().join("log")).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.filter(|line| line[1].as_str().unwrap().contains("create")).last().unwrap()[2].clone()
+        let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.rfind(|line| line[1].as_str().unwrap().contains("create")).unwrap()[2].clone()
     }
 }
 

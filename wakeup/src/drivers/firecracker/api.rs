@@ -35,10 +35,7 @@ impl Api {
     pub(super) async fn up(&self, vmm: &Vmm) -> Result<(), DriverError> {
         let end = Instant::now() + self.timeout;
         loop {
-            let error = match self.state().await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
+            let Err(error) = self.state().await else { return Ok(()) };
             if vmm.is_gone() {
                 return Err(failed("start", "it ended at once; its output says why".into()));
             }

@@ -25,7 +25,7 @@ impl Bench {
         tokio::spawn(async move {
             for turn in 0.. {
                 let (stream, _) = listener.accept().await.unwrap();
-                serve(stream, &kept, answers.get(turn).or(answers.last()).unwrap()).await;
+                serve(stream, &kept, answers.get(turn).or_else(|| answers.last()).unwrap()).await;
             }
         });
         let directory = tempfile::tempdir().unwrap();
