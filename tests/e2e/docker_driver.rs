@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 const ENGINE: &str = include_str!("../../wakeup/src/drivers/docker/fake_engine.py");
-/// Counts in memory and on its disk.
+/// Counts in memory; `/end` ends it.
 const APP: &str = r#"
 import http.server, os
 class Page(http.server.BaseHTTPRequestHandler):
@@ -17,6 +17,7 @@ class Page(http.server.BaseHTTPRequestHandler):
         said = f"{os.environ['SPRITE_NAME']} asked {Page.asked} times".encode()
         self.send_response(200); self.send_header("Content-Length", str(len(said))); self.end_headers()
         self.wfile.write(said)
+        if self.path == "/end": os._exit(3)
     def log_message(self, *_): pass
 http.server.ThreadingHTTPServer((os.environ["IP"], int(os.environ["PORT"])), Page).serve_forever()
 "#;
@@ -41,7 +42,7 @@ async fn create(demo: &Demo, name: &str, more: &str) {
 
 async fn get(demo: &Demo, name: &str) -> (u16, String, String) {
     let answer = demo.get(name, "/").await;
-    (answer.status.into(), answer.text(), answer.header("sprite-wake").to_owned())
+    (answer.status, answer.text(), answer.header("sprite-wake").to_owned())
 }
 
 fn said(name: &str, asked: u32, kind: &str) -> (u16, String, String) {
@@ -111,8 +112,11 @@ async fn a_container_that_ends_wakes_again_and_an_engine_that_is_away_is_told() 
     let demo = edge(&data).await;
     create(&demo, "web", "").await;
     assert_eq!(get(&demo, "web").await, said("web", 1, "cold"));
-    drop(engine);
+    assert_eq!(demo.get("web", "/end").await.text(), "web asked 2 times");
     demo.wait_state("web", "asleep").await;
+    assert_eq!(get(&demo, "web").await, said("web", 1, "cold"));
+    demo.sleep_cold("web").await;
+    drop(engine);
     let answer = demo.get("web", "/").await;
     assert_eq!((answer.status, &answer.json()["code"]), (503, &"wake_failed".into()));
     let cause = demo.row("web").await["cause"].as_str().unwrap().to_owned();
