@@ -9,6 +9,7 @@ mod drivers;
 mod error;
 mod hold;
 mod host;
+mod ledger;
 mod limits;
 mod listen;
 mod sprite;
@@ -19,6 +20,7 @@ pub use drivers::{Accel, DockerDriver, Drivers, FirecrackerDriver, HttpDriver, Q
 pub use error::ConfigError;
 pub use hold::Hold;
 pub use host::Host;
+pub use ledger::Ledger;
 pub use limits::Limits;
 pub use listen::{Admin, Listen, Names, Tls, UnknownNames};
 pub use sprite::StaticSprite;
@@ -48,6 +50,8 @@ pub struct Config {
     pub host: Host,
     /// The wake drivers of that host.
     pub drivers: Drivers,
+    /// The ledger of its runs.
+    pub ledger: Ledger,
     /// Bounds of client connections.
     pub limits: Limits,
     /// Sprites that exist by configuration.
@@ -67,6 +71,7 @@ impl Default for Config {
             hold: Hold::default(),
             host: Host::default(),
             drivers: Drivers::default(),
+            ledger: Ledger::default(),
             limits: Limits::default(),
             sprites: Vec::new(),
         }
@@ -112,6 +117,7 @@ impl Config {
         self.hold.check()?;
         self.host.check()?;
         self.drivers.check()?;
+        self.ledger.check()?;
         self.limits.check()
     }
 

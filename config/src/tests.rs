@@ -142,6 +142,8 @@ fn every_value_out_of_its_bounds_is_named() {
         ("drivers.firecracker", "snapshot_timeout = \"0s\""),
         ("drivers.http", "wake_timeout = \"21s\""),
         ("drivers.http", "sleep_timeout = \"0s\""),
+        ("ledger", "segment_bytes = 65535"),
+        ("ledger", "keep_bytes = 4194303"),
         ("limits", "connections = 0"),
         ("limits", "header_read_timeout = \"0s\""),
         ("limits", "http1_buffer_bytes = 8191"),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use wakeup::ledger::LedgerSettings;
 use wakeup::owner::{HostSettings, OwnerHandle};
 
 /// How long the sessions may take to say goodbye.
@@ -40,10 +41,16 @@ impl Host {
             Link::Userspace => Some(Tunnel::load(config)?),
         };
         let (server, edge) = tunnel.map(Tunnel::split).unzip();
+        let ledger = LedgerSettings {
+            directory: config.data_dir.join("ledger"),
+            segment_bytes: config.ledger.segment_bytes,
+            keep_bytes: config.ledger.keep_bytes,
+        };
         let settings = HostSettings {
             directory: config.data_dir.join("sprites"),
             host: config.host.clone(),
             drivers: config.drivers.clone(),
+            ledger,
         };
         let (told, hears) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
@@ -75,7 +82,10 @@ fn serve(settings: HostSettings, server: Option<ServerEnd>, told: Told, stopped:
         Err(error) => return drop(told.send(Err(error.into()))),
     };
     runtime.block_on(async {
-        let owner = OwnerHandle::start(settings).await;
+        let owner = match OwnerHandle::start(settings).await {
+            Ok(owner) => owner,
+            Err(error) => return drop(told.send(Err(error.into()))),
+        };
         let server = match server.map(|server| server.start(&owner)).transpose() {
             Ok(server) => server,
             Err(error) => return drop(told.send(Err(error))),

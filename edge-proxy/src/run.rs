@@ -124,6 +124,7 @@ impl Running {
             owner.upsert(spec).await;
         }
         let domains = static_sprites(config, &store, &owner).await?;
+        owner.settle();
 
         let backhaul = host.backhaul.clone();
         let waker = Waker::new((&config.hold).into(), backhaul.clone());

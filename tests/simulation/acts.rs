@@ -98,8 +98,8 @@ impl World {
 
     fn owner_acts(&mut self, action: owner::Action) {
         use owner::Action::{
-            Answer, CloseGate, Continue, Cordon, Destroy, End, Ended, Freeze, Hold, Probe, Receipt, ReopenGate,
-            Running, Start, Suspend, Unhold,
+            Answer, CloseGate, Continue, Cordon, Destroy, Destroyed, End, Ended, Freeze, Hold, Probe, Receipt, ReopenGate,
+            RunBegan, RunEnded, Running, Start, Suspend, Unhold, WakeFailed,
         };
         match action {
             Start { name, run, token } => {
@@ -134,6 +134,7 @@ impl World {
                 self.send(&Event::ToEdge(session, answer));
             }
             Running { .. } | Ended { .. } | Cordon { .. } | Receipt { .. } => {}
+            RunBegan { .. } | RunEnded { .. } | WakeFailed { .. } | Destroyed { .. } => self.awake.told(&action),
         }
     }
 

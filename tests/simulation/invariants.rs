@@ -61,6 +61,7 @@ pub(crate) fn finally(world: &World) {
         assert_eq!(status.state, StateName::Asleep, "I5: {} is {:?}", status.name, status.state);
         assert_eq!((status.waiting, status.open), (0, 0), "I5: somebody waits for {}", status.name);
     }
+    world.awake.finally();
     for (name, guest) in world.guests.all() {
         assert_ne!(guest.life, Life::Alive, "I5: run {} of {name} was left behind", guest.run);
     }

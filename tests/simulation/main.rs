@@ -6,6 +6,7 @@
 //! --test simulation` plays that history again.
 
 mod acts;
+mod awake;
 mod chances;
 mod guests;
 mod invariants;

@@ -1,6 +1,7 @@
 //! The world the cores live in: a clock, clients, and everything that may happen. All
 //! chance comes from the seed. `acts.rs` does what the cores want done.
 
+use super::awake::Awake;
 use super::chances::Chances;
 use super::guests::{Guests, Life};
 use super::invariants;
@@ -88,6 +89,7 @@ pub(crate) struct World {
     pub(crate) edges: Vec<Holds>,
     pub(crate) owner: OwnerCore,
     pub(crate) guests: Guests,
+    pub(crate) awake: Awake,
     /// Requests that have not ended.
     pub(crate) requests: BTreeMap<u64, Request>,
     pub(crate) ended: BTreeMap<u64, Ended>,
@@ -139,6 +141,7 @@ impl World {
             edges: (0..EDGES).map(|_| Holds::new(limits.clone(), rng.random())).collect(),
             owner: OwnerCore::new(settings),
             guests: Guests::default(),
+            awake: Awake::default(),
             requests: BTreeMap::new(),
             ended: BTreeMap::new(),
             delivered: BTreeSet::new(),
@@ -355,7 +358,10 @@ impl World {
                     *open = open.saturating_sub(1);
                 }
             }
-            Event::Started(name, token) => self.owner.handle_started(now, &name, token),
+            Event::Started(name, token) => {
+                self.awake.begins(now, &name);
+                self.owner.handle_started(now, &name, token);
+            }
             Event::PortOpen(name, run, token) => {
                 if let Some(guest) = self.guests.in_run(&name, run) {
                     guest.listening = true;
@@ -370,6 +376,7 @@ impl World {
             Event::Stopped(name, token, depth) => {
                 let life = if depth == Depth::Warm { Life::Frozen } else { Life::Absent };
                 self.guests.stop(&name, life);
+                self.awake.ends(now, &name);
                 self.owner.handle_stopped(now, &name, token, depth);
             }
             Event::Gate(name, run, token, force) => {
@@ -402,6 +409,7 @@ impl World {
                 if guest.listening {
                     let run = guest.run;
                     self.guests.stop(&name, Life::Absent);
+                    self.awake.ends(self.now, &name);
                     self.owner.handle_exited(self.now, &name, run, "killed by signal 9");
                 }
                 self.chances.death_every_ms

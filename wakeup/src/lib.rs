@@ -6,6 +6,7 @@
 
 pub mod drivers;
 pub mod hold;
+pub mod ledger;
 pub mod owner;
 pub mod signature;
 pub mod spec;

@@ -138,6 +138,11 @@ pub trait WakeDriver: Send + Sync + 'static {
     fn leave(&self, name: &SpriteName) -> BoxFuture<()> {
         self.end(name)
     }
+    /// Whether guests run on after [`WakeDriver::leave`]: then the ledger leaves their runs
+    /// open for the next owner. A driver with a `leave` of its own says so here too.
+    fn leaves_running(&self) -> bool {
+        false
+    }
     /// What there is of a guest that an owner before this one had: asked once, before
     /// anything else about this sprite. A driver that finds one takes it as its own.
     fn adopt(&self, spec: &SpriteSpec) -> BoxFuture<Option<Adopted>> {
@@ -216,8 +221,8 @@ impl Drivers {
         }
     }
 
-    /// Ends what an owner that died left behind; how many groups there were.
-    pub async fn reap_orphans(&self) -> usize {
+    /// Ends what an owner that died left behind; whose guests were found alive.
+    pub async fn reap_orphans(&self) -> Vec<SpriteName> {
         self.process.reap_orphans().await
     }
 }

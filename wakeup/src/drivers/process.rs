@@ -82,16 +82,16 @@ impl ProcessDriver {
 
     /// Ends the groups an owner that died left behind. A group is ours only if its leader
     /// is the very process that was recorded: same id, same start time.
-    pub(super) async fn reap_orphans(&self) -> usize {
-        let Ok(entries) = std::fs::read_dir(&self.inner.settings.directory) else { return 0 };
-        let mut reaped = 0;
+    pub(super) async fn reap_orphans(&self) -> Vec<SpriteName> {
+        let Ok(entries) = std::fs::read_dir(&self.inner.settings.directory) else { return Vec::new() };
+        let mut reaped = Vec::new();
         for entry in entries.flatten() {
             let record = entry.path().join("process");
             let Ok(text) = std::fs::read_to_string(&record) else { continue };
             if let Some(leader) = recorded_leader(&text) {
                 tracing::info!(sprite = ?entry.file_name(), pid = leader.as_raw_nonzero().get(), "ending an orphan");
                 end_group(leader, Duration::ZERO).await;
-                reaped += 1;
+                reaped.extend(entry.file_name().to_str().and_then(|name| SpriteName::parse(name).ok()));
             }
             remove_record(&record);
         }

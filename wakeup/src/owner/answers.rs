@@ -40,6 +40,12 @@ pub(super) fn port_closed() -> Answer {
     Answer::Refused { cause: Cause::PortClosed, retry_after: Duration::from_secs(2), detail: String::new() }
 }
 
+/// The ledger is full (chosen: a disk that is full or slow is not mended sooner).
+pub(super) fn unwritten() -> Answer {
+    let detail = "the ledger of runs cannot be written".into();
+    Answer::Refused { cause: Cause::HostBusy, retry_after: Duration::from_secs(5), detail }
+}
+
 pub(super) fn refused(cause: Cause, retry_after: Duration, detail: &str) -> Refused {
     let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
     Refused { cause: cause.into(), retry_after_ms, detail: detail.into() }

@@ -16,6 +16,7 @@ mod history;
 mod moved;
 mod orders;
 mod queue;
+mod runs;
 mod stop;
 mod wake;
 
@@ -140,15 +141,31 @@ impl OwnerCore {
     }
 
     /// A sprite that is new here has a guest already, from an owner before this one: it runs
-    /// (`None`) or sleeps that deep. Its run; `None` when it is not new.
-    pub fn handle_adopted(&mut self, now: Instant, name: &SpriteName, depth: Option<Depth>) -> Option<u64> {
+    /// (`None`) or sleeps that deep. `open` is its run if that owner had not seen the end of
+    /// it, and since when it runs: one that still runs goes on in it. Its run; `None` when it
+    /// is not new.
+    pub fn handle_adopted(
+        &mut self,
+        now: Instant,
+        name: &SpriteName,
+        depth: Option<Depth>,
+        open: Option<(u64, Instant)>,
+    ) -> Option<u64> {
         let sprite = self.sprites.get_mut(name)?;
         if !matches!(sprite.state, State::Asleep(Depth::Cold)) || sprite.spec.always {
             return None;
         }
-        if depth != Some(Depth::Cold) {
-            sprite.run += 1;
-            sprite.begun = now;
+        match (depth, open) {
+            (None, Some((run, since))) => {
+                sprite.run = run;
+                sprite.begun = since;
+                sprite.go_on_awake(since);
+            }
+            (None | Some(Depth::Warm), _) => {
+                sprite.run += 1;
+                sprite.begun = now;
+            }
+            (Some(Depth::Cold), _) => {}
         }
         let run = sprite.run;
         sprite.enter(
@@ -159,6 +176,9 @@ impl OwnerCore {
                 None => State::Running { since: now, port_open: false, gate_asked: false },
             },
         );
+        if depth.is_none() {
+            self.run_begins(now, name, WakeKind::None);
+        }
         self.go_on_stopping(now, name);
         self.arm(now, name);
         Some(run)

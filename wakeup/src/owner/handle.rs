@@ -10,13 +10,14 @@ use super::cordons::Cordons;
 use super::core::{Activity, CoreSettings, OwnerCore, WaiterId, WakeRequest};
 use super::task::Task;
 use crate::drivers::{Adopted, Drivers, ProcessSettings};
+use crate::ledger::{Ledger, LedgerError, LedgerSettings, Stamp};
 use crate::spec::{Depth, Receipt, SpriteSpec, SpriteStatus};
 use backhaul::activity::RunActivity;
 use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
 use backhaul::wire::{Asleep, Cause, ClientClass, Open, Opened, Reply, ToOwner, Unknown, VERSION, WakeKind};
 use dashmap::DashMap;
 use router::names::SpriteName;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +42,8 @@ pub struct HostSettings {
     pub host: config::Host,
     /// Section `[drivers]`.
     pub drivers: config::Drivers,
+    /// Where its runs are written down.
+    pub ledger: LedgerSettings,
 }
 
 /// The owner of this host's sprites. Cheap to clone, usable from every thread.
@@ -58,6 +61,9 @@ pub(super) struct Shared {
     pub(super) sinks: Mutex<HashMap<EdgeId, AnswerSink>>,
     pub(super) next_waiter: AtomicU64,
     pub(super) drivers: Drivers,
+    pub(super) ledger: Arc<Ledger>,
+    /// Guests of an owner before this one that were found alive, and when they were ended.
+    pub(super) reaped: BTreeMap<SpriteName, Stamp>,
 }
 
 /// A guest that runs and may be spoken to.
@@ -144,11 +150,16 @@ pub(super) enum Event {
 
 impl OwnerHandle {
     /// Starts the owner on the current runtime. Guests that an owner before it left
-    /// behind are ended first.
+    /// behind are ended first. [`OwnerHandle::upsert`] makes its sprites known, then
+    /// [`OwnerHandle::settle`] says that these are all.
+    ///
+    /// # Errors
+    /// A ledger that cannot be opened.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub async fn start(settings: HostSettings) -> Self {
+    pub async fn start(settings: HostSettings) -> Result<Self, LedgerError> {
+        let ledger = Arc::new(Ledger::open(settings.ledger)?);
         let host = settings.host;
         let process = ProcessSettings {
             directory: settings.directory,
@@ -158,7 +169,9 @@ impl OwnerHandle {
             log_bytes: host.log_bytes,
         };
         let drivers = Drivers::new(process, settings.drivers);
-        drivers.reap_orphans().await;
+        let reaped = drivers.reap_orphans().await;
+        let ended = Stamp::now();
+        let reaped = reaped.into_iter().map(|name| (name, ended)).collect();
         let core = OwnerCore::new(CoreSettings { seed: rand::random(), ..CoreSettings::from(&host) });
         let shared = Arc::new(Shared {
             runs: DashMap::new(),
@@ -167,6 +180,8 @@ impl OwnerHandle {
             sinks: Mutex::new(HashMap::new()),
             next_waiter: AtomicU64::new(0),
             drivers,
+            ledger,
+            reaped,
         });
         let (commands, receiver) = mpsc::channel(QUEUE_LEN);
         let task = Task {
@@ -174,6 +189,7 @@ impl OwnerHandle {
             specs: HashMap::new(),
             addresses: HashMap::new(),
             born: HashMap::new(),
+            counted: HashMap::new(),
             waiting: HashMap::new(),
             ports: HashMap::new(),
             watches: HashMap::new(),
@@ -186,7 +202,25 @@ impl OwnerHandle {
             commands: commands.downgrade(),
         };
         tokio::spawn(task.run(receiver));
-        Self { shared, commands }
+        Ok(Self { shared, commands })
+    }
+
+    /// Every sprite of this host was made known: what an owner before this one left open of
+    /// any other has ended.
+    pub fn settle(&self) {
+        self.shared.ledger.settle(&self.shared.reaped);
+    }
+
+    /// The ledger of this host's runs.
+    #[must_use]
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.shared.ledger
+    }
+
+    /// Bytes to and from the guest in the run that is awake.
+    #[must_use]
+    pub fn bytes(&self, name: &SpriteName) -> Option<(u64, u64)> {
+        self.shared.runs.get(name).filter(|run| !run.always).map(|run| run.activity.bytes())
     }
 
     /// Makes a sprite known, or changes it. Returns when it counts. Calls for one sprite must

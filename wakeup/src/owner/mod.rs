@@ -8,6 +8,7 @@ mod clock;
 mod cordons;
 pub mod core;
 mod handle;
+pub(crate) mod runs;
 mod sprite;
 mod task;
 

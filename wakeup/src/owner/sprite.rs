@@ -1,6 +1,7 @@
 //! One sprite in the owner's core: its state, who waits for it, who claims it.
 
 use super::core::{AwakeMeter, History, WakeBudget};
+use crate::ledger::StopReason;
 use crate::spec::{Depth, LOCAL_TENANT, SpriteLimits, SpriteStatus, StateName};
 use backhaul::owner::EdgeId;
 use backhaul::wire::{Opened, Phase, WakeKind};
@@ -23,6 +24,8 @@ pub struct CoreSpec {
     pub always: bool,
     /// It was stopped before this owner began.
     pub stopped: bool,
+    /// The last run an owner before this one may have begun; the next one has a higher number.
+    pub run: u64,
     /// What its people have set.
     pub limits: SpriteLimits,
     /// Whose it is.
@@ -38,6 +41,7 @@ impl CoreSpec {
             idle_timeout: None,
             always: false,
             stopped: false,
+            run: 0,
             limits: SpriteLimits::default(),
             tenant: LOCAL_TENANT.into(),
         }
@@ -81,7 +85,19 @@ pub(super) struct Sprite {
     pub(super) held: Option<Instant>,
     /// The wake under way.
     pub(super) wake: Option<WakeRecord>,
+    /// The awake time that counts, while it does (`core/runs.rs`).
+    pub(super) awake: Option<Awake>,
+    /// Why the sleep it is on its way to was begun.
+    pub(super) ending: StopReason,
     pub(super) armed: Option<Instant>,
+}
+
+/// From the moment a driver made it run until it runs no more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Awake {
+    pub(super) since: Instant,
+    /// Times it was woken in this run; a stop that was called off is one.
+    pub(super) wakes: u32,
 }
 
 #[derive(Debug)]
@@ -147,7 +163,7 @@ impl Sprite {
         } else {
             State::Asleep(Depth::Cold)
         };
-        let run = u64::from(spec.always);
+        let run = if spec.always { 1 } else { spec.run };
         let stopped = spec.stopped && !spec.always;
         Self {
             spec,
@@ -170,6 +186,8 @@ impl Sprite {
             stopped,
             held: None,
             wake: None,
+            awake: None,
+            ending: StopReason::Idle,
             armed: None,
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Task {
     pub(super) addresses: HashMap<SpriteName, SocketAddr>,
     /// The run each guest's process was started for.
     pub(super) born: HashMap<SpriteName, u64>,
+    /// Whose bytes count for the ledger: the run, and what it counts in.
+    pub(super) counted: HashMap<SpriteName, (u64, Arc<RunActivity>)>,
     /// Our own waiters.
     pub(super) waiting: HashMap<u128, oneshot::Sender<Result<Opened, Reply>>>,
     /// Waiters that asked for a declared port: it is probed once the sprite runs.
@@ -131,6 +133,7 @@ impl Task {
             self.addresses.insert(spec.name.clone(), address);
         }
         self.shared.known.insert(spec.name.clone(), spec.generation);
+        let known = self.shared.ledger.take_known(&spec.name);
         let core = CoreSpec {
             generation: spec.generation,
             idle_timeout: spec.idle_timeout,
@@ -138,18 +141,26 @@ impl Task {
             stopped: spec.stopped,
             limits: spec.limits.clone(),
             tenant: spec.tenant.as_str().into(),
+            run: known.run,
         };
         let name = spec.name.clone();
         self.specs.insert(name.clone(), spec);
         self.core.handle_upsert(now, &name, core);
+        let open = self.still_open(&name, known.open, adopted.as_ref());
         if let Some(adopted) = adopted {
-            self.adopt(now, &name, adopted);
+            self.adopt(now, &name, adopted, open);
         }
     }
 
     /// A guest that an owner before this one had goes on where it is.
-    fn adopt(&mut self, now: Instant, name: &SpriteName, Adopted { depth, guest }: Adopted) {
-        let Some(run) = self.core.handle_adopted(now, name, depth) else { return };
+    fn adopt(
+        &mut self,
+        now: Instant,
+        name: &SpriteName,
+        Adopted { depth, guest }: Adopted,
+        open: Option<(u64, Instant)>,
+    ) {
+        let Some(run) = self.core.handle_adopted(now, name, depth, open) else { return };
         tracing::info!(sprite = %name, run, ?depth, "adopted");
         self.born.insert(name.clone(), run);
         if let (Some(Started { address, exited, .. }), Some(commands)) = (guest, self.commands.upgrade()) {
@@ -202,6 +213,10 @@ impl Task {
                 return self.tell(request.waiter, answer);
             }
             self.ports.insert(request.waiter, (port, request.deadline));
+        }
+        if let Some(refused) = self.refused_unwritten(now, &request.name) {
+            self.ports.remove(&request.waiter);
+            return self.tell(request.waiter, refused);
         }
         self.core.handle_wake(now, request);
     }
@@ -292,6 +307,10 @@ impl Task {
                 Action::Running { name, run } => self.running(name, run),
                 Action::Ended { name, run } => self.ended(&name, run),
                 Action::Receipt { name, run, record, result } => self.receipt(&name, run, &record, result),
+                for_the_ledger @ (Action::RunBegan { .. }
+                | Action::RunEnded { .. }
+                | Action::WakeFailed { .. }
+                | Action::Destroyed { .. }) => self.write_down(for_the_ledger),
             }
         }
     }
@@ -453,6 +472,9 @@ impl Task {
             self.shared.runs.get(&name).filter(|present| present.run == run).map(|run| Arc::clone(&run.activity));
         let activity = present.unwrap_or_else(|| RunActivity::new(Instant::now()));
         let always = matches!(spec.driver, DriverSpec::Fixed { .. });
+        if !always {
+            self.counted.insert(name.clone(), (run, Arc::clone(&activity)));
+        }
         self.shared.runs.insert(name, Run { generation, run, ports, address, activity, port_open: true, always });
     }
 
@@ -544,12 +566,19 @@ impl Task {
         for name in names {
             self.end_streams(&name);
             if let Some((driver, _)) = self.driver(&name) {
-                endings.push(tokio::spawn(async move { driver.leave(&name).await }));
+                endings.push(tokio::spawn(async move {
+                    driver.leave(&name).await;
+                    (name, Instant::now(), driver.leaves_running())
+                }));
             }
         }
         for ending in endings {
-            let _ = ending.await;
+            if let Ok((name, at, false)) = ending.await {
+                self.core.handle_left(at, &name);
+            }
         }
+        self.act();
+        self.close_ledger().await;
     }
 }
 

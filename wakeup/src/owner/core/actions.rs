@@ -3,8 +3,9 @@
 //! Only words: nothing here decides, and nothing knows a driver or a socket.
 
 use super::super::sprite::{WaiterId, WakeRecord};
+use crate::ledger::StopReason;
 use crate::spec::Depth;
-use backhaul::wire::{Cause, ClientClass, Opened, Phase};
+use backhaul::wire::{Cause, ClientClass, Opened, Phase, WakeKind};
 use router::names::SpriteName;
 use std::time::{Duration, Instant};
 
@@ -92,6 +93,14 @@ pub enum Action {
     Ended { name: SpriteName, run: u64 },
     /// A wake came to its end.
     Receipt { name: SpriteName, run: u64, record: WakeRecord, result: &'static str },
+    /// For the ledger: since `at` the driver has it running. `None` as kind: it was found so.
+    RunBegan { name: SpriteName, generation: u64, run: u64, at: Instant, kind: WakeKind, reason: String },
+    /// For the ledger: the run that began at `since` is over.
+    RunEnded { name: SpriteName, generation: u64, run: u64, since: Instant, at: Instant, why: StopReason, wakes: u32 },
+    /// For the ledger: a wake came to nothing, and why.
+    WakeFailed { name: SpriteName, generation: u64, run: u64, at: Instant, reason: String, detail: String },
+    /// For the ledger: it is destroyed.
+    Destroyed { name: SpriteName, generation: u64, run: u64, at: Instant },
 }
 
 /// What a waiter is told.

@@ -2,6 +2,7 @@
 
 use super::super::sprite::{Sprite, Stage, State};
 use super::{Action, Activity, Answer, CoreSettings, OwnerCore, START_TIMEOUT};
+use crate::ledger::StopReason;
 use crate::spec::Depth;
 use backhaul::wire::{Cause, Phase};
 use router::names::SpriteName;
@@ -99,6 +100,7 @@ impl OwnerCore {
         if let State::Running { gate_asked, .. } = &mut sprite.state {
             *gate_asked = true;
         }
+        sprite.ending = if sprite.abandoned { StopReason::Abandoned } else { StopReason::Idle };
         sprite.token += 1;
         let (run, token) = (sprite.run, sprite.token);
         self.actions.push_back(Action::CloseGate { name: name.clone(), run, token, force: None });

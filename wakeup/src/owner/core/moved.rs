@@ -51,6 +51,7 @@ impl OwnerCore {
         if matches!(sprite.state, State::Waking { phase: Phase::Starting, .. }) {
             self.starting -= 1;
         }
+        self.actions.extend(sprite.destroyed(now, name));
         let (name_too, run, token) = (name.clone(), sprite.run, sprite.token + 1);
         self.actions.push_back(match rest {
             Rest::Kept => Action::End { name: name_too, run, token },

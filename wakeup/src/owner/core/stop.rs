@@ -6,6 +6,7 @@
 
 use super::super::sprite::{Stage, State};
 use super::{Action, CORDON, OwnerCore, current};
+use crate::ledger::StopReason;
 use crate::spec::Depth;
 use router::names::SpriteName;
 use std::time::Instant;
@@ -38,6 +39,9 @@ impl OwnerCore {
         let State::Stopping { stage: Stage::Committed { .. }, .. } = sprite.state else { return };
         sprite.enter(now, State::Asleep(depth));
         sprite.leases.clear();
+        let why = sprite.ending;
+        self.run_ends(now, name, why);
+        let Some(sprite) = self.sprites.get(name) else { return };
         self.actions.push_back(Action::Ended { name: name.clone(), run: sprite.run });
         self.wake_for_waiters(now, name);
         self.go_on_stopping(now, name);
@@ -56,13 +60,17 @@ impl OwnerCore {
         match &mut sprite.state {
             State::Running { gate_asked, .. } => {
                 *gate_asked = true;
+                sprite.ending = StopReason::Asked;
                 sprite.token += 1;
                 let token = sprite.token;
                 self.actions.push_back(Action::CloseGate { name: name.clone(), run, token, force: Some(depth) });
                 self.arm(now, name);
             }
             State::Asleep(Depth::Warm) if depth == Depth::Cold => self.commit(now, name, Depth::Cold),
-            State::Stopping { stage: Stage::Interruptible { .. }, .. } => self.commit(now, name, depth),
+            State::Stopping { stage: Stage::Interruptible { .. }, .. } => {
+                sprite.ending = StopReason::Asked;
+                self.commit(now, name, depth);
+            }
             State::Stopping { .. } => {}
             State::Asleep(_) | State::Waking { .. } | State::Failed { .. } => return false,
         }

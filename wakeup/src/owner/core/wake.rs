@@ -2,6 +2,7 @@
 
 use super::super::sprite::{Sprite, Stage, State, Waiter};
 use super::{Action, Answer, OwnerCore, REASON_CHARS_MAX, WAITERS_MAX, WaiterId, WakeRecord, WakeRequest, current};
+use crate::ledger::StopReason;
 use crate::spec::Depth;
 use backhaul::wire::{Cause, ClientClass, Phase, WakeKind};
 use router::names::SpriteName;
@@ -131,6 +132,7 @@ impl OwnerCore {
                 let run = sprite.run;
                 self.actions.push_back(Action::ReopenGate { name: name.clone(), run });
                 if port_open {
+                    sprite.woken_again();
                     record.ready = Some(now);
                     self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "ready" });
                     self.release(name, WakeKind::Interrupted, Duration::ZERO);
@@ -141,6 +143,7 @@ impl OwnerCore {
             State::Stopping { stage: Stage::Committed { wake_next }, .. } => *wake_next = true,
             State::Running { port_open: false, gate_asked: false, .. } => {
                 // It runs, its port did not answer the last time: look again.
+                sprite.woken_again();
                 sprite.token += 1;
                 let token = sprite.token;
                 sprite.wake = Some(record(WakeKind::None));
@@ -220,11 +223,12 @@ impl OwnerCore {
     /// The driver started or continued the guest; its port is being watched.
     pub fn handle_started(&mut self, now: Instant, name: &SpriteName, token: u64) {
         let Some(sprite) = current(&mut self.sprites, name, token) else { return };
-        let State::Waking { phase, .. } = &mut sprite.state else { return };
+        let State::Waking { phase, kind } = &mut sprite.state else { return };
         if *phase != Phase::Starting {
             return;
         }
         *phase = Phase::PortWait;
+        let kind = *kind;
         sprite.since = now;
         if let Some(record) = &mut sprite.wake {
             record.started = Some(now);
@@ -234,6 +238,7 @@ impl OwnerCore {
             let answer = Answer::Progress(Phase::PortWait);
             self.actions.push_back(Action::Answer { waiter, name: name.clone(), answer });
         }
+        self.run_begins(now, name, kind);
         self.start_queued(now);
         self.go_on_stopping(now, name);
         self.arm(now, name);
@@ -347,6 +352,8 @@ impl OwnerCore {
         // Killed while it was frozen: its visitors left a memory behind.
         sprite.lost_memory |= matches!(sprite.state, State::Asleep(Depth::Warm));
         sprite.enter(now, State::Asleep(Depth::Cold));
+        self.run_ends(now, name, StopReason::GuestDied);
+        let Some(sprite) = self.sprites.get(name) else { return };
         self.actions.push_back(Action::Ended { name: name.clone(), run: sprite.run });
     }
 
@@ -357,6 +364,7 @@ impl OwnerCore {
         sprite.token += 1;
         sprite.enter(now, State::Failed { until: now + pause, detail: detail.into() });
         let (run, record) = (sprite.run, sprite.wake.take());
+        self.wake_failed(now, name, record.as_ref(), detail);
         self.actions.push_back(Action::Ended { name: name.clone(), run });
         if let Some(record) = record {
             self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "wake_failed" });
