@@ -36,7 +36,9 @@ struct Session {
 impl GuestStream {
     pub(crate) fn direct(tcp: TcpStream, opened: Opened, activity: Arc<RunActivity>) -> Self {
         let (read, write) = tcp.into_split();
-        let (read, write) = (GuestRead(ReadFrom::Tcp(read)), GuestWrite { half: WriteTo::Tcp(write), written: 0 });
+        let counted = || Arc::clone(&activity);
+        let read = GuestRead(ReadFrom::Tcp(read, counted()));
+        let write = GuestWrite { half: WriteTo::Tcp(write, counted()), written: 0 };
         Self { read, write, activity, opened: Some(opened), session: None }
     }
 
@@ -126,11 +128,11 @@ impl GuestStream {
         let receipt = &self.session.as_ref()?.receipt;
         let read = match &mut self.read.0 {
             ReadFrom::Quic(read) => Some(&mut **read),
-            ReadFrom::Tcp(_) => None,
+            ReadFrom::Tcp(..) => None,
         };
         let write = match &mut self.write.half {
             WriteTo::Quic(write) => Some(&mut **write),
-            WriteTo::Tcp(_) | WriteTo::Taken => None,
+            WriteTo::Tcp(..) | WriteTo::Taken => None,
         };
         delivered_bytes(receipt, read, write).await
     }
@@ -142,8 +144,9 @@ pub struct GuestRead(ReadFrom);
 
 #[derive(Debug)]
 enum ReadFrom {
-    /// Plain TCP of the direct link.
-    Tcp(OwnedReadHalf),
+    /// Plain TCP of the direct link. No splice counts its bytes, so they are counted here, in
+    /// the owner's own figures.
+    Tcp(OwnedReadHalf, Arc<RunActivity>),
     /// A stream of the session.
     Quic(Box<QuicRead>),
 }
@@ -151,7 +154,12 @@ enum ReadFrom {
 impl AsyncRead for GuestRead {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
-            ReadFrom::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+            ReadFrom::Tcp(half, counted) => {
+                let before = buf.filled().len();
+                let read = Pin::new(half).poll_read(cx, buf);
+                counted.count(0, (buf.filled().len() - before) as u64);
+                read
+            }
             ReadFrom::Quic(half) => Pin::new(&mut **half).poll_read(cx, buf),
         }
     }
@@ -167,7 +175,8 @@ pub struct GuestWrite {
 
 #[derive(Debug)]
 enum WriteTo {
-    Tcp(OwnedWriteHalf),
+    /// As [`ReadFrom::Tcp`].
+    Tcp(OwnedWriteHalf, Arc<RunActivity>),
     Quic(Box<QuicWrite>),
     /// Moved to an upload task.
     Taken,
@@ -185,7 +194,13 @@ impl AsyncWrite for GuestWrite {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = match &mut this.half {
-            WriteTo::Tcp(half) => Pin::new(half).poll_write(cx, buf),
+            WriteTo::Tcp(half, counted) => {
+                let written = Pin::new(half).poll_write(cx, buf);
+                if let Poll::Ready(Ok(count)) = &written {
+                    counted.count(*count as u64, 0);
+                }
+                written
+            }
             WriteTo::Quic(half) => Pin::new(&mut **half).poll_write(cx, buf),
             WriteTo::Taken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         };
@@ -197,7 +212,7 @@ impl AsyncWrite for GuestWrite {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().half {
-            WriteTo::Tcp(half) => Pin::new(half).poll_flush(cx),
+            WriteTo::Tcp(half, _) => Pin::new(half).poll_flush(cx),
             WriteTo::Quic(half) => Pin::new(&mut **half).poll_flush(cx),
             WriteTo::Taken => Poll::Ready(Ok(())),
         }
@@ -205,7 +220,7 @@ impl AsyncWrite for GuestWrite {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().half {
-            WriteTo::Tcp(half) => Pin::new(half).poll_shutdown(cx),
+            WriteTo::Tcp(half, _) => Pin::new(half).poll_shutdown(cx),
             WriteTo::Quic(half) => Pin::new(&mut **half).poll_shutdown(cx),
             WriteTo::Taken => Poll::Ready(Ok(())),
         }
