@@ -78,6 +78,15 @@ enum Command {
     Sprite(SpriteCommand),
     /// How the running edge is doing.
     Status,
+    /// What ran on this host, from when to when and why.
+    Ledger {
+        /// Only records behind this number.
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        after: u64,
+        /// At most so many, 1 to 1000.
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
     /// Run one of the demo's sample programs on $PORT.
     #[command(hide = true)]
     Sample {
@@ -221,6 +230,14 @@ pub enum SpriteCommand {
         /// Its name.
         name: String,
     },
+    /// How long it was awake, and what passed through it.
+    Usage {
+        /// Its name.
+        name: String,
+        /// From when on: how long ago (24h), or a time (2026-01-31T12:00:00Z); all that is kept when left out.
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+    },
     /// Its last 100 wakes.
     Receipts {
         /// Its name.
@@ -337,6 +354,7 @@ pub fn run_from_arguments() -> ExitCode {
         Command::Keygen { out } => keygen(&out, cli.json),
         Command::Sprite(command) => client(admin::client::sprite(&cli.admin, cli.json, command)),
         Command::Status => client(admin::client::status(&cli.admin, cli.json)),
+        Command::Ledger { after, limit } => client(admin::client::ledger(&cli.admin, cli.json, after, limit)),
     }
     .into()
 }

@@ -156,6 +156,7 @@ impl Running {
             suffix: config.names.suffixes.first().cloned().unwrap_or_default(),
             https_port: address.port(),
             started: Instant::now(),
+            followers: admin::followers(),
         });
         tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
         Ok(Self { admin, https: address, edge, host, threads, socket })

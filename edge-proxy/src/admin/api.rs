@@ -28,6 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tower::{Service, ServiceBuilder, ServiceExt};
 use wakeup::owner::core::HOLD_MAX;
 use wakeup::owner::{OwnerHandle, SleepError};
@@ -67,6 +68,8 @@ pub struct Admin {
     pub https_port: u16,
     /// When the process began.
     pub started: Instant,
+    /// Places for those who wait for the ledger's next record.
+    pub followers: Semaphore,
 }
 
 /// Body of `POST /v1/sprites`.
@@ -157,7 +160,7 @@ pub async fn serve(listener: UnixListener, admin: Arc<Admin>) {
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 impl Admin {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
@@ -169,6 +172,7 @@ impl Admin {
         };
         let outcome = match (&parts.method, &path[..]) {
             (&Method::GET, ["v1", "status"]) => Ok(self.status().await),
+            (&Method::GET, ["v1", "ledger"]) => return self.ledger(parts.uri.query()).await,
             (&Method::GET, ["v1", "openapi.json"]) => Ok(serde_json::from_str(OPENAPI).unwrap_or(Value::Null)),
             (&Method::GET, ["v1", "sprites"]) => Ok(self.list().await),
             (&Method::POST, ["v1", "sprites"]) => self.create(&body).await,
@@ -181,6 +185,7 @@ impl Admin {
             (&Method::POST, ["v1", "sprites", name, "hold"]) => self.hold(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "release"]) => self.release(name).await,
             (&Method::GET, ["v1", "sprites", name, "receipts"]) => self.receipts(name).await,
+            (&Method::GET, ["v1", "sprites", name, "usage"]) => self.usage(name, parts.uri.query()).await,
             (&Method::POST, ["v1", "sprites", name, "access"]) => self.set_access(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "wake-rules"]) => self.set_wake_rules(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "limits"]) => self.set_limits(name, &body).await,
@@ -210,6 +215,7 @@ impl Admin {
             "connections": self.edge.connections(),
             "routes": self.table.len(),
             "synced": self.table.is_synced(),
+            "ledger": self.ledger_status(),
         })
     }
 
@@ -479,6 +485,11 @@ impl Admin {
 
 pub(super) type Problem = (StatusCode, String);
 
+/// What is our fault and not the caller's.
+pub(super) fn failed_inside(detail: &str) -> Problem {
+    (StatusCode::INTERNAL_SERVER_ERROR, detail.to_owned())
+}
+
 /// A body that may be left out; `wrong` says what one is that cannot be read.
 fn optional<T: Default + DeserializeOwned>(body: &[u8], wrong: &str) -> Result<T, Problem> {
     match body {
@@ -544,7 +555,7 @@ fn json_answer(status: StatusCode, content_type: &'static str, value: &Value) ->
     response
 }
 
-fn problem(status: StatusCode, detail: &str) -> Answer {
+pub(super) fn problem(status: StatusCode, detail: &str) -> Answer {
     let title = status.canonical_reason().unwrap_or("Error");
     let value = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
     json_answer(status, "application/problem+json", &value)

@@ -73,6 +73,12 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
         SpriteCommand::Receipts { name } => call(socket, Method::GET, &path(&name, "/receipts"), None)
             .await
             .map(|value| (value, table::receipts as Show)),
+        SpriteCommand::Usage { name, since } => {
+            let since = since.map_or_else(String::new, |since| format!("?since={}", query(&since)));
+            call(socket, Method::GET, &path(&name, &format!("/usage{since}")), None)
+                .await
+                .map(|value| (value, table::object as Show))
+        }
         SpriteCommand::Access { name, access } => {
             call(socket, Method::POST, &path(&name, "/access"), Some(json!({ "access": access })))
                 .await
@@ -170,6 +176,16 @@ pub async fn status(socket: &Path, json: bool) -> Exit {
     print(call(socket, Method::GET, "/v1/status", None).await.map(|value| (value, table::object as Show)), json)
 }
 
+/// Runs `ledger`: one page of it.
+pub async fn ledger(socket: &Path, json: bool, after: u64, limit: u32) -> Exit {
+    let page = format!("/v1/ledger?after={after}&limit={limit}");
+    let records = exchange(socket, Method::GET, &page, None).await.and_then(|bytes| {
+        let lines = serde_json::Deserializer::from_slice(&bytes).into_iter::<Value>();
+        lines.collect::<Result<Value, _>>().context("the answer is no JSON")
+    });
+    print(records.map(|records| (records, table::ledger as Show)), json)
+}
+
 type Show = fn(&Value) -> String;
 
 fn print(done: anyhow::Result<(Value, Show)>, json: bool) -> Exit {
@@ -190,7 +206,22 @@ fn path(name: &str, rest: &str) -> String {
     format!("/v1/sprites/{clean}{rest}")
 }
 
+/// A value of a query: whatever has a meaning of its own there is encoded (RFC 3986 §2.1).
+fn query(value: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b':' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    value.bytes().map(encode).collect()
+}
+
 async fn call(socket: &Path, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+    let bytes = exchange(socket, method, path, body).await?;
+    serde_json::from_slice(&bytes).context("the answer is no JSON")
+}
+
+/// The content of the answer; a refusal is an error with its reason.
+async fn exchange(socket: &Path, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Bytes> {
     let stream = UnixStream::connect(socket).await.map_err(|error| {
         anyhow!(
             "no edge-proxy answers at {} ({error}); start one with `edge-proxy demo`, or name its socket with --admin",
@@ -206,9 +237,9 @@ async fn call(socket: &Path, method: Method, path: &str, body: Option<Value>) ->
     let bytes = response.into_body().collect().await?.to_bytes();
     drop(sender);
     connection.abort();
-    let value: Value = serde_json::from_slice(&bytes).context("the answer is no JSON")?;
     if !status.is_success() {
+        let value: Value = serde_json::from_slice(&bytes).context("the answer is no JSON")?;
         bail!("{}", value["detail"].as_str().unwrap_or("refused without a reason"));
     }
-    Ok(value)
+    Ok(bytes)
 }

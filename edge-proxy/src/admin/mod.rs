@@ -9,5 +9,12 @@ pub mod client;
 mod limits;
 pub mod sprites;
 mod table;
+mod usage;
 
 pub use api::{Admin, bind, serve};
+
+/// Places for those who wait for the ledger's next record.
+#[must_use]
+pub fn followers() -> tokio::sync::Semaphore {
+    tokio::sync::Semaphore::new(usage::FOLLOWERS_MAX)
+}

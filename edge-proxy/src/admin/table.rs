@@ -10,6 +10,26 @@ pub(super) fn receipts(value: &Value) -> String {
     columns(value, &["run", "kind", "result", "queued_ms", "starting_ms", "port_wait_ms", "waiters", "reason"])
 }
 
+/// Records of the ledger: what is said of each in a sentence of its own comes last.
+pub(super) fn ledger(value: &Value) -> String {
+    columns(
+        value,
+        &[
+            "seq",
+            "at",
+            "sprite",
+            "run",
+            "event",
+            "kind",
+            "reason",
+            "awake_ms",
+            "bytes_to_guest",
+            "bytes_from_guest",
+            "detail",
+        ],
+    )
+}
+
 pub(super) fn sprite(value: &Value) -> String {
     object(value)
 }
