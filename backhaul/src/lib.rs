@@ -10,7 +10,7 @@ pub mod direct;
 pub mod keys;
 pub mod link;
 pub mod owner;
-mod secret_file;
+pub mod secret_file;
 pub mod session;
 mod splice;
 pub mod stream;

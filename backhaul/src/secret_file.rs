@@ -63,7 +63,7 @@ pub(crate) fn create(path: &Path, secret: &[u8]) -> Result<(), SecretFileError> 
 ///
 /// # Errors
 /// [`SecretFileError`].
-pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
+pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
     let failed = |source: io::Error| SecretFileError::Io { path: path.into(), source };
     let wrong = |reason| SecretFileError::Unsafe { path: path.into(), reason };
     check_parent(path)?;

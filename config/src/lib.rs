@@ -14,6 +14,7 @@ mod limits;
 mod listen;
 mod sprite;
 mod text;
+mod webhook;
 
 pub use backhaul::{BackhaulConfig, Link};
 pub use drivers::{Accel, DockerDriver, Drivers, FirecrackerDriver, HttpDriver, Qemu};
@@ -24,6 +25,7 @@ pub use ledger::Ledger;
 pub use limits::Limits;
 pub use listen::{Admin, Listen, Names, Tls, UnknownNames};
 pub use sprite::StaticSprite;
+pub use webhook::Webhook;
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -52,6 +54,8 @@ pub struct Config {
     pub drivers: Drivers,
     /// The ledger of its runs.
     pub ledger: Ledger,
+    /// Who is told what the ledger says.
+    pub webhook: Webhook,
     /// Bounds of client connections.
     pub limits: Limits,
     /// Sprites that exist by configuration.
@@ -72,6 +76,7 @@ impl Default for Config {
             host: Host::default(),
             drivers: Drivers::default(),
             ledger: Ledger::default(),
+            webhook: Webhook::default(),
             limits: Limits::default(),
             sprites: Vec::new(),
         }
@@ -118,6 +123,7 @@ impl Config {
         self.host.check()?;
         self.drivers.check()?;
         self.ledger.check()?;
+        self.webhook.check()?;
         self.limits.check()
     }
 

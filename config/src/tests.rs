@@ -144,6 +144,13 @@ fn every_value_out_of_its_bounds_is_named() {
         ("drivers.http", "sleep_timeout = \"0s\""),
         ("ledger", "segment_bytes = 65535"),
         ("ledger", "keep_bytes = 4194303"),
+        ("webhook", "url = \"http://example.com/\""),
+        ("webhook", "url = \"ftp://127.0.0.1/\""),
+        ("webhook", "secret_file = \"s\""),
+        ("webhook", "events = [\"started\"]"),
+        ("webhook", "timeout = \"61s\""),
+        ("webhook", "retry_min = \"999ms\""),
+        ("webhook", "retry_max = \"6m\""),
         ("limits", "connections = 0"),
         ("limits", "header_read_timeout = \"0s\""),
         ("limits", "http1_buffer_bytes = 8191"),
@@ -159,6 +166,9 @@ fn every_value_out_of_its_bounds_is_named() {
         let (key, _) = line.split_once(" = ").unwrap();
         assert_eq!(place, "f.toml:2:1", "{line}");
         assert!(message.starts_with(&format!("{section}.{key}: ")), "{line}: {message}");
+    }
+    for url in ["https://example.com/hook", "http://localhost/", "http://127.0.0.1:1/", "http://[::1]:1/x"] {
+        Config::parse(&format!("[webhook]\nurl = \"{url}\"\nsecret_file = \"s\"\n"), "f").unwrap();
     }
     // Long enough to overflow a clock.
     assert!(wrong("[host]\nwarm_for = \"400days\"\n").1.contains("365days"));

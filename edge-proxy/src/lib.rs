@@ -31,6 +31,7 @@ pub mod tunnel;
 pub mod upstream;
 pub mod waiting;
 pub mod wake_attempt;
+pub mod webhook;
 pub mod worker;
 
 pub use cli::run_from_arguments;

@@ -5,6 +5,7 @@ use crate::admin::{self, Admin};
 use crate::cli::{Exit, failed};
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
+use crate::webhook::Webhook;
 use crate::worker::{Edge, EdgeParts, Worker};
 use acme::local_ca::LocalCa;
 use acme::resolver::{CertResolver, Certificates};
@@ -126,6 +127,13 @@ impl Running {
         let domains = static_sprites(config, &store, &owner).await?;
         owner.settle();
 
+        let webhook = Webhook::load(&config.webhook, Arc::clone(owner.ledger()), &config.data_dir.join("ledger"))?;
+        let webhook = webhook.map(|webhook| {
+            let status = Arc::clone(webhook.status());
+            tokio::spawn(webhook.run());
+            status
+        });
+
         let backhaul = host.backhaul.clone();
         let waker = Waker::new((&config.hold).into(), backhaul.clone());
         let suffixes =
@@ -157,6 +165,7 @@ impl Running {
             https_port: address.port(),
             started: Instant::now(),
             followers: admin::followers(),
+            webhook,
         });
         tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
         Ok(Self { admin, https: address, edge, host, threads, socket })

@@ -2,6 +2,7 @@
 
 use super::sprites::{self, NewSprite, SpriteError};
 use super::{access, limits};
+use crate::webhook;
 use crate::worker::Edge;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -70,6 +71,8 @@ pub struct Admin {
     pub started: Instant,
     /// Places for those who wait for the ledger's next record.
     pub followers: Semaphore,
+    /// Who is told of the ledger, if anybody is.
+    pub webhook: Option<Arc<webhook::Status>>,
 }
 
 /// Body of `POST /v1/sprites`.
@@ -216,6 +219,7 @@ impl Admin {
             "routes": self.table.len(),
             "synced": self.table.is_synced(),
             "ledger": self.ledger_status(),
+            "webhook": self.webhook_status(),
         })
     }
 

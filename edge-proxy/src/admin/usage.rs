@@ -84,6 +84,12 @@ impl Admin {
         let ledger = self.owner.ledger();
         json!({ "last_seq": *ledger.durable().borrow(), "waiting": ledger.waiting() })
     }
+
+    /// For `status`; null when nobody is told.
+    pub(super) fn webhook_status(&self) -> Value {
+        let last = *self.owner.ledger().durable().borrow();
+        self.webhook.as_ref().map_or(Value::Null, |webhook| webhook.shown(last))
+    }
 }
 
 /// Reads files on a thread that may wait for a disk.
