@@ -12,6 +12,7 @@ mod herd;
 mod http2;
 mod http_driver;
 mod hygiene;
+mod ledger;
 mod links;
 mod neighbours;
 mod orders;

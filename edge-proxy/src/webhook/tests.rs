@@ -88,9 +88,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::keeping(1 << 20, 0)
+    }
+
+    fn keeping(segment_bytes: u64, keep_bytes: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let settings =
-            LedgerSettings { directory: directory.path().join("ledger"), segment_bytes: 1 << 20, keep_bytes: 0 };
+        let settings = LedgerSettings { directory: directory.path().join("ledger"), segment_bytes, keep_bytes };
         let ledger = Arc::new(Ledger::open(settings).unwrap());
         Self { directory, ledger }
     }
@@ -223,6 +226,27 @@ async fn over_tls_the_receiver_must_have_a_certificate_of_a_known_root() {
     let told = tokio::spawn(right.run());
     assert!(hook.next().await.1.contains("sprite.failed"));
     bench.until(&status, |shown| shown["lag"] == 0).await;
+    told.abort();
+}
+
+#[tokio::test]
+async fn what_was_dropped_before_it_was_told_is_left_out_and_the_rest_is_told() {
+    let bench = Bench::keeping(1_000, 2_000);
+    std::fs::write(bench.directory.path().join("webhook.cursor"), r#"{"seq":0}"#).unwrap();
+    (1..=30).for_each(|run| bench.failed(run));
+    let mut durable = bench.ledger.durable();
+    tokio::time::timeout(Duration::from_secs(20), durable.wait_for(|last| *last == 30)).await.unwrap().unwrap();
+    let mut hook = Hook::start(&[], None).await;
+    let webhook = bench.webhook(&format!("http://{}/", hook.address), Path::new(""));
+    let status = Arc::clone(webhook.status());
+    let told = tokio::spawn(webhook.run());
+    bench.until(&status, |shown| shown["lag"] == 0).await;
+    let mut seqs = Vec::new();
+    while let Ok((_, body)) = hook.heard.try_recv() {
+        seqs.push(serde_json::from_str::<serde_json::Value>(&body).unwrap()["data"]["seq"].as_u64().unwrap());
+    }
+    assert!(seqs[0] > 1, "{seqs:?}");
+    assert_eq!(seqs, (seqs[0]..=30).collect::<Vec<_>>());
     told.abort();
 }
 

@@ -1,7 +1,7 @@
 //! The owner's end of the ledger: it hands over what happened and never waits.
 //!
 //! Records go into a queue in order; one thread numbers and writes them. None is ever left
-//! out: while the disk does not take them they stay in memory, and from [`QUEUE_LEN`] on the
+//! out: while the disk does not take them they stay in memory, and from 65,536 on the
 //! ledger says that it is full, so that the owner begins no further run until it is written.
 //! The ends of those that run are taken all the same; there are no more of them than runs.
 

@@ -1,10 +1,10 @@
 //! The ledger of runs: what ran, from when to when, why, and how much passed through it.
 //! Metering reads it, the webhook tells it, and run numbers go on from it after a restart.
 //!
-//! [`record`] is what a line says. [`book`] keeps the lines: segments of one file each, an
-//! [`index`] of what later lines depend on, and the [`mark`] that says how far the owner
-//! lived. [`handle`] is what the owner holds: a queue, and one thread that writes. [`read`]
-//! gives pages and sums.
+//! `record.rs`: what a line says. `book.rs` keeps the lines: `segment.rs` is one file of them,
+//! `index.rs` what later lines depend on, `mark.rs` how far the owner lived. `handle.rs` is
+//! what the owner holds: a queue, behind it `writer.rs`, the one thread that writes. `read.rs`
+//! and `usage.rs` give pages and sums.
 //!
 //! Deliberately not here: prices, quotas, and who may read it.
 

@@ -1,4 +1,5 @@
 mod bounds;
+mod runs;
 
 use super::*;
 use crate::spec::{Depth, StateName};
