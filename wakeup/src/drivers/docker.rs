@@ -352,6 +352,10 @@ impl WakeDriver for DockerDriver {
         Box::pin(Arc::clone(&self.0).destroy(name.clone()))
     }
 
+    fn leaves_running(&self) -> bool {
+        true
+    }
+
     fn leave(&self, name: &SpriteName) -> BoxFuture<()> {
         // It goes on; only our watch over it ends.
         self.0.lock().remove(name);

@@ -237,6 +237,10 @@ impl WakeDriver for FirecrackerDriver {
         Box::pin(Arc::clone(&self.0).end(name.clone()))
     }
 
+    fn leaves_running(&self) -> bool {
+        true
+    }
+
     fn leave(&self, name: &SpriteName) -> BoxFuture<()> {
         // It goes on; only our watch over it ends.
         self.0.lock().remove(name);

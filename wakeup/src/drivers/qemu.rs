@@ -411,6 +411,10 @@ impl WakeDriver for QemuDriver {
         Box::pin(Arc::clone(&self.0).suspend(name.clone()))
     }
 
+    fn leaves_running(&self) -> bool {
+        true
+    }
+
     fn leave(&self, name: &SpriteName) -> BoxFuture<()> {
         self.0.lock().remove(name);
         Box::pin(async {})

@@ -63,14 +63,8 @@ impl Drop for Bench {
 }
 
 fn spec(docker: &str) -> SpriteSpec {
-    SpriteSpec {
-        name: SpriteName::parse("a").unwrap(),
-        generation: 3,
-        driver: DriverSpec::Docker(serde_json::from_str(docker).unwrap()),
-        ports: vec![],
-        idle_timeout: None,
-        stopped: false,
-    }
+    let driver = DriverSpec::Docker(serde_json::from_str(docker).unwrap());
+    SpriteSpec::new(SpriteName::parse("a").unwrap(), 3, driver)
 }
 
 pub(super) fn of_image(more: Value) -> SpriteSpec {

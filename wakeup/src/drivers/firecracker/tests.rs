@@ -38,14 +38,8 @@ impl Bench {
             "vcpus": 2, "memory_mib": 256, "tap": "tap7", "mac": "06:00:AC:10:00:02",
             "guest_address": address, "port": port,
         });
-        SpriteSpec {
-            name: SpriteName::parse("a").unwrap(),
-            generation: 3,
-            driver: DriverSpec::Firecracker(serde_json::from_value(machine).unwrap()),
-            ports: vec![],
-            idle_timeout: None,
-            stopped: false,
-        }
+        let driver = DriverSpec::Firecracker(serde_json::from_value(machine).unwrap());
+        SpriteSpec::new(SpriteName::parse("a").unwrap(), 3, driver)
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -33,14 +33,7 @@ impl Bench {
         std::fs::write(&secret_file, SECRET).unwrap();
         let wake_timeout = Duration::from_secs(5);
         let settings = Settings { secret_file, wake_timeout, ..config::Drivers::default().http };
-        let spec = SpriteSpec {
-            name: SpriteName::parse("a").unwrap(),
-            generation: 7,
-            driver: DriverSpec::Http(HttpSpec { url }),
-            ports: vec![],
-            idle_timeout: None,
-            stopped: false,
-        };
+        let spec = SpriteSpec::new(SpriteName::parse("a").unwrap(), 7, DriverSpec::Http(HttpSpec { url }));
         Self { driver: HttpDriver::new(settings), spec, log, directory }
     }
 

@@ -112,14 +112,8 @@ mod tests {
     use router::names::SpriteName;
 
     fn line(machine: &QemuSpec, accel: Accel, waits: bool) -> String {
-        let sprite = SpriteSpec {
-            name: SpriteName::parse("box").unwrap(),
-            generation: 1,
-            driver: DriverSpec::Qemu(machine.clone()),
-            ports: vec![5173],
-            idle_timeout: None,
-            stopped: false,
-        };
+        let sprite = SpriteSpec::new(SpriteName::parse("box").unwrap(), 1, DriverSpec::Qemu(machine.clone()));
+        let sprite = SpriteSpec { ports: vec![5173], ..sprite };
         let arguments = arguments(&sprite, machine, accel, false, address_of(20_501), waits);
         arguments.iter().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }

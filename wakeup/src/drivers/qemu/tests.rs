@@ -36,14 +36,8 @@ impl Bench {
 
     fn sprite(&self) -> SpriteSpec {
         let disks = serde_json::json!([{ "path": self.root.path().join("disk"), "format": "raw" }]);
-        let sprite = SpriteSpec {
-            name: SpriteName::parse("a").unwrap(),
-            generation: 1,
-            driver: DriverSpec::Qemu(serde_json::from_value(serde_json::json!({ "disks": disks })).unwrap()),
-            ports: vec![],
-            idle_timeout: None,
-            stopped: false,
-        };
+        let driver = DriverSpec::Qemu(serde_json::from_value(serde_json::json!({ "disks": disks })).unwrap());
+        let sprite = SpriteSpec::new(SpriteName::parse("a").unwrap(), 1, driver);
         std::fs::create_dir_all(self.root.path().join("sprites/a")).unwrap();
         sprite
     }

@@ -7,6 +7,7 @@ use crate::owner::core::{Action, Activity, CoreSettings, CoreSpec, OwnerCore, Wa
 use crate::owner::runs::entry_of;
 use crate::spec::{Depth, StateName};
 use backhaul::owner::EdgeId;
+use backhaul::wire::ClientClass;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -104,7 +105,7 @@ impl Day {
                 let entry = book.lost(&name, alive.then_some(now)).unwrap();
                 book.append(entry).unwrap();
             }
-            let spec = CoreSpec { generation: 1, idle_timeout: None, always: false, stopped: false, run };
+            let spec = CoreSpec { run, ..CoreSpec::new(1) };
             self.core.handle_upsert(self.base + Duration::from_millis(self.now), &name, spec);
         }
         book.sync().unwrap();
@@ -244,7 +245,10 @@ impl Day {
                 let waiter = (EdgeId(1), u128::from(self.next));
                 let deadline = now + Duration::from_secs(self.rng.random_range(1..30));
                 let reason = "day".into();
-                self.core.handle_wake(now, WakeRequest { waiter, name, generation: 1, deadline, reason });
+                self.core.handle_wake(
+                    now,
+                    WakeRequest { waiter, name, generation: 1, deadline, reason, class: ClientClass::Anonymous },
+                );
             }
         }
     }
@@ -259,6 +263,7 @@ fn core(seed: u64) -> OwnerCore {
         port_wait: Duration::from_secs(10),
         start_slots: 3,
         seed,
+        ..CoreSettings::from(&config::Host::default())
     })
 }
 

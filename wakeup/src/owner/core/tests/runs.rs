@@ -123,7 +123,7 @@ fn a_death_a_failed_start_and_a_destroyed_sprite_are_told() {
 
 #[test]
 fn an_owner_goes_on_where_the_one_before_it_stood() {
-    let spec = |run| CoreSpec { generation: 2, idle_timeout: None, always: false, stopped: false, run };
+    let spec = |run| CoreSpec { run, ..CoreSpec::new(2) };
     let mut bench = Bench::new(&[]);
     let begun = bench.now;
     bench.later(100.0);
