@@ -331,6 +331,13 @@ pub struct Lease {
     /// Requests and sockets in progress.
     #[prost(uint32, tag = "3")]
     pub open: u32,
+    /// Of those: sockets, streams of events and long answers, which keep it awake for as long
+    /// as there is data on one of them now and then.
+    #[prost(uint32, tag = "4")]
+    pub sockets: u32,
+    /// Milliseconds since there was data on any of them.
+    #[prost(uint32, tag = "5")]
+    pub quiet_ms: u32,
 }
 
 /// One message of the control stream, owner → edge.

@@ -29,6 +29,9 @@ pub struct Host {
     /// Idle timeout of a wake nobody waits for any more.
     #[serde(with = "crate::text")]
     pub abandoned_timeout: Duration,
+    /// Open sockets (WebSocket, event streams, long answers) without data keep a sprite awake for this long.
+    #[serde(with = "crate::text")]
+    pub silent_sockets: Duration,
     /// How long a running guest's port may stay closed before waiters are told.
     #[serde(with = "crate::text")]
     pub port_wait: Duration,
@@ -56,6 +59,7 @@ impl Default for Host {
             busy_idle_timeout: Duration::from_secs(600),
             running_per_tenant: 0,
             abandoned_timeout: Duration::from_secs(5),
+            silent_sockets: Duration::from_secs(900),
             port_wait: Duration::from_secs(10),
             start_slots: 16,
             stop_grace: Duration::from_secs(2),

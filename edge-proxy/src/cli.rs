@@ -188,6 +188,9 @@ pub enum SpriteCommand {
     Show {
         /// Its name.
         name: String,
+        /// What keeps it awake at this moment, instead.
+        #[arg(long)]
+        why: bool,
     },
     /// Wake it and wait until it runs.
     Wake {

@@ -1,6 +1,7 @@
 //! The worker host of this machine, on a thread of its own: the owner of its sprites and,
 //! over the tunnel, the server of its sessions.
 
+use crate::door::SpriteDoors;
 use anyhow::{Context, anyhow};
 use backhaul::keys::PrivateKey;
 use backhaul::session::{EdgeOptions, EdgePeer, HostServer, HostServerOptions, Identity, Limits};
@@ -13,8 +14,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use wakeup::drivers::{DoorKeeper, Doors};
 use wakeup::ledger::LedgerSettings;
-use wakeup::owner::{HostSettings, OwnerHandle};
+use wakeup::owner::{HostSettings, OwnerHandle, Rang};
 
 /// How long the sessions may take to say goodbye.
 const GOODBYE: Duration = Duration::from_millis(200);
@@ -35,7 +37,7 @@ impl Host {
     ///
     /// # Errors
     /// A key, a socket or a thread that cannot be had, and which.
-    pub async fn start(config: &Config, number: HostId) -> anyhow::Result<Self> {
+    pub async fn start(config: &Config, number: HostId, doors: &Arc<SpriteDoors>) -> anyhow::Result<Self> {
         let tunnel = match config.backhaul.link {
             Link::DirectInsecure => None,
             Link::Userspace => Some(Tunnel::load(config)?),
@@ -51,6 +53,11 @@ impl Host {
             host: config.host.clone(),
             drivers: config.drivers.clone(),
             ledger,
+            doors: DoorKeeper::new(Arc::clone(doors) as Arc<dyn Doors>),
+            rang: Rang::new({
+                let doors = Arc::clone(doors);
+                move |name, at| doors.rang(name, at)
+            }),
         };
         let (told, hears) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();

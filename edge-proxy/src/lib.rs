@@ -13,6 +13,7 @@ pub mod client_class;
 pub mod connection;
 pub mod date;
 pub mod demo;
+pub mod door;
 pub mod edge_answers;
 pub mod error;
 pub mod forward;

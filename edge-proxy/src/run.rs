@@ -3,6 +3,7 @@
 
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, failed};
+use crate::door::SpriteDoors;
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
 use crate::webhook::Webhook;
@@ -119,7 +120,8 @@ impl Running {
         let store = Arc::new(store);
         let table = load_table(&store, &config.data_dir).await;
 
-        let host = Host::start(config, LOCAL_HOST).await?;
+        let doors = SpriteDoors::new(config.data_dir.join("sprites"));
+        let host = Host::start(config, LOCAL_HOST, &doors).await?;
         let owner = host.owner.clone();
         for spec in admin::sprites::stored(&store)? {
             owner.upsert(spec).await;
@@ -167,6 +169,7 @@ impl Running {
             followers: admin::followers(),
             webhook,
         });
+        doors.serve(&admin);
         tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
         Ok(Self { admin, https: address, edge, host, threads, socket })
     }

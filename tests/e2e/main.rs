@@ -8,6 +8,7 @@ mod cold_and_warm_wake;
 mod command_driver;
 mod demo_contract;
 mod docker_driver;
+mod door;
 mod herd;
 mod http2;
 mod http_driver;

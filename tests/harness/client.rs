@@ -144,6 +144,12 @@ impl Demo {
         Request::builder().method(method).uri(self.url(name, path))
     }
 
+    /// POST over a new HTTP/1.1 connection.
+    pub async fn post(&self, name: &str, path: &str, body: impl Into<Bytes>) -> Answer {
+        let mut client = self.connect(Version::H1, name).await;
+        client.send(self.request(Method::POST, name, path).body(full(body)).expect("a request")).await
+    }
+
     /// GET over a new HTTP/1.1 connection.
     pub async fn get(&self, name: &str, path: &str) -> Answer {
         let mut client = self.connect(Version::H1, name).await;

@@ -90,7 +90,7 @@ impl World {
             EdgeMessage::Cordoned(_) => {}
             EdgeMessage::Leases(leases) => {
                 for lease in leases.leases {
-                    self.owner.handle_lease(self.now, from, &lease.sprite, lease.run, lease.open);
+                    self.owner.handle_lease(self.now, from, &lease);
                 }
             }
         }
@@ -98,8 +98,8 @@ impl World {
 
     fn owner_acts(&mut self, action: owner::Action) {
         use owner::Action::{
-            Answer, CloseGate, Continue, Cordon, Destroy, Destroyed, End, Ended, Freeze, Hold, Probe, Receipt, ReopenGate,
-            RunBegan, RunEnded, Running, Start, Suspend, Unhold, WakeFailed,
+            Answer, CloseGate, Continue, Cordon, Destroy, Destroyed, End, Ended, Freeze, Hold, Probe, Receipt,
+            ReopenGate, RunBegan, RunEnded, Running, Start, Suspend, Unhold, WakeFailed,
         };
         match action {
             Start { name, run, token } => {

@@ -464,7 +464,12 @@ impl World {
         self.leases[edge].retain(|_, open| *open > 0);
         let leases: Vec<_> = self.leases[edge]
             .iter()
-            .map(|((name, run), open)| Lease { sprite: name.as_str().into(), run: *run, open: *open })
+            .map(|((name, run), open)| Lease {
+                sprite: name.as_str().into(),
+                run: *run,
+                open: *open,
+                ..Lease::default()
+            })
             .collect();
         if !leases.is_empty() {
             let message = EdgeMessage::Leases(backhaul::wire::Leases { leases });

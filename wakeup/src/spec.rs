@@ -42,6 +42,9 @@ pub struct SpriteSpec {
     /// What its people have set besides.
     #[serde(default, skip_serializing_if = "SpriteLimits::is_default")]
     pub limits: SpriteLimits,
+    /// When it wants to be woken, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wake_at: Vec<u64>,
 }
 
 /// The tenant of sprites that name none.
@@ -68,6 +71,7 @@ impl SpriteSpec {
             idle_timeout: None,
             stopped: false,
             limits: SpriteLimits::default(),
+            wake_at: Vec::new(),
         }
     }
 }
@@ -184,6 +188,53 @@ pub struct SpriteStatus {
     pub waiting: usize,
     /// New requests wait, by order.
     pub held: bool,
+}
+
+/// What keeps a sprite awake, at this moment (`sprite show --why`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// Its state.
+    pub state: StateName,
+    /// In one sentence.
+    pub because: String,
+    /// Requests and sockets open here.
+    pub open: u32,
+    /// What edges claim to have open: each with its end, if it is not renewed.
+    pub leases: Vec<LeaseWhy>,
+    /// What its guest is busy with.
+    pub tasks: Vec<TaskWhy>,
+    /// Requests that wait for it here.
+    pub waiting: usize,
+    /// Milliseconds since the last byte or request.
+    pub quiet_ms: u64,
+    /// Milliseconds until it falls asleep if nothing more happens; absent while something is open.
+    pub sleeps_in_ms: Option<u64>,
+    /// Strangers woke it too often: it is slow to sleep.
+    pub over_budget: bool,
+}
+
+/// One claim in [`Why`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseWhy {
+    /// The edge's session.
+    pub edge: u64,
+    /// Requests and sockets it has open.
+    pub open: u32,
+    /// Sockets that are quiet, of those.
+    pub sockets: u32,
+    /// Milliseconds since the last data on one of its sockets.
+    pub quiet_ms: u64,
+    /// Milliseconds until the claim is void.
+    pub ends_in_ms: u64,
+}
+
+/// One task in [`Why`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskWhy {
+    /// Its id.
+    pub id: u64,
+    /// Milliseconds until it ends by itself.
+    pub ends_in_ms: u64,
 }
 
 /// The record of one wake.

@@ -436,7 +436,9 @@ mod tests {
 
     #[test]
     fn many_leases_are_split_into_frames_that_fit() {
-        let all: Vec<_> = (0..500).map(|run| Lease { sprite: "a-name-of-some-length".into(), run, open: 1 }).collect();
+        let all: Vec<_> = (0..500)
+            .map(|run| Lease { sprite: "a-name-of-some-length".into(), run, open: 1, ..Lease::default() })
+            .collect();
         let frames = frames(all);
         assert!(frames.len() > 1);
         for frame in frames {

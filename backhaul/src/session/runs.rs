@@ -43,7 +43,7 @@ impl Runs {
         self.lock().retain(|(sprite, number), run| {
             let open = run.activity.open();
             if open > 0 || run.claimed {
-                leases.push(Lease { sprite: sprite.to_string(), run: *number, open });
+                leases.push(Lease { sprite: sprite.to_string(), run: *number, open, ..Lease::default() });
             }
             run.claimed = open > 0;
             open > 0 || Arc::strong_count(&run.activity) > 1
@@ -72,10 +72,10 @@ mod tests {
         assert!(runs.leases().is_empty());
         let guard = activity.begin().unwrap();
         for _ in 0..2 {
-            assert_eq!(runs.leases(), [Lease { sprite: "hello".into(), run: 3, open: 1 }]);
+            assert_eq!(runs.leases(), [Lease { sprite: "hello".into(), run: 3, open: 1, ..Lease::default() }]);
         }
         drop(guard);
-        assert_eq!(runs.leases(), [Lease { sprite: "hello".into(), run: 3, open: 0 }]);
+        assert_eq!(runs.leases(), [Lease { sprite: "hello".into(), run: 3, open: 0, ..Lease::default() }]);
         assert!(runs.leases().is_empty());
         runs.cordon("hello", 3, false);
         assert!(activity.begin().is_none());

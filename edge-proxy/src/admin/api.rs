@@ -163,7 +163,7 @@ pub async fn serve(listener: UnixListener, admin: Arc<Admin>) {
     }
 }
 
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Full<Bytes>>;
 
 impl Admin {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
@@ -180,6 +180,7 @@ impl Admin {
             (&Method::GET, ["v1", "sprites"]) => Ok(self.list().await),
             (&Method::POST, ["v1", "sprites"]) => self.create(&body).await,
             (&Method::GET, ["v1", "sprites", name]) => self.show(name).await,
+            (&Method::GET, ["v1", "sprites", name, "why"]) => self.why(name).await,
             (&Method::DELETE, ["v1", "sprites", name]) => self.delete(name).await,
             (&Method::POST, ["v1", "sprites", name, "wake"]) => self.wake(name).await,
             (&Method::POST, ["v1", "sprites", name, "sleep"]) => self.sleep(name, &body).await,
@@ -250,7 +251,7 @@ impl Admin {
             .ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no sprite {name}")))
     }
 
-    pub(super) async fn show(&self, name: &str) -> Result<Value, Problem> {
+    pub(crate) async fn show(&self, name: &str) -> Result<Value, Problem> {
         let (name, status) = self.known(name).await?;
         let mut value = self.shown(&status);
         let specs = sprites::stored(&self.store).map_err(failed)?;
@@ -357,7 +358,7 @@ impl Admin {
         Ok(json!({ "revoked": revoked }))
     }
 
-    async fn share(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
+    pub(crate) async fn share(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
         #[derive(Default, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         struct Asked {
@@ -384,7 +385,7 @@ impl Admin {
         Ok(json!({ "revoked": "every link made so far" }))
     }
 
-    fn route(&self, name: &SpriteName) -> Option<Route> {
+    pub(crate) fn route(&self, name: &SpriteName) -> Option<Route> {
         match self.table.lookup(name) {
             Lookup::Found(route) if !route.deleted => Some(route),
             _ => None,
@@ -393,7 +394,7 @@ impl Admin {
 
     /// Waits until this edge's own table says what the store does, so that the next request
     /// is not told what was true before. Bounded: the table follows within a turn.
-    async fn visible(&self, name: &SpriteName) {
+    pub(crate) async fn visible(&self, name: &SpriteName) {
         let key = SpriteRow::key(name);
         for _ in 0..200 {
             let stored = self.store.get(&key).ok().flatten();
@@ -481,13 +482,18 @@ impl Admin {
         self.show(name.as_str()).await
     }
 
+    async fn why(&self, name: &str) -> Result<Value, Problem> {
+        let (name, _) = self.known(name).await?;
+        Ok(serde_json::to_value(self.owner.why(&name).await).unwrap_or(Value::Null))
+    }
+
     async fn receipts(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
         Ok(serde_json::to_value(self.owner.receipts(&name)).unwrap_or(Value::Null))
     }
 }
 
-pub(super) type Problem = (StatusCode, String);
+pub(crate) type Problem = (StatusCode, String);
 
 /// What is our fault and not the caller's.
 pub(super) fn failed_inside(detail: &str) -> Problem {
@@ -495,7 +501,7 @@ pub(super) fn failed_inside(detail: &str) -> Problem {
 }
 
 /// A body that may be left out; `wrong` says what one is that cannot be read.
-fn optional<T: Default + DeserializeOwned>(body: &[u8], wrong: &str) -> Result<T, Problem> {
+pub(crate) fn optional<T: Default + DeserializeOwned>(body: &[u8], wrong: &str) -> Result<T, Problem> {
     match body {
         b"" => Ok(T::default()),
         body => serde_json::from_slice(body).map_err(|error| (StatusCode::BAD_REQUEST, format!("{wrong}: {error}"))),
@@ -533,7 +539,7 @@ fn is_public(access: &str) -> Result<bool, Problem> {
     }
 }
 
-pub(super) fn failed(error: SpriteError) -> Problem {
+pub(crate) fn failed(error: SpriteError) -> Problem {
     let status = match &error {
         SpriteError::Exists(_) | SpriteError::Public | SpriteError::Defined(_) => StatusCode::CONFLICT,
         SpriteError::Unknown(_) => StatusCode::NOT_FOUND,
@@ -552,14 +558,14 @@ fn said(reply: &backhaul::wire::Reply) -> String {
     }
 }
 
-fn json_answer(status: StatusCode, content_type: &'static str, value: &Value) -> Answer {
+pub(crate) fn json_answer(status: StatusCode, content_type: &'static str, value: &Value) -> Answer {
     let mut response = Response::new(Full::new(Bytes::from(format!("{value}\n"))));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     response
 }
 
-pub(super) fn problem(status: StatusCode, detail: &str) -> Answer {
+pub(crate) fn problem(status: StatusCode, detail: &str) -> Answer {
     let title = status.canonical_reason().unwrap_or("Error");
     let value = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
     json_answer(status, "application/problem+json", &value)

@@ -51,7 +51,10 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
         SpriteCommand::List => {
             call(socket, Method::GET, "/v1/sprites", None).await.map(|value| (value, table::sprites as Show))
         }
-        SpriteCommand::Show { name } => {
+        SpriteCommand::Show { name, why: true } => {
+            call(socket, Method::GET, &path(&name, "/why"), None).await.map(|value| (value, table::object as Show))
+        }
+        SpriteCommand::Show { name, why: false } => {
             call(socket, Method::GET, &path(&name, ""), None).await.map(|value| (value, table::sprite as Show))
         }
         SpriteCommand::Wake { name } => {

@@ -194,6 +194,32 @@ pub fn change<E>(
     Ok(Ok(spec))
 }
 
+/// Changes the declared ports of a sprite: its definition, and its route for every edge. The
+/// new definition, for the owner.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn set_ports(
+    store: &EmbeddedStore,
+    name: &SpriteName,
+    change_ports: impl Fn(&mut Vec<u16>),
+) -> Result<SpriteSpec, SpriteError> {
+    let changed = change(store, name, |spec| {
+        change_ports(&mut spec.ports);
+        match spec.ports.len() > PORTS_MAX || spec.ports.contains(&0) {
+            true => Err(SpriteError::Field { field: "port", rule: "at most 16 ports, none of them 0" }),
+            false => Ok(()),
+        }
+    });
+    let spec = changed??;
+    let key = SpriteRow::key(name);
+    let entry = store.get(&key)?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
+    let (_, mut row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
+    row.ports.clone_from(&spec.ports);
+    router::apply::publish(store, name, &row, Some(entry.version))?;
+    Ok(spec)
+}
+
 /// Writes down whether a sprite is stopped, so that the next start of this owner knows.
 ///
 /// # Errors

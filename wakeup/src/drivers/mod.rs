@@ -5,6 +5,7 @@
 
 mod command;
 mod docker;
+mod doors;
 mod firecracker;
 mod fixed;
 mod http;
@@ -20,6 +21,7 @@ mod stub;
 
 pub use command::CommandDriver;
 pub use docker::DockerDriver;
+pub use doors::{DoorKeeper, Doors};
 pub use firecracker::FirecrackerDriver;
 pub use fixed::FixedDriver;
 pub use http::HttpDriver;

@@ -12,7 +12,7 @@ use self::listeners::listening_sockets;
 use super::log::Log;
 use super::ports::Ports;
 use super::stat::Stat;
-use super::{DriverError, Started, WakeDriver};
+use super::{DoorKeeper, DriverError, Started, WakeDriver};
 use crate::spec::{DriverSpec, SpriteSpec};
 use backhaul::owner::BoxFuture;
 use router::names::SpriteName;
@@ -49,6 +49,8 @@ pub struct ProcessSettings {
     pub stop_grace: Duration,
     /// Log of a sprite's output, bytes.
     pub log_bytes: u64,
+    /// What guests can speak to.
+    pub doors: DoorKeeper,
 }
 
 /// The driver.
@@ -116,8 +118,11 @@ impl Inner {
         let log =
             Log::open(&directory.join("output.log"), self.settings.log_bytes).map_err(system("cannot open its log"))?;
         let (port, reserved) = self.ports.pick(&[])?;
-        let mut child =
-            command_of(command, &spec.name, port, &data).spawn().map_err(system("cannot start its command"))?;
+        let mut command = command_of(command, &spec.name, port, &data);
+        if let Some(door) = self.settings.doors.open(&spec.name) {
+            command.env("SPRITE_API", door);
+        }
+        let mut child = command.spawn().map_err(system("cannot start its command"))?;
         let at = Instant::now();
         let leader =
             child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).ok_or(DriverError::NoGuest)?;
@@ -135,7 +140,8 @@ impl Inner {
         let (gone_sender, gone) = watch::channel(false);
         let (exited_sender, exited) = oneshot::channel();
         self.lock().insert(spec.name.clone(), Group { leader, address, gone, _reserved: Arc::new(reserved) });
-        tokio::spawn(watch_leader(child, leader, record, gone_sender, exited_sender));
+        let door = (self.settings.doors.clone(), spec.name.clone());
+        tokio::spawn(watch_leader(child, leader, record, door, gone_sender, exited_sender));
         Ok(Started { address, at, exited })
     }
 
@@ -231,6 +237,7 @@ async fn watch_leader(
     mut child: Child,
     leader: Pid,
     record: PathBuf,
+    (doors, name): (DoorKeeper, SpriteName),
     gone: watch::Sender<bool>,
     exited: oneshot::Sender<String>,
 ) {
@@ -241,6 +248,7 @@ async fn watch_leader(
     // A group without its leader is no sprite: helpers it left behind would hold the port.
     end_group(leader, Duration::ZERO).await;
     remove_record(&record);
+    doors.close(&name);
     gone.send_replace(true);
     // Nobody listens any more when the owner itself ended it.
     let _ = exited.send(detail);

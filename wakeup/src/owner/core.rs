@@ -18,18 +18,21 @@ mod orders;
 mod queue;
 mod runs;
 mod stop;
+mod tasks;
 mod wake;
+mod why;
 
 pub use super::sprite::{CoreSpec, WaiterId, WakeRecord};
 pub use actions::{Action, Activity, Answer, CoreSettings, WakeRequest};
 pub(super) use budget::{AwakeMeter, WakeBudget};
 pub(super) use history::History;
 pub use orders::HOLD_MAX;
+pub use tasks::{TASK_MAX, TaskError};
 
 use super::sprite::{Lease, Sprite, State};
 use crate::spec::{Depth, SpriteStatus};
 use backhaul::owner::EdgeId;
-use backhaul::wire::{Cause, WakeKind};
+use backhaul::wire::{self, Cause, WakeKind};
 use backoff::Backoff;
 use moved::{Gone, Rest};
 use queue::StartQueue;
@@ -114,6 +117,11 @@ impl OwnerCore {
     #[must_use]
     pub fn port_wait(&self, name: &SpriteName, now: Instant) -> Duration {
         self.sprites.get(name).map_or(Duration::ZERO, |sprite| self.port_wait_of(sprite, now))
+    }
+
+    /// How long open sockets without data keep it awake.
+    fn silence_of(&self, sprite: &Sprite) -> Duration {
+        sprite.spec.limits.silent_sockets.unwrap_or(self.settings.silent_sockets)
     }
 
     fn port_wait_of(&self, sprite: &Sprite, asked: Instant) -> Duration {
@@ -222,15 +230,18 @@ impl OwnerCore {
 
     /// An edge renews its claim on a run, or gives it back with nothing open. A claim on
     /// another run than the current one is void.
-    pub fn handle_lease(&mut self, now: Instant, edge: EdgeId, name: &str, run: u64, open: u32) {
-        let Some((name, sprite)) = self.sprites.get_key_value(name) else { return };
+    pub fn handle_lease(&mut self, now: Instant, edge: EdgeId, lease: &wire::Lease) {
+        let &wire::Lease { run, open, sockets, quiet_ms, .. } = lease;
+        let Some((name, sprite)) = self.sprites.get_key_value(lease.sprite.as_str()) else { return };
         if sprite.run != run {
             return;
         }
         let name = name.clone();
         let Some(sprite) = self.sprites.get_mut(&name) else { return };
         if open > 0 {
-            sprite.leases.insert(edge, Lease { run, open, until: now + LEASE_TTL });
+            let quiet = Duration::from_millis(quiet_ms.into());
+            let last_data = now.checked_sub(quiet).unwrap_or(now);
+            sprite.leases.insert(edge, Lease { run, open, sockets, last_data, until: now + LEASE_TTL });
         } else if sprite.leases.remove(&edge).is_some() {
             // The timer stands at the end of the claim: idle may be sooner now.
             self.arm(now, &name);

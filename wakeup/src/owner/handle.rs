@@ -7,11 +7,12 @@
 use super::answers::refused;
 use super::clock::Clock;
 use super::cordons::Cordons;
-use super::core::{Activity, CoreSettings, OwnerCore, WaiterId, WakeRequest};
+use super::core::{Activity, CoreSettings, OwnerCore, TaskError, WaiterId, WakeRequest};
 use super::task::Task;
-use crate::drivers::{Adopted, Drivers, ProcessSettings};
+use super::timers::{Rang, Timers};
+use crate::drivers::{Adopted, DoorKeeper, Drivers, ProcessSettings};
 use crate::ledger::{Ledger, LedgerError, LedgerSettings, Stamp};
-use crate::spec::{Depth, Receipt, SpriteSpec, SpriteStatus};
+use crate::spec::{Depth, Receipt, SpriteSpec, SpriteStatus, Why};
 use backhaul::activity::RunActivity;
 use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
 use backhaul::wire::{Asleep, Cause, ClientClass, Open, Opened, Reply, ToOwner, Unknown, VERSION, WakeKind};
@@ -42,6 +43,11 @@ pub struct HostSettings {
     pub host: config::Host,
     /// Section `[drivers]`.
     pub drivers: config::Drivers,
+    /// What guests can speak to.
+    pub doors: DoorKeeper,
+    /// Hears of a timer that rang (`SpriteSpec::wake_at`), which must not ring again after a
+    /// restart. Must not block for long.
+    pub rang: Rang,
     /// Where its runs are written down.
     pub ledger: LedgerSettings,
 }
@@ -90,6 +96,9 @@ pub enum SleepError {
     NotNow,
 }
 
+/// Something to do with the core.
+pub(super) type OnCore = Box<dyn FnOnce(&mut OwnerCore, &Shared) + Send>;
+
 pub(super) enum Command {
     Upsert(Box<SpriteSpec>, Option<Adopted>, oneshot::Sender<()>),
     Remove(SpriteName, oneshot::Sender<()>),
@@ -101,6 +110,8 @@ pub(super) enum Command {
     Order(SpriteName, Order, oneshot::Sender<bool>),
     /// Some edges have not said in time that they keep a hold.
     HoldLate(SpriteName, u64),
+    /// Something that needs the core and answers by itself.
+    Core(OnCore),
     Statuses(Option<SpriteName>, oneshot::Sender<Vec<SpriteStatus>>),
     PortLost(SpriteName, u64),
     Event(SpriteName, u64, Event),
@@ -167,6 +178,7 @@ impl OwnerHandle {
             last_port: host.last_port,
             stop_grace: host.stop_grace,
             log_bytes: host.log_bytes,
+            doors: settings.doors,
         };
         let drivers = Drivers::new(process, settings.drivers);
         let reaped = drivers.reap_orphans().await;
@@ -196,6 +208,8 @@ impl OwnerHandle {
             sleepers: HashMap::new(),
             cordons: Cordons::default(),
             holding: None,
+            timers: Timers::default(),
+            rang: settings.rang,
             clock: Clock::now(),
             shared: Arc::clone(&shared),
             // Weak: the task ends when the last handle is gone.
@@ -290,6 +304,42 @@ impl OwnerHandle {
 
     async fn order(&self, name: &SpriteName, order: Order) -> bool {
         self.ask(|done| Command::Order(name.clone(), order, done)).await.unwrap_or(false)
+    }
+
+    /// Begins a task of the guest, or renews it: it stays awake for `span` without visitors.
+    /// When it ends by itself.
+    ///
+    /// # Errors
+    /// [`TaskError`].
+    pub async fn task(&self, name: &SpriteName, id: u64, span: Duration) -> Result<Instant, TaskError> {
+        let name = name.clone();
+        let begun = self.on_core(move |core, _| core.handle_task(Instant::now(), &name, id, span)).await;
+        begun.unwrap_or(Err(TaskError::NoSuchSprite))
+    }
+
+    /// A task is done; `false` when there is none with this id.
+    pub async fn task_done(&self, name: &SpriteName, id: u64) -> bool {
+        let name = name.clone();
+        self.on_core(move |core, _| core.handle_task_done(Instant::now(), &name, id)).await.unwrap_or(false)
+    }
+
+    /// What keeps a sprite awake; nothing for one that is unknown.
+    pub async fn why(&self, name: &SpriteName) -> Option<Why> {
+        let name = name.clone();
+        self.on_core(move |core, shared| core.why(Instant::now(), &name, shared)).await?
+    }
+
+    async fn on_core<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut OwnerCore, &Shared) -> T + Send + 'static,
+    ) -> Option<T> {
+        self.ask(|done| {
+            Command::Core(Box::new(move |core, shared| {
+                // Who asked may have given up.
+                let _ = done.send(ask(core, shared));
+            }))
+        })
+        .await
     }
 
     /// The last wakes of a sprite, oldest first.

@@ -11,5 +11,7 @@ mod handle;
 pub(crate) mod runs;
 mod sprite;
 mod task;
+mod timers;
 
 pub use handle::{HostSettings, OwnerHandle, SleepError};
+pub use timers::Rang;

@@ -61,6 +61,8 @@ pub(super) struct Sprite {
     pub(super) token: u64,
     pub(super) waiters: BTreeMap<WaiterId, Waiter>,
     pub(super) leases: BTreeMap<EdgeId, Lease>,
+    /// What the guest itself is busy with, and until when it may be.
+    pub(super) tasks: BTreeMap<u64, Instant>,
     /// Failed wakes in a row.
     pub(super) failures: u32,
     /// It slept warm and its memory is gone: those of the next wake are told.
@@ -132,6 +134,10 @@ pub(super) struct Waiter {
 pub(super) struct Lease {
     pub(super) run: u64,
     pub(super) open: u32,
+    /// Of those, what may be silent for long.
+    pub(super) sockets: u32,
+    /// When there was data on one of them.
+    pub(super) last_data: Instant,
     pub(super) until: Instant,
 }
 
@@ -174,6 +180,7 @@ impl Sprite {
             token: 0,
             waiters: BTreeMap::new(),
             leases: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             failures: 0,
             lost_memory: false,
             abandoned: false,
@@ -211,9 +218,20 @@ impl Sprite {
         self.claims(now).map(|lease| lease.open).sum()
     }
 
-    /// When the last claim ends that has not ended yet.
-    pub(super) fn claimed_until(&self, now: Instant) -> Option<Instant> {
-        self.claims(now).map(|lease| lease.until).max()
+    /// What was open with its run, or kept it busy, ended with it.
+    pub(super) fn end_claims(&mut self) {
+        self.leases.clear();
+        self.tasks.clear();
+    }
+
+    /// When the last claim ends that has not ended yet. Sockets claim it for `silence` after
+    /// their last data, whether they are open or not.
+    pub(super) fn claimed_until(&self, now: Instant, silence: Duration) -> Option<Instant> {
+        let until = |lease: &Lease| match lease.open > lease.sockets {
+            true => lease.until,
+            false => lease.until.min(lease.last_data + silence),
+        };
+        self.claims(now).map(until).filter(|until| *until > now).max()
     }
 
     fn claims(&self, now: Instant) -> impl Iterator<Item = &Lease> {

@@ -7,18 +7,22 @@ use super::cordons::{ACKNOWLEDGE, Cordons};
 use super::core::{Action, Answer, OwnerCore, WaiterId, WakeRecord, WakeRequest};
 use super::handle::{Command, Event, Order, RECEIPTS, Run, SELF, Shared, SleepError};
 use super::sprite::CoreSpec;
+use super::timers::{Rang, Timers};
 use crate::drivers::{Adopted, DriverError, Started, WakeDriver};
 use crate::spec::{Depth, DriverSpec, Receipt, SpriteSpec, SpriteStatus, StateName};
 use backhaul::activity::RunActivity;
 use backhaul::owner::EdgeId;
-use backhaul::wire::{Cause, Cordon, EdgeMessage, Opened, OwnerMessage, Reply, ToEdge, ToOwner};
+use backhaul::wire::{Cause, ClientClass, Cordon, EdgeMessage, Opened, OwnerMessage, Reply, ToEdge, ToOwner};
 use router::names::SpriteName;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// How long a wake by a timer may take (`wake.md` §6: the cap of every hold).
+const TIMER_PATIENCE: Duration = Duration::from_secs(60);
 /// How long an explicit sleep lets open requests end (chosen).
 const SLEEP_GRACE: Duration = Duration::from_secs(2);
 /// The task.
@@ -41,6 +45,9 @@ pub(super) struct Task {
     pub(super) cordons: Cordons,
     /// The one that was begun by the order being handled.
     pub(super) holding: Option<(u64, oneshot::Receiver<()>)>,
+    /// When sprites want to be woken.
+    pub(super) timers: Timers,
+    pub(super) rang: Rang,
     pub(super) clock: Clock,
     pub(super) shared: Arc<Shared>,
     pub(super) commands: mpsc::WeakSender<Command>,
@@ -49,12 +56,16 @@ pub(super) struct Task {
 impl Task {
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
-            let timeout = self.core.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let now = Instant::now();
+            let rings = self.timers.quiet(SystemTime::now()).map(|quiet| now + quiet);
+            let timeout = self.core.poll_timeout().into_iter().chain(rings).min();
+            let timeout = timeout.unwrap_or_else(|| now + Duration::from_secs(3600));
             let command = tokio::select! {
                 biased;
                 command = commands.recv() => command,
                 () = tokio::time::sleep_until(timeout.into()) => {
                     self.core.handle_timeout(Instant::now(), &*self.shared);
+                    self.ring();
                     self.act();
                     continue;
                 }
@@ -72,6 +83,28 @@ impl Task {
         }
     }
 
+    /// Wakes those whose time has come, as a visitor that is known would.
+    fn ring(&mut self) {
+        while let Some((at, name)) = self.timers.pop_due(SystemTime::now()) {
+            let now = Instant::now();
+            self.rang.tell(&name, at);
+            let id = u128::from(self.shared.next_waiter.fetch_add(1, Ordering::Relaxed));
+            let generation = self.specs.get(&name).map_or(0, |spec| spec.generation);
+            // Nobody listens for the answer: it is in the receipt.
+            self.core.handle_wake(
+                now,
+                WakeRequest {
+                    waiter: (SELF, id),
+                    name,
+                    generation,
+                    deadline: now + TIMER_PATIENCE,
+                    reason: "timer".into(),
+                    class: ClientClass::Authenticated,
+                },
+            );
+        }
+    }
+
     fn handle(&mut self, command: Command) {
         let now = Instant::now();
         match command {
@@ -84,6 +117,7 @@ impl Task {
                 self.core.handle_remove(now, &name);
                 self.act();
                 self.specs.remove(&name);
+                self.timers.forget(&name);
                 let _ = done.send(());
             }
             Command::Edge(edge, message) => self.edge_message(now, edge, message),
@@ -109,6 +143,7 @@ impl Task {
                     None => drop(done.send(taken)),
                 }
             }
+            Command::Core(ask) => ask(&mut self.core, &self.shared),
             Command::HoldLate(name, run) => self.cordons.forget(&name, run),
             Command::Statuses(name, done) => {
                 let statuses = match name {
@@ -144,6 +179,11 @@ impl Task {
             run: known.run,
         };
         let name = spec.name.clone();
+        self.timers.set(&name, &spec.wake_at);
+        if let Some(mut present) = self.shared.runs.get_mut(&name) {
+            // Ports may be declared while it runs.
+            present.ports = spec.ports.as_slice().into();
+        }
         self.specs.insert(name.clone(), spec);
         self.core.handle_upsert(now, &name, core);
         let open = self.still_open(&name, known.open, adopted.as_ref());
@@ -188,7 +228,7 @@ impl Task {
             }
             Some(EdgeMessage::Leases(leases)) => {
                 for lease in leases.leases {
-                    self.core.handle_lease(now, edge, &lease.sprite, lease.run, lease.open);
+                    self.core.handle_lease(now, edge, &lease);
                 }
             }
             Some(EdgeMessage::Cordoned(cordoned)) => {

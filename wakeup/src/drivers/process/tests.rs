@@ -27,6 +27,7 @@ fn settings(directory: &Path, first_port: u16) -> ProcessSettings {
         last_port: first_port + 19,
         stop_grace: Duration::from_millis(500),
         log_bytes: 65536,
+        doors: DoorKeeper::default(),
     }
 }
 

@@ -28,6 +28,8 @@ pub struct CoreSettings {
     pub running_per_tenant: usize,
     /// Idle timeout of an abandoned wake.
     pub abandoned_timeout: Duration,
+    /// How long open sockets without data keep a sprite awake.
+    pub silent_sockets: Duration,
     /// How long a closed port is waited for.
     pub port_wait: Duration,
     /// Guests starting at once; four times as many may be queued.
@@ -48,6 +50,7 @@ impl From<&config::Host> for CoreSettings {
             busy_idle_timeout: host.busy_idle_timeout,
             running_per_tenant: host.running_per_tenant,
             abandoned_timeout: host.abandoned_timeout,
+            silent_sockets: host.silent_sockets,
             port_wait: host.port_wait,
             start_slots: host.start_slots,
             seed: 0,

@@ -82,6 +82,7 @@ impl OwnerCore {
     }
 
     fn idle_perhaps(&mut self, now: Instant, name: &SpriteName, awake: Instant, activity: &dyn Activity) {
+        let silence = self.sprites.get(name).map_or(Duration::ZERO, |sprite| self.silence_of(sprite));
         let Some(sprite) = self.sprites.get_mut(name) else { return };
         let (open, last) = activity.activity(name, sprite.run);
         if open > 0 || last > awake {
@@ -90,7 +91,10 @@ impl OwnerCore {
         }
         let idle = idle_timeout(sprite, &self.settings, now);
         let at = match open {
-            0 => idle_at(sprite, &self.settings, awake, last).max(sprite.claimed_until(now).unwrap_or(now)),
+            0 => {
+                let claims = sprite.claimed_until(now, silence).into_iter().chain(sprite.busy_until(now));
+                claims.fold(idle_at(sprite, &self.settings, awake, last), Instant::max)
+            }
             // What is open ends now at the earliest, and that counts as activity.
             _ => now + idle,
         };
@@ -145,7 +149,7 @@ impl OwnerCore {
 }
 
 /// When a running sprite is idle, if nothing more happens.
-fn idle_at(sprite: &Sprite, settings: &CoreSettings, awake: Instant, last: Instant) -> Instant {
+pub(super) fn idle_at(sprite: &Sprite, settings: &CoreSettings, awake: Instant, last: Instant) -> Instant {
     let idle = idle_timeout(sprite, settings, last.max(awake));
     if sprite.abandoned {
         return last.max(awake) + settings.abandoned_timeout.min(idle);

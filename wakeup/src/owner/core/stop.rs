@@ -38,7 +38,7 @@ impl OwnerCore {
         let Some(sprite) = current(&mut self.sprites, name, token) else { return };
         let State::Stopping { stage: Stage::Committed { .. }, .. } = sprite.state else { return };
         sprite.enter(now, State::Asleep(depth));
-        sprite.leases.clear();
+        sprite.end_claims();
         let why = sprite.ending;
         self.run_ends(now, name, why);
         let Some(sprite) = self.sprites.get(name) else { return };

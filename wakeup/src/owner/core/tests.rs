@@ -125,6 +125,10 @@ fn name(text: &str) -> SpriteName {
     SpriteName::parse(text).unwrap()
 }
 
+fn lease(sprite: &str, run: u64, open: u32) -> wire::Lease {
+    wire::Lease { sprite: sprite.into(), run, open, ..wire::Lease::default() }
+}
+
 fn cause(answer: &Answer) -> Option<Cause> {
     match answer {
         Answer::Refused { cause, .. } => Some(*cause),
@@ -287,7 +291,7 @@ fn open_requests_and_leases_keep_it_awake_and_an_expired_lease_does_not() {
     bench.later(100.0);
     assert_eq!(bench.gate(), None, "something is open");
     bench.quiet.1 = 0;
-    bench.core.handle_lease(bench.now, EDGE, "a", run, 2);
+    bench.core.handle_lease(bench.now, EDGE, &lease("a", run, 2));
     bench.later(14.0);
     assert_eq!(bench.gate(), None, "an edge claims it");
     bench.later(6.0);

@@ -348,7 +348,7 @@ impl OwnerCore {
     fn died(&mut self, now: Instant, name: &SpriteName) {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
         sprite.token += 1;
-        sprite.leases.clear();
+        sprite.end_claims();
         // Killed while it was frozen: its visitors left a memory behind.
         sprite.lost_memory |= matches!(sprite.state, State::Asleep(Depth::Warm));
         sprite.enter(now, State::Asleep(Depth::Cold));

@@ -174,3 +174,66 @@ fn one_that_moved_says_where_to_who_is_behind_and_ends_here() {
     bench.wake_at("a", 4);
     assert_eq!(bench.ends()[0].1, Answer::Unknown { generation: 3 });
 }
+
+#[test]
+fn a_task_keeps_it_awake_without_visitors_and_no_longer_than_it_is_renewed() {
+    let mut bench = Bench::new(&["a"]);
+    let task = |bench: &mut Bench, minutes: u64| {
+        bench.core.handle_task(bench.now, &name("a"), 7, Duration::from_secs(60 * minutes))
+    };
+    assert_eq!(task(&mut bench, 1), Err(TaskError::NotRunning));
+    bench.wake("a");
+    bench.live(0);
+    // A build of twenty minutes.
+    assert_eq!(task(&mut bench, 20), Ok(bench.now + Duration::from_secs(1_200)));
+    bench.live(1_199);
+    assert_eq!(bench.state("a"), StateName::Running);
+    bench.live(2);
+    assert_eq!(bench.state("a"), StateName::Asleep, "its time is over");
+
+    bench.wake("a");
+    bench.live(0);
+    assert_eq!(task(&mut bench, 600), Ok(bench.now + TASK_MAX), "an hour at most");
+    bench.live(3_000);
+    assert_eq!(task(&mut bench, 30), Ok(bench.now + Duration::from_secs(1_800)));
+    bench.live(1_000);
+    assert_eq!(bench.state("a"), StateName::Running);
+    assert!(bench.core.handle_task_done(bench.now, &name("a"), 7));
+    assert!(!bench.core.handle_task_done(bench.now, &name("a"), 7));
+    bench.live(31);
+    assert_eq!(bench.state("a"), StateName::Asleep);
+
+    bench.wake("a");
+    bench.live(0);
+    task(&mut bench, 20).unwrap();
+    assert!(bench.core.handle_sleep(bench.now, &name("a"), Depth::Warm), "an order is an order");
+    bench.live(1);
+    assert_eq!(bench.state("a"), StateName::Asleep);
+}
+
+#[test]
+fn sockets_without_data_keep_it_awake_for_a_quarter_of_an_hour_and_no_longer() {
+    let mut bench = Bench::new(&["a"]);
+    let run = bench.run("a");
+    let mut quiet_ms = 0;
+    // Renewed every second, as an edge does; the last data came before all of it.
+    while bench.state("a") != StateName::Asleep {
+        let sockets = wire::Lease { sockets: 2, quiet_ms, ..lease("a", run, 2) };
+        bench.core.handle_lease(bench.now, EDGE, &sockets);
+        bench.live(1);
+        quiet_ms += 1_000;
+        assert!(quiet_ms < 1_000_000, "it never sleeps");
+    }
+    assert!((900_000..=935_000).contains(&quiet_ms), "{quiet_ms}");
+
+    // One request among them, and it stays awake for as long as that lasts.
+    let run = bench.run("a");
+    for _ in 0..2_000 {
+        let busy = wire::Lease { sockets: 2, quiet_ms: 3_600_000, ..lease("a", run, 3) };
+        bench.core.handle_lease(bench.now, EDGE, &busy);
+        bench.live(1);
+    }
+    assert_eq!(bench.state("a"), StateName::Running);
+    let why = bench.core.why(bench.now, &name("a"), &bench.quiet).unwrap();
+    assert_eq!((why.leases[0].open, why.leases[0].sockets, why.sleeps_in_ms > Some(0)), (3, 2, true), "{why:?}");
+}
