@@ -5,7 +5,7 @@
 //! is sent again with the same id until its time is up, so both must be idempotent. The
 //! owner watches the machine's port; nobody tells us when the machine ends.
 
-use super::http_client::{Answer, Call, HttpClient, trusting};
+use super::http_client::{Answer, Call, HttpClient, HttpError, trusting};
 use super::{DriverError, Started, WakeDriver};
 use crate::signature::{Secret, event_id};
 use crate::spec::{Depth, DriverSpec, HttpSpec, SpriteSpec};
@@ -34,7 +34,7 @@ pub struct HttpDriver(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
-    /// Made when the first machine is asked for: it reads the system's certificates.
+    /// Made for the first machine behind `https:`: it reads the system's certificates.
     tls: OnceCell<TlsConnector>,
     machines: Mutex<HashMap<SpriteName, Machine>>,
 }
@@ -131,20 +131,22 @@ impl Inner {
         let client = self.client(to).await.map_err(|reason| action.failed(reason))?;
         let secret = self.secret().map_err(|reason| action.failed(reason))?;
         let (id, body, path) = (event_id(), action.body(spec), format!("/{}", action.name()));
-        let mut pause = PAUSE;
+        let (mut pause, mut reason) = (PAUSE, None);
         loop {
             let headers = secret.sign(&id, &body).headers();
             let left = end.saturating_duration_since(Instant::now());
             let call =
                 Call { method: Method::POST, path: &path, headers: &headers, body: Some(body.clone()), within: left };
-            let reason = match client.call(call).await {
+            match client.call(call).await {
                 Ok(answer) if answer.status.is_success() => return Ok(answer),
                 Ok(answer) if !may_change(answer.status) => return Err(action.failed(said(&answer))),
-                Ok(answer) => said(&answer),
-                Err(error) => error.to_string(),
-            };
+                Ok(answer) => reason = Some(said(&answer)),
+                // That the rest of the time was too short says less than what came before.
+                Err(HttpError::Timeout(_)) if reason.is_some() => {}
+                Err(error) => reason = Some(error.to_string()),
+            }
             if end.saturating_duration_since(Instant::now()) <= pause {
-                return Err(action.failed(reason));
+                return Err(action.failed(reason.unwrap_or_default()));
             }
             tracing::debug!(sprite = %spec.name, reason, "its orchestrator is asked again");
             tokio::time::sleep(pause).await;
@@ -154,7 +156,15 @@ impl Inner {
 
     async fn client(&self, to: &HttpSpec) -> Result<HttpClient, String> {
         let uri: Uri = to.url.parse().map_err(|error| format!("{}: {error}", to.url))?;
-        let tls = self.tls.get_or_try_init(async || {
+        let tls = match uri.scheme_str() {
+            Some("https") => Some(self.tls().await?),
+            _ => None,
+        };
+        HttpClient::url(&uri, tls).ok_or_else(|| format!("{}: no http or https URL", to.url))
+    }
+
+    async fn tls(&self) -> Result<&TlsConnector, String> {
+        let made = self.tls.get_or_try_init(async || {
             let ca_file = self.settings.ca_file.clone();
             // Hundreds of small files.
             let made = tokio::task::spawn_blocking(move || {
@@ -162,7 +172,7 @@ impl Inner {
             });
             made.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
         });
-        HttpClient::url(&uri, tls.await?).ok_or_else(|| format!("{}: no http or https URL", to.url))
+        made.await
     }
 
     /// Read for each request: a new secret counts at once, and none is kept.

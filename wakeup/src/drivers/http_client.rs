@@ -129,8 +129,8 @@ impl HttpClient {
     }
 
     /// At an `http:` or `https:` URL, whose path is put before each call's. `None` for
-    /// anything else.
-    pub(super) fn url(uri: &Uri, connector: &TlsConnector) -> Option<Self> {
+    /// anything else, and for `https:` without TLS.
+    pub(super) fn url(uri: &Uri, connector: Option<&TlsConnector>) -> Option<Self> {
         let authority = uri.authority()?;
         // Without the brackets of an IPv6 address.
         let host = authority.host().trim_matches(['[', ']']).to_owned();
@@ -138,7 +138,7 @@ impl HttpClient {
             "http" => Way::Tcp { host, port: authority.port_u16().unwrap_or(80) },
             "https" => {
                 let name = ServerName::try_from(host.clone()).ok()?;
-                Way::Tls { host, port: authority.port_u16().unwrap_or(443), connector: connector.clone(), name }
+                Way::Tls { host, port: authority.port_u16().unwrap_or(443), connector: connector?.clone(), name }
             }
             _ => return None,
         };

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 /// One try; loopback answers or refuses at once, so this only bounds a guest that drops packets.
 const TRY: Duration = Duration::from_millis(250);
 /// How long a proxy may need to find that nobody listens behind it (chosen: it is told at
-/// once, by a host it shares).
-const HANG_UP: Duration = Duration::from_millis(50);
+/// once, but 50 ms were too few on a machine with four times as much to do as it can).
+const HANG_UP: Duration = Duration::from_millis(250);
 /// Pause after a proxy hung up (chosen: as the slowest round of [`probe`]).
 const HUNG_UP: Duration = Duration::from_millis(25);
 

@@ -43,6 +43,10 @@ impl Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let errors = std::fs::read_to_string(self.directory.path().join("errors.log")).unwrap_or_default();
+            eprintln!("--- Podman wrote ---\n{errors}---");
+        }
         drop(self.service.stdin.take());
         let _ = self.service.wait();
     }

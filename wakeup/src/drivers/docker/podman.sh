@@ -18,7 +18,8 @@ END
 export CONTAINERS_CONF="$PWD/containers.conf"
 # crun refuses this layout, which it does not need.
 if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
-set -- --root "$PWD/root" --runroot "$PWD/runroot" --storage-driver vfs --cgroup-manager cgroupfs --log-level error
+set -- --root "$PWD/root" --runroot "$PWD/runroot" --tmpdir "$PWD/tmp"
+set -- "$@" --storage-driver vfs --cgroup-manager cgroupfs --log-level error
 tar -C rootfs -c . | podman "$@" import - localhost/web:1 > import.log 2>&1
 podman "$@" run --rm --network host localhost/web:1 /bin/busybox true
 podman "$@" system service --time 0 "unix://$PWD/engine.sock" &

@@ -56,13 +56,19 @@ class Machine:
 
     def listen(self):
         ip, port = re.search(r"guest=([\d.]+):(\d+)", self.parts["/boot-source"]["boot_args"]).groups()
-        self.listener = http.server.ThreadingHTTPServer((ip, int(port)), Guest)
+        self.listener = Listener((ip, int(port)), Guest)
         threading.Thread(target=self.listener.serve_forever, args=(0.01,), daemon=True).start()
 
     def deafen(self):
         self.listener.shutdown()
         self.listener.server_close()
         self.listener = None
+
+
+class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """An HTTP server that asks no DNS server for its name."""
+
+    daemon_threads = allow_reuse_address = True
 
 
 machine = Machine()

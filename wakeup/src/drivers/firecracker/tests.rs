@@ -1,4 +1,4 @@
-use super::super::http_client::{Call, HttpClient, trusting};
+use super::super::http_client::{Call, HttpClient};
 use super::*;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
@@ -86,7 +86,7 @@ async fn says(driver: &FirecrackerDriver, spec: &SpriteSpec) -> String {
     let address = driver.address(&spec.name).unwrap();
     let ready = Arc::new(driver.clone()).ready(spec.name.clone(), address, true);
     let address = tokio::time::timeout(Duration::from_secs(60), ready).await.unwrap();
-    let client = HttpClient::url(&format!("http://{address}/").parse().unwrap(), &trusting(None).unwrap()).unwrap();
+    let client = HttpClient::url(&format!("http://{address}/").parse().unwrap(), None).unwrap();
     let within = Duration::from_secs(20);
     let call = Call { method: http::Method::GET, path: "/", headers: &[], body: None, within };
     String::from_utf8(client.call(call).await.unwrap().body.to_vec()).unwrap()

@@ -34,7 +34,7 @@ fn no_tls() -> TlsConnector {
 }
 
 fn client(url: &str, connector: &TlsConnector) -> HttpClient {
-    HttpClient::url(&url.parse().unwrap(), connector).unwrap()
+    HttpClient::url(&url.parse().unwrap(), Some(connector)).unwrap()
 }
 
 #[tokio::test]
