@@ -8,7 +8,7 @@
 //! sees the gate closed and becomes a new flight (`wake.md` I10).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -26,6 +26,10 @@ pub struct RunActivity {
     last_ms: AtomicU64,
     to_guest_bytes: AtomicU64,
     from_guest_bytes: AtomicU64,
+    /// Of the open items, those that may be silent for long.
+    sockets: AtomicU32,
+    /// Its owner is about to put it to sleep.
+    cordoned: watch::Sender<bool>,
     epoch: Instant,
     ended: watch::Sender<bool>,
 }
@@ -39,6 +43,8 @@ impl RunActivity {
             last_ms: AtomicU64::new(0),
             to_guest_bytes: AtomicU64::new(0),
             from_guest_bytes: AtomicU64::new(0),
+            sockets: AtomicU32::new(0),
+            cordoned: watch::Sender::new(false),
             epoch: now,
             ended: watch::Sender::new(false),
         })
@@ -55,7 +61,7 @@ impl RunActivity {
             self.gate.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        Some(ActivityGuard { run: Arc::clone(self) })
+        Some(ActivityGuard { run: Arc::clone(self), socket: false, silent: false })
     }
 
     /// Begins one more piece of what is open already; `None` when the run is closed. A hold
@@ -67,7 +73,7 @@ impl RunActivity {
             self.gate.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        Some(ActivityGuard { run: Arc::clone(self) })
+        Some(ActivityGuard { run: Arc::clone(self), socket: false, silent: false })
     }
 
     /// Items in progress.
@@ -106,6 +112,7 @@ impl RunActivity {
     /// Opens the gate again after [`RunActivity::close_if_idle`] or [`RunActivity::close`],
     /// while the run goes on (an interrupted stop, the end of a hold).
     pub fn reopen(&self) {
+        self.cordoned.send_if_modified(|cordoned| std::mem::replace(cordoned, false));
         self.gate.fetch_and(!(CLOSED | HELD), Ordering::AcqRel);
     }
 
@@ -121,6 +128,30 @@ impl RunActivity {
         let mut watch = self.ended.subscribe();
         // The sender lives in self, so the channel cannot close while we wait.
         let _ = watch.wait_for(|ended| *ended).await;
+    }
+
+    /// Open items that may be silent for long: sockets, streams of events, long answers.
+    #[must_use]
+    pub fn sockets(&self) -> u32 {
+        self.sockets.load(Ordering::Relaxed)
+    }
+
+    /// Its owner is about to put it to sleep: what is open and silent is to end.
+    pub fn cordon(&self) {
+        self.cordoned.send_replace(true);
+    }
+
+    /// Whether [`RunActivity::cordon`] was the last word, and not [`RunActivity::reopen`].
+    #[must_use]
+    pub fn is_cordoned(&self) -> bool {
+        *self.cordoned.borrow()
+    }
+
+    /// Resolves once [`RunActivity::cordon`] was called. Cancel safe.
+    pub async fn cordoned(&self) {
+        let mut watch = self.cordoned.subscribe();
+        // The sender lives in self, so the channel cannot close while we wait.
+        let _ = watch.wait_for(|cordoned| *cordoned).await;
     }
 
     /// Notes activity at `now`.
@@ -156,6 +187,10 @@ impl RunActivity {
 #[derive(Debug)]
 pub struct ActivityGuard {
     run: Arc<RunActivity>,
+    /// Counted among the sockets.
+    socket: bool,
+    /// Its end is no activity.
+    silent: bool,
 }
 
 impl ActivityGuard {
@@ -166,10 +201,33 @@ impl ActivityGuard {
     }
 }
 
+impl ActivityGuard {
+    /// From now on it may be silent for long: it keeps its run awake only as long as there is
+    /// data on it now and then ([`RunActivity::touch`]).
+    pub fn becomes_socket(&mut self) {
+        if !std::mem::replace(&mut self.socket, true) {
+            self.run.sockets.fetch_add(1, Ordering::Relaxed);
+            self.run.touch(Instant::now());
+        }
+    }
+
+    /// Its end says nothing about whether anybody is there.
+    #[must_use]
+    pub const fn silent(mut self) -> Self {
+        self.silent = true;
+        self
+    }
+}
+
 impl Drop for ActivityGuard {
     fn drop(&mut self) {
         // Before the count: whoever sees no open item must also see when the last one ended.
-        self.run.touch(Instant::now());
+        if !self.silent {
+            self.run.touch(Instant::now());
+        }
+        if self.socket {
+            self.run.sockets.fetch_sub(1, Ordering::Relaxed);
+        }
         self.run.gate.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -101,7 +101,9 @@ impl Splice {
         receive: &mut RecvStream,
     ) {
         let delivered = AtomicU64::new(0);
-        let direction = Direction { splice: self, activity, delivered: &delivered };
+        // What passes through a WebSocket the edge understands better: pings are no activity.
+        let silent = class == StreamClass::WebSocket;
+        let direction = Direction { splice: self, activity, delivered: &delivered, silent };
         let ending = {
             let stopped = pin!(send.stopped());
             let (from_guest, to_guest) = guest.split();
@@ -180,6 +182,8 @@ struct Direction<'a> {
     activity: &'a Arc<RunActivity>,
     /// Bytes written to the guest.
     delivered: &'a AtomicU64,
+    /// Its bytes are no activity.
+    silent: bool,
 }
 
 impl Direction<'_> {
@@ -208,6 +212,7 @@ impl Direction<'_> {
             // is open, or nothing of this reaches the guest and the edge asks again. A hold is
             // the edges' to keep: here nobody can tell a new request from more of an old one.
             let Some(guard) = self.activity.go_on() else { return self.refuse(receive) };
+            let guard = if self.silent { guard.silent() } else { guard };
             let written = tokio::select! {
                 biased;
                 written = self.write(&mut guest, bytes) => written?,
@@ -285,7 +290,9 @@ impl Direction<'_> {
 
     async fn pass_on(&self, send: &mut SendStream, bytes: Bytes) -> Result<(), Ending> {
         self.activity.count(0, bytes.len() as u64);
-        self.activity.touch(Instant::now());
+        if !self.silent {
+            self.activity.touch(Instant::now());
+        }
         self.patiently(send.write_chunk(bytes)).await?.map_err(|_| Ending::EdgeBroke)
     }
 

@@ -12,6 +12,7 @@ use crate::error::RequestError;
 use crate::forward::Guest;
 use crate::hold;
 use crate::request::{Destination, Exchange, Tried};
+use crate::resolve::Elsewhere;
 use crate::wake_attempt::WakeAttempt;
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -29,6 +30,8 @@ pub enum Way {
     Guest(Guest),
     /// The edge answers it.
     Answered(Box<Response<EdgeBody>>),
+    /// It lives somewhere else than the request was told.
+    Elsewhere(Elsewhere),
 }
 
 /// Finds the way, by a wake if the request may cause one.

@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::error::RequestError;
 use crate::headers;
 use crate::request::{Destination, Exchange};
+use crate::resolve::Elsewhere;
 use crate::respond;
 use crate::tunnel::Tunnel;
 use crate::upstream::{
@@ -90,6 +91,26 @@ fn may_use_idle(worker: &Worker, exchange: &Exchange<'_>) -> bool {
 pub struct Slept {
     /// By order, while something else works on the sprite: it will go on.
     pub held: bool,
+    /// It does not sleep, it lives somewhere else.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+impl Slept {
+    const fn asleep(held: bool) -> Self {
+        Self { held, elsewhere: None }
+    }
+
+    const fn elsewhere(known: u64) -> Self {
+        Self { held: false, elsewhere: Some(Elsewhere { known }) }
+    }
+
+    /// What became of a request that met it.
+    const fn attempt(self) -> Attempt {
+        match self.elsewhere {
+            Some(elsewhere) => Attempt::Elsewhere(elsewhere),
+            None => Attempt::NotDelivered(self),
+        }
+    }
 }
 
 /// How a try ended.
@@ -98,6 +119,8 @@ pub enum Attempt {
     Answered(Response<EdgeBody>),
     /// Nothing of the request reached a guest; it may be sent again as it is.
     NotDelivered(Slept),
+    /// Neither did it here: its sprite lives somewhere else.
+    Elsewhere(Elsewhere),
 }
 
 /// Sends the request once.
@@ -116,7 +139,7 @@ pub async fn attempt(
         Guest::Idle(connection) => connection,
         Guest::Fresh { place } => match Box::pin(open(worker, exchange, place)).await? {
             Ok(connection) => connection,
-            Err(slept) => return Ok(Attempt::NotDelivered(slept)),
+            Err(slept) => return Ok(slept.attempt()),
         },
     };
     if connection.link().is_decided() && !connection.begin() {
@@ -129,7 +152,7 @@ pub async fn attempt(
         return Box::pin(broke(worker, exchange, connection, error)).await;
     }
     if let Err(slept) = decided(worker, &mut connection).await? {
-        return Ok(Attempt::NotDelivered(slept));
+        return Ok(slept.attempt());
     }
     let connect = began.elapsed();
     if connection.place().run == UNKNOWN_RUN {
@@ -201,15 +224,20 @@ fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<Slept,
     worker.pool.forget(&place.name);
     match error {
         // The port refused: the owner looks again and the next hold says `port_closed` if it must.
-        OpenError::GuestConnect(_) => Ok(Slept { held: false }),
-        OpenError::NotOpened(Reply::Asleep(asleep)) => Ok(Slept { held: asleep.held }),
+        OpenError::GuestConnect(_) => Ok(Slept::asleep(false)),
+        OpenError::NotOpened(Reply::Asleep(asleep)) => Ok(Slept::asleep(asleep.held)),
+        OpenError::NotOpened(Reply::Moved(moved)) => Ok(Slept::elsewhere(moved.generation)),
+        OpenError::NotOpened(Reply::Unknown(unknown)) if unknown.my_generation > place.generation.0 => {
+            Ok(Slept::elsewhere(unknown.my_generation))
+        }
+        OpenError::NotOpened(Reply::Gone(gone)) if gone.generation < place.generation.0 => Err(RequestError::HopBudget),
         OpenError::NotOpened(Reply::Gone(_)) => Err(RequestError::Gone),
         OpenError::NotOpened(Reply::Refused(refused)) => Err(RequestError::Refused {
             cause: refused.cause(),
             retry_after: Duration::from_millis(refused.retry_after_ms.into()),
             detail: refused.detail,
         }),
-        OpenError::NotOpened(Reply::Moved(_) | Reply::Unknown(_) | Reply::Opened(_)) => Err(RequestError::HopBudget),
+        OpenError::NotOpened(Reply::Unknown(_) | Reply::Opened(_)) => Err(RequestError::HopBudget),
         OpenError::Unreachable => Err(RequestError::HostUnreachable),
     }
 }
@@ -219,7 +247,7 @@ fn not_running(worker: &Worker, connection: &mut GuestConnection) -> Slept {
     let place = connection.place();
     worker.edge.waker.forget(&place.name, place.run);
     worker.pool.forget(&place.name);
-    Slept { held }
+    Slept::asleep(held)
 }
 
 /// Writes the head and what there is of the body in one go.
@@ -282,7 +310,7 @@ async fn broke(
         && matches!(error, UpstreamError::ConnectionClosed { before_response: true } | UpstreamError::Io(_));
     if kept && (idle_race || connection.nothing_delivered().await) {
         worker.pool.forget(&connection.place().name);
-        return Ok(Attempt::NotDelivered(Slept { held: false }));
+        return Ok(Attempt::NotDelivered(Slept::asleep(false)));
     }
     Err(RequestError::Upstream(error))
 }

@@ -7,6 +7,7 @@ use crate::client_class;
 use crate::error::RequestError;
 use crate::forward::Guest;
 use crate::request::{Destination, Exchange};
+use crate::resolve::{self, Elsewhere};
 use crate::waiting::{self, Waited};
 use crate::worker::Worker;
 use http::Version;
@@ -14,7 +15,7 @@ use http::header;
 use http::request::Parts;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use wakeup::hold::{HoldError, HoldRequest};
+use wakeup::hold::{Fared, HoldError, HoldRequest};
 
 /// Memory of one header field besides its text, bytes (measured: two `Bytes` and the map's
 /// entry of the `http` crate).
@@ -66,11 +67,26 @@ pub async fn wake(
         Waited::Ended(woken) => woken,
         Waited::Page(page) => return Ok(Way::Answered(page)),
     };
-    let woken = woken.map_err(|error| match error {
-        HoldError::Gone { .. } => RequestError::Gone,
-        error => RequestError::Hold(error),
-    })?;
-    let (woken, turn) = woken;
+    let (woken, turn) = match woken {
+        Ok(woken) => woken,
+        Err(HoldError::Moved { generation, .. }) => {
+            return Ok(Way::Elsewhere(Elsewhere { known: generation }));
+        }
+        Err(HoldError::Unknown { my_generation }) if my_generation > to.route.generation.0 => {
+            return Ok(Way::Elsewhere(Elsewhere { known: my_generation }));
+        }
+        // Destroyed; perhaps made again since.
+        Err(HoldError::Gone { .. }) if resolve::changed(&worker.edge, to.name, to.route) => {
+            return Ok(Way::Elsewhere(Elsewhere { known: 0 }));
+        }
+        Err(HoldError::Gone { .. }) => return Err(RequestError::Gone),
+        Err(error) => return Err(RequestError::Hold(error)),
+    };
+    if resolve::changed(&worker.edge, to.name, to.route) {
+        // It moved while the request waited: what was computed before counts no more.
+        turn.end(Fared::Asleep);
+        return Ok(Way::Elsewhere(Elsewhere { known: 0 }));
+    }
     let guest = Guest::fresh(to, woken.run);
     exchange.woken = Some(woken);
     exchange.turn = Some(turn);

@@ -24,6 +24,7 @@ pub mod interim;
 pub mod listen;
 pub mod request;
 pub mod request_id;
+pub mod resolve;
 pub mod respond;
 pub mod run;
 pub mod sample;
@@ -33,6 +34,7 @@ pub mod upstream;
 pub mod waiting;
 pub mod wake_attempt;
 pub mod webhook;
+pub mod websocket;
 pub mod worker;
 
 pub use cli::run_from_arguments;

@@ -16,8 +16,9 @@ use crate::forward::{self, Attempt, Guest, Slept};
 use crate::headers;
 use crate::interim::InterimWay;
 use crate::request_id::RequestId;
+use crate::resolve::{self, Elsewhere};
 use crate::respond::{self, Reader};
-use crate::target;
+use crate::target::{self, NamedTarget};
 use crate::upstream::Upload;
 use crate::waiting;
 use crate::wake_attempt::WakeAttempt;
@@ -140,18 +141,20 @@ async fn serve(
     if let Some(answer) = route.wake.as_deref().and_then(|rules| edge_answers::find(rules, &exchange.parts, false)) {
         return Ok(answer);
     }
-    let port = declared_port(&route, named.target.port)?;
-
-    let to = Destination { name: &named.target.name, route: &route, port };
-
-    let mut tried = Tried::default();
+    let (mut route, mut tried) = (route, Tried::default());
     loop {
+        let port = declared_port(&route, named.target.port)?;
+        let to = Destination { name: &named.target.name, route: &route, port };
         let guest = match Guest::warm(worker, exchange, to) {
             Some(guest) => guest,
             // Boxed: a task of a warm request needs no room for a hold.
             None => match Box::pin(asleep::way(worker, client, exchange, to, tried)).await? {
                 Way::Guest(guest) => guest,
                 Way::Answered(answer) => return Ok(*answer),
+                Way::Elsewhere(elsewhere) => {
+                    route = Box::pin(resolved(edge, exchange, &named, elsewhere, &mut tried)).await?;
+                    continue;
+                }
             },
         };
         let attempted = forward::attempt(worker, client, exchange, &named.host, guest).await;
@@ -161,7 +164,10 @@ async fn serve(
         match attempted? {
             Attempt::Answered(response) => return Ok(response),
             // A hold is no detour: it is waited for, within the request's own deadline.
-            Attempt::NotDelivered(Slept { held: true }) => tried.held = true,
+            Attempt::NotDelivered(Slept { held: true, .. }) => tried.held = true,
+            Attempt::Elsewhere(elsewhere) => {
+                route = Box::pin(resolved(edge, exchange, &named, elsewhere, &mut tried)).await?;
+            }
             Attempt::NotDelivered(_) if tried.hops < HOPS_MAX => {
                 tried = Tried { hops: tried.hops + 1, held: false };
             }
@@ -170,10 +176,25 @@ async fn serve(
     }
 }
 
+/// The request's new route, if it may go one more way.
+async fn resolved(
+    edge: &Edge,
+    exchange: &Exchange<'_>,
+    named: &NamedTarget,
+    elsewhere: Elsewhere,
+    tried: &mut Tried,
+) -> Result<Route, RequestError> {
+    if tried.hops >= HOPS_MAX {
+        return Err(RequestError::HopBudget);
+    }
+    *tried = Tried { hops: tried.hops + 1, held: false };
+    resolve::again(edge, &named.target.name, elsewhere, exchange.authenticated, exchange.deadline).await
+}
+
 /// What those who were held with this request and still wait are to make of how it went.
 fn fared(attempted: &Result<Attempt, RequestError>) -> Fared {
     match attempted {
-        Ok(Attempt::NotDelivered(_)) => Fared::Asleep,
+        Ok(Attempt::NotDelivered(_) | Attempt::Elsewhere(_)) => Fared::Asleep,
         Err(RequestError::Upstream(_)) => Fared::Reset,
         Ok(Attempt::Answered(_)) | Err(_) => Fared::Well,
     }

@@ -35,6 +35,34 @@ async fn a_stopped_sprite_is_woken_by_nobody_not_even_after_a_restart() {
 }
 
 #[tokio::test]
+async fn what_was_known_before_a_hold_counts_no_more_after_it() {
+    let demo = Demo::new().await;
+    let gate = demo.create_gated("again").await;
+    let mut client = demo.connect(harness::Version::H2, "again").await;
+    let visit = client.get(&demo, "again", "/page");
+    let remake = async {
+        demo.wait_held(1).await;
+        demo.admin(&["sprite", "delete", "again"]).await;
+        demo.create_guest("again").await;
+    };
+    // Destroyed and made again while it waits: it is served by the one there is now, or told
+    // that the one it asked for is gone, if it ended before the new one was there.
+    let (answer, ()) = tokio::join!(visit, remake);
+    assert!(answer.status == 200 || answer.status == 410, "{answer:?}");
+    drop(gate);
+
+    let gate = demo.create_gated("closing").await;
+    let visit = demo.get("closing", "/page");
+    let close = async {
+        demo.wait_held(1).await;
+        demo.admin(&["sprite", "access", "closing", "private"]).await;
+        gate.open();
+    };
+    let (answer, ()) = tokio::join!(visit, close);
+    assert_eq!(answer.status, 401, "public when it came, private when it could be served: {answer:?}");
+}
+
+#[tokio::test]
 async fn who_waits_for_a_sprite_that_is_stopped_is_told_at_once() {
     let demo = Demo::new().await;
     let _gate = demo.create_gated("halfway").await;

@@ -31,8 +31,10 @@ impl Runs {
             if hold {
                 return run.activity.close();
             }
-            // Busy is fine too: the owner will find out and call the stop off.
+            // Busy is fine too: the owner will find out and call the stop off, or what is open
+            // is silent and about to end.
             let _ = run.activity.close_if_idle();
+            run.activity.cordon();
         }
     }
 
@@ -41,9 +43,11 @@ impl Runs {
     pub(super) fn leases(&self) -> Vec<Lease> {
         let mut leases = Vec::new();
         self.lock().retain(|(sprite, number), run| {
-            let open = run.activity.open();
+            let (open, sockets) = (run.activity.open(), run.activity.sockets());
+            let quiet = run.activity.last().elapsed().as_millis();
+            let quiet_ms = u32::try_from(quiet).unwrap_or(u32::MAX);
             if open > 0 || run.claimed {
-                leases.push(Lease { sprite: sprite.to_string(), run: *number, open, ..Lease::default() });
+                leases.push(Lease { sprite: sprite.to_string(), run: *number, open, sockets, quiet_ms });
             }
             run.claimed = open > 0;
             open > 0 || Arc::strong_count(&run.activity) > 1
@@ -72,10 +76,10 @@ mod tests {
         assert!(runs.leases().is_empty());
         let guard = activity.begin().unwrap();
         for _ in 0..2 {
-            assert_eq!(runs.leases(), [Lease { sprite: "hello".into(), run: 3, open: 1, ..Lease::default() }]);
+            assert!(matches!(&runs.leases()[..], [Lease { run: 3, open: 1, sockets: 0, .. }]));
         }
         drop(guard);
-        assert_eq!(runs.leases(), [Lease { sprite: "hello".into(), run: 3, open: 0, ..Lease::default() }]);
+        assert!(matches!(&runs.leases()[..], [Lease { run: 3, open: 0, .. }]));
         assert!(runs.leases().is_empty());
         runs.cordon("hello", 3, false);
         assert!(activity.begin().is_none());
