@@ -9,17 +9,19 @@ use crate::client::Client;
 use crate::client_class;
 use crate::edge_answers;
 use crate::error::RequestError;
-use crate::forward::Guest;
+use crate::forward::{self, Guest};
 use crate::hold;
 use crate::request::{Destination, Exchange, Tried};
 use crate::resolve::Elsewhere;
 use crate::wake_attempt::WakeAttempt;
-use crate::worker::Worker;
+use crate::worker::{Edge, Worker};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use router::names::SpriteName;
 use router::wake::{WakePolicy, WakeRules};
 use std::rc::Rc;
+use std::time::Instant;
 
 /// Tells crawlers to stay away from what sleeps: they would keep it awake.
 const ROBOTS: &str = "User-agent: *\nDisallow: /\n";
@@ -59,12 +61,37 @@ pub async fn way(
     {
         return Ok(Way::Answered(Box::new(response)));
     }
+    if rules.is_none_or(|rules| rules.damping) {
+        damp(&worker.edge, client, &exchange.parts, to.name)?;
+    }
     match permission(worker, client, exchange, to.name, rules) {
         Ok(()) => hold::wake(worker, client, exchange, to).await,
         // It may run all the same, woken by somebody else: its owner is asked once.
         Err(_) if tried.hops == 0 => Ok(Way::Guest(Guest::unknown(to))),
         Err(refusal) => Err(refusal),
     }
+}
+
+/// A socket whose sprite fell asleep under it may not wake it by itself; anybody else of its
+/// session lets it again.
+fn damp(edge: &Edge, client: &Client, parts: &Parts, name: &SpriteName) -> Result<(), RequestError> {
+    if edge.damping.is_empty() {
+        return Ok(());
+    }
+    let key = forward::socket_key(client, &parts.headers, name);
+    if !forward::is_socket(&parts.headers) {
+        edge.damping.visited(&key);
+        return Ok(());
+    }
+    // Somebody else is waking it: to join costs nothing.
+    if edge.waker.is_waking(name) {
+        return Ok(());
+    }
+    let checked = edge.damping.check(Instant::now(), &key);
+    checked.map_err(|retry_after| {
+        edge.metrics.damped();
+        RequestError::AsleepIdle { retry_after }
+    })
 }
 
 /// Whether the request may cause a wake: by the sprite's rules, and by what its network

@@ -78,6 +78,8 @@ enum Command {
     Sprite(SpriteCommand),
     /// How the running edge is doing.
     Status,
+    /// What it counts, as Prometheus reads it (GET /metrics on the admin socket).
+    Metrics,
     /// What ran on this host, from when to when and why.
     Ledger {
         /// Only records behind this number.
@@ -356,6 +358,7 @@ pub fn run_from_arguments() -> ExitCode {
         }
         Command::Keygen { out } => keygen(&out, cli.json),
         Command::Sprite(command) => client(admin::client::sprite(&cli.admin, cli.json, command)),
+        Command::Metrics => client(admin::client::metrics(&cli.admin)),
         Command::Status => client(admin::client::status(&cli.admin, cli.json)),
         Command::Ledger { after, limit } => client(admin::client::ledger(&cli.admin, cli.json, after, limit)),
     }

@@ -27,6 +27,12 @@ pub enum RequestError {
         /// Until it may cause the next one.
         retry_after: Duration,
     },
+    /// It fell asleep with this client's socket open, and the socket comes back by itself.
+    #[error("a socket that reconnects does not wake the sprite")]
+    AsleepIdle {
+        /// When it may try again.
+        retry_after: Duration,
+    },
     /// It sleeps, and its wake policy does not let this request wake it.
     #[error("the wake policy does not let this request wake the sprite")]
     WakeNotAllowed,
@@ -122,6 +128,13 @@ impl RequestError {
                 "http_request_denied",
                 seconds_up(*retry_after),
                 "This sprite sleeps, and your network has woken too many for nothing.",
+            ),
+            Self::AsleepIdle { retry_after } => verdict(
+                503,
+                "asleep_idle",
+                "destination_unavailable",
+                seconds_up(*retry_after),
+                "This sprite fell asleep because nobody was there. Opening its page wakes it.",
             ),
             Self::WakeNotAllowed => verdict(
                 503,

@@ -22,10 +22,12 @@ use crate::worker::Worker;
 use backhaul::OpenError;
 use backhaul::wire::{Open, Reply, StreamClass, VERSION};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
-use router::names::Suffix;
+use router::names::{SpriteName, Suffix};
 use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use wakeup::hold::SocketKey;
 
 thread_local! {
     /// The core's buffer for request heads: one write per request, no allocation.
@@ -332,12 +334,40 @@ fn answer(
         respond::tell_wake(response.headers_mut(), woken, exchange.held.unwrap_or_default(), connect);
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let name = connection.place().name.clone();
         let (stream, early, guard) = connection.into_tunnel();
-        client.tunnel.set(Some(Tunnel { read: stream.read, write: stream.write, early, guard }));
+        let fell_asleep = mark_on_sleep(worker, client, &exchange.parts.headers, name);
+        let class = class(&exchange.parts.headers);
+        client.tunnel.set(Some(Tunnel { read: stream.read, write: stream.write, early, guard, class, fell_asleep }));
         return response;
     }
     *response.body_mut() = EdgeBody::Sprite(GuestBody::new(connection, &head, Rc::clone(&worker.pool)));
     response
+}
+
+/// Remembers whose socket it was when its sprite falls asleep under it.
+fn mark_on_sleep(
+    worker: &Rc<Worker>,
+    client: &Client,
+    headers: &HeaderMap,
+    name: SpriteName,
+) -> Option<Box<dyn FnOnce()>> {
+    let (worker, key) = (Rc::clone(worker), socket_key(client, headers, &name));
+    Some(Box::new(move || worker.edge.damping.mark(Instant::now(), key)))
+}
+
+/// Whose socket a request is, or could be.
+pub fn socket_key(client: &Client, headers: &HeaderMap, name: &SpriteName) -> SocketKey {
+    let mut session = DefaultHasher::new();
+    for cookie in headers.get_all(header::COOKIE) {
+        cookie.hash(&mut session);
+    }
+    SocketKey::new(client.peer.ip(), session.finish(), name.clone())
+}
+
+/// Whether a request opens something that a browser opens again by itself.
+pub fn is_socket(headers: &HeaderMap) -> bool {
+    matches!(class(headers), StreamClass::WebSocket | StreamClass::Sse)
 }
 
 /// The protocol an HTTP/1.1 client asks to switch to.

@@ -16,6 +16,7 @@ use http::request::Parts;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use wakeup::hold::{Fared, HoldError, HoldRequest};
+use wakeup::metrics::{EdgeMetrics, HoldOutcome};
 
 /// Memory of one header field besides its text, bytes (measured: two `Bytes` and the map's
 /// entry of the `http` crate).
@@ -60,8 +61,12 @@ pub async fn wake(
     let waited = tokio::select! {
         biased;
         waited = waited => waited,
-        () = client.gone() => return Err(RequestError::ClientGone),
+        () = client.gone() => {
+            worker.edge.metrics.held(HoldOutcome::ClientGone, began.elapsed(), false);
+            return Err(RequestError::ClientGone);
+        }
     };
+    count(&worker.edge.metrics, began.elapsed(), &waited);
     exchange.held = Some(exchange.held.unwrap_or_default() + began.elapsed());
     let woken = match waited {
         Waited::Ended(woken) => woken,
@@ -100,6 +105,16 @@ const fn connection_bytes(version: Version) -> usize {
         Version::HTTP_2 => 16 * 1024,
         _ => 32 * 1024,
     }
+}
+
+fn count(metrics: &EdgeMetrics, held: Duration, waited: &Waited) {
+    let (outcome, joined) = match waited {
+        Waited::Ended(Ok((woken, _))) => (HoldOutcome::Released, woken.joined),
+        Waited::Ended(Err(HoldError::Deadline { .. })) => (HoldOutcome::Deadline, false),
+        Waited::Ended(Err(_)) => (HoldOutcome::Refused, false),
+        Waited::Page(_) => (HoldOutcome::Page, false),
+    };
+    metrics.held(outcome, held, joined);
 }
 
 /// What the head of a request takes, bytes: names and values, and what holds them.

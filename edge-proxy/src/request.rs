@@ -169,9 +169,13 @@ async fn serve(
                 route = Box::pin(resolved(edge, exchange, &named, elsewhere, &mut tried)).await?;
             }
             Attempt::NotDelivered(_) if tried.hops < HOPS_MAX => {
+                edge.metrics.raced(true);
                 tried = Tried { hops: tried.hops + 1, held: false };
             }
-            Attempt::NotDelivered(_) => return Err(RequestError::HopBudget),
+            Attempt::NotDelivered(_) => {
+                edge.metrics.raced(false);
+                return Err(RequestError::HopBudget);
+            }
         }
     }
 }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
-use wakeup::hold::{SourceBudget, Waker};
+use wakeup::hold::{Damping, SourceBudget, Waker};
+use wakeup::metrics::EdgeMetrics;
 
 /// The edge of one process. Read by every core, written by none of them on the warm path.
 pub struct Edge {
@@ -22,6 +23,8 @@ pub struct Edge {
     pub(crate) hold_timeout: Duration,
     pub(crate) unknown_as_private: bool,
     pub(crate) budget: SourceBudget,
+    pub(crate) damping: Damping,
+    pub(crate) metrics: EdgeMetrics,
     suffixes: Vec<Suffix>,
     limits: Limits,
     handshake_timeout: Duration,
@@ -66,6 +69,8 @@ impl Edge {
             hold_timeout: parts.hold_timeout,
             unknown_as_private: parts.unknown_as_private,
             budget: parts.budget,
+            damping: Damping::default(),
+            metrics: EdgeMetrics::default(),
             suffixes: parts.suffixes,
             limits: parts.limits,
             handshake_timeout: parts.handshake_timeout,

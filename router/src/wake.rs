@@ -25,6 +25,8 @@ pub struct WakeRules {
     pub answers: Vec<EdgeAnswer>,
     /// A navigation that would wait for long gets a page that reloads itself.
     pub waiting_page: bool,
+    /// Sockets that reconnect by themselves after it fell asleep do not wake it.
+    pub damping: bool,
     /// Requests held for it, 1 to [`HELD_MAX`]; the edge's figure when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<u16>,
@@ -123,6 +125,7 @@ impl Default for WakeRules {
             edge_paths: true,
             answers: Vec::new(),
             waiting_page: true,
+            damping: true,
             held: None,
             release_window: None,
             concurrency: None,

@@ -144,3 +144,21 @@ async fn the_operator_wakes_and_deletes() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_is_counted_can_be_read_and_names_no_sprite() {
+    let demo = Demo::new().await;
+    demo.create_guest("counted").await;
+    assert_eq!(demo.get("counted", "/page").await.status, 200);
+    let read = demo.try_admin(&["metrics"]).await;
+    let text = String::from_utf8(read.stdout).unwrap();
+    for line in [
+        "hold_seconds_count{outcome=\"Released\"} 1",
+        "wakes_total{reason_class=\"http\",result=\"ready\"} 1",
+        "wake_seconds_count{kind=\"cold\",phase=\"port_wait\"} 1",
+        "holds 0",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
+    }
+    assert!(!text.contains("counted\""), "{text}");
+}

@@ -96,8 +96,52 @@ async fn the_end_of_a_guest_ends_its_sockets() {
         }
     })
     .await;
-    let (mut ann, upgrade) = join(&demo).await;
-    assert_eq!(upgrade.headers()["sprite-wake"], "cold");
+    // A socket alone would not wake it: that is what its people have just said.
+    assert_eq!(demo.get("chat", "/").await.header("sprite-wake"), "cold");
+    let (mut ann, _) = join(&demo).await;
     ann.send(Message::text("back")).await.unwrap();
     hears(&mut ann, "back").await;
+}
+
+#[tokio::test]
+async fn a_silent_socket_is_closed_when_its_sprite_falls_asleep_and_does_not_wake_it_by_itself() {
+    let demo = Demo::start(Options { idle_timeout: "300ms".into(), ..Options::default() }).await;
+    demo.admin(&["sprite", "limits", "chat", "--silent-sockets", "1s"]).await;
+    let (mut ann, _) = join(&demo).await;
+    ann.send(Message::text("anybody here?")).await.unwrap();
+    hears(&mut ann, "anybody").await;
+    // Pings keep the way open and say nothing about people.
+    let closed = within("the sprite to fall asleep", MESSAGE_LIMIT, async {
+        loop {
+            let ping = tokio::time::timeout(Duration::from_millis(200), ann.next()).await;
+            match ping {
+                Err(_) => drop(ann.send(Message::Ping("x".into())).await),
+                Ok(Some(Ok(Message::Close(frame)))) => return frame,
+                Ok(Some(Ok(_))) => {}
+                Ok(other) => panic!("no closing handshake: {other:?}"),
+            }
+        }
+    })
+    .await;
+    let frame = closed.expect("a status");
+    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1001, "idle; retry"));
+    demo.wait_state("chat", "asleep").await;
+
+    // What its browser does next, again and again.
+    for pause in ["30", "60"] {
+        let stream = demo.tls("chat", b"http/1.1").await;
+        let url = format!("wss://{}/ws", demo.authority("chat"));
+        let refused = client_async(url, stream).await.expect_err("it sleeps");
+        let tungstenite::Error::Http(answer) = refused else { panic!("{refused}") };
+        assert_eq!(
+            (answer.status(), answer.headers()["retry-after"].to_str().unwrap()),
+            (503.try_into().unwrap(), pause)
+        );
+    }
+    assert_eq!(demo.row("chat").await["state"], "asleep");
+    assert_eq!(demo.receipts("chat").await.len(), 1);
+    // Somebody opens the page: everything is as before.
+    assert_eq!(demo.get("chat", "/").await.status, 200);
+    let (_, upgrade) = join(&demo).await;
+    assert_eq!(upgrade.status(), 101);
 }

@@ -7,6 +7,7 @@
 pub mod drivers;
 pub mod hold;
 pub mod ledger;
+pub mod metrics;
 pub mod owner;
 pub mod signature;
 pub mod spec;

@@ -173,6 +173,9 @@ impl Admin {
             Ok(body) => body.to_bytes(),
             Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}")),
         };
+        if parts.method == Method::GET && path == ["metrics"] {
+            return super::metrics::answer(self);
+        }
         let outcome = match (&parts.method, &path[..]) {
             (&Method::GET, ["v1", "status"]) => Ok(self.status().await),
             (&Method::GET, ["v1", "ledger"]) => return self.ledger(parts.uri.query()).await,

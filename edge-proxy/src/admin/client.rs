@@ -174,6 +174,17 @@ async fn post(socket: &Path, name: &str, order: &str, body: Option<Value>) -> an
     Ok((value, table::sprite as Show))
 }
 
+/// Runs `metrics`.
+pub async fn metrics(socket: &Path) -> Exit {
+    match exchange(socket, Method::GET, "/metrics", None).await {
+        Ok(text) => {
+            print!("{}", String::from_utf8_lossy(&text));
+            Exit::Done
+        }
+        Err(error) => print(Err(error), false),
+    }
+}
+
 /// Runs `status`.
 pub async fn status(socket: &Path, json: bool) -> Exit {
     print(call(socket, Method::GET, "/v1/status", None).await.map(|value| (value, table::object as Show)), json)

@@ -7,6 +7,7 @@ pub mod access;
 pub mod api;
 pub mod client;
 mod limits;
+mod metrics;
 pub mod sprites;
 mod table;
 mod usage;

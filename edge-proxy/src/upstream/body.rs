@@ -30,6 +30,8 @@ struct Open<L: Link> {
     pool: Rc<Pool<L>>,
     reusable: bool,
     read_size: usize,
+    /// It was waited for: a long answer, or one that says something now and then.
+    long: bool,
 }
 
 enum Decoding {
@@ -52,7 +54,7 @@ impl<L: Link> ResponseBody<L> {
             Decoding::Length(length) if length >= READ_LARGE_BYTES as u64 => READ_LARGE_BYTES,
             _ => READ_SMALL_BYTES,
         };
-        let open = Open { connection, pool, reusable: head.reusable, read_size };
+        let open = Open { connection, pool, reusable: head.reusable, read_size, long: false };
         let mut body = Self { open: Some(open), framing, trailers: None };
         if head.framing == BodyFraming::Empty {
             body.finish(true);
@@ -97,7 +99,17 @@ impl<L: Link> ResponseBody<L> {
                     Taken::More => {}
                 }
             }
-            let count = ready!(open.connection.poll_fill(cx, open.read_size))?;
+            let Poll::Ready(count) = open.connection.poll_fill(cx, open.read_size) else {
+                // A short answer never comes here: it is behind its head.
+                if !std::mem::replace(&mut open.long, true) {
+                    open.connection.may_be_silent();
+                }
+                return Poll::Pending;
+            };
+            let count = count?;
+            if open.long {
+                open.connection.touch();
+            }
             if count == 0 {
                 let whole = matches!(self.framing, Decoding::UntilClose);
                 self.finish(false);

@@ -290,6 +290,18 @@ impl<L: Link> Connection<L> {
         pool.put(self);
     }
 
+    /// The rest of its answer may take long: silence is silence from now on.
+    pub(super) fn may_be_silent(&mut self) {
+        if let Some(guard) = &mut self.inner.guard {
+            L::may_be_silent(guard);
+        }
+    }
+
+    /// There was data on it.
+    pub(super) fn touch(&self) {
+        self.inner.link.touch();
+    }
+
     /// Takes it apart for a tunnel: the stream, what was read behind the head, and the guard.
     #[must_use]
     pub fn into_tunnel(self) -> (L, Bytes, Option<L::Guard>) {

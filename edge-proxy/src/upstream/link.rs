@@ -24,6 +24,10 @@ pub trait Link {
     fn put_write(&mut self, write: Self::Write);
     /// Marks a request as in progress; `None` when the run takes no more.
     fn begin(&self) -> Option<Self::Guard>;
+    /// From now on its silence counts as silence: headers were sent, and the rest may take long.
+    fn may_be_silent(guard: &mut Self::Guard);
+    /// There was data on it.
+    fn touch(&self);
     /// Whether the run takes no more requests.
     fn is_closed(&self) -> bool;
     /// Bytes written towards the guest so far.
@@ -58,6 +62,14 @@ impl Link for GuestStream {
 
     fn begin(&self) -> Option<ActivityGuard> {
         self.activity().begin()
+    }
+
+    fn may_be_silent(guard: &mut ActivityGuard) {
+        guard.becomes_socket();
+    }
+
+    fn touch(&self) {
+        self.activity().touch(std::time::Instant::now());
     }
 
     fn is_closed(&self) -> bool {
@@ -111,6 +123,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + 'static> Link for Halves<R, W
     fn begin(&self) -> Option<()> {
         Some(())
     }
+
+    fn may_be_silent((): &mut ()) {}
+
+    fn touch(&self) {}
 
     fn is_closed(&self) -> bool {
         false

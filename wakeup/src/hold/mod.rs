@@ -5,12 +5,14 @@
 
 mod budget;
 pub mod core;
+mod damping;
 mod prefix;
 mod views;
 mod waker;
 
 pub use self::core::Fared;
 pub use budget::SourceBudget;
+pub use damping::{Damping, SocketKey};
 pub use waker::{HoldRequest, Turn, Waker, Woken};
 
 use backhaul::wire::{Cause, Phase};

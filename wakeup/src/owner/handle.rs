@@ -12,6 +12,7 @@ use super::task::Task;
 use super::timers::{Rang, Timers};
 use crate::drivers::{Adopted, DoorKeeper, Drivers, ProcessSettings};
 use crate::ledger::{Ledger, LedgerError, LedgerSettings, Stamp};
+use crate::metrics::OwnerMetrics;
 use crate::spec::{Depth, Receipt, SpriteSpec, SpriteStatus, Why};
 use backhaul::activity::RunActivity;
 use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
@@ -67,6 +68,7 @@ pub(super) struct Shared {
     pub(super) sinks: Mutex<HashMap<EdgeId, AnswerSink>>,
     pub(super) next_waiter: AtomicU64,
     pub(super) drivers: Drivers,
+    pub(super) metrics: OwnerMetrics,
     pub(super) ledger: Arc<Ledger>,
     /// Guests of an owner before this one that were found alive, and when they were ended.
     pub(super) reaped: BTreeMap<SpriteName, Stamp>,
@@ -192,6 +194,7 @@ impl OwnerHandle {
             sinks: Mutex::new(HashMap::new()),
             next_waiter: AtomicU64::new(0),
             drivers,
+            metrics: OwnerMetrics::default(),
             ledger,
             reaped,
         });
@@ -229,6 +232,12 @@ impl OwnerHandle {
     #[must_use]
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.shared.ledger
+    }
+
+    /// What this owner counts.
+    #[must_use]
+    pub fn metrics(&self) -> &OwnerMetrics {
+        &self.shared.metrics
     }
 
     /// Bytes to and from the guest in the run that is awake.

@@ -526,7 +526,7 @@ impl Task {
         }
     }
 
-    fn receipt(&self, name: &SpriteName, run: u64, record: &WakeRecord, result: &str) {
+    fn receipt(&self, name: &SpriteName, run: u64, record: &WakeRecord, result: &'static str) {
         let span = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
             (Some(from), Some(to)) => u64::try_from(to.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX),
             _ => 0,
@@ -546,6 +546,8 @@ impl Task {
             started_monotonic_ns: record.started.map_or(0, |at| self.clock.monotonic_ns(at)),
             ready_monotonic_ns: record.ready.map_or(0, |at| self.clock.monotonic_ns(at)),
         };
+        let phases = [receipt.queued_ms, receipt.starting_ms, receipt.port_wait_ms].map(Duration::from_millis);
+        self.shared.metrics.woke(&record.reason, record.kind, result, record.waiters, phases);
         tracing::debug!(sprite = %name, run, kind = receipt.kind, result, "wake");
         let mut receipts = self.shared.receipts.entry(name.clone()).or_default();
         if receipts.len() >= RECEIPTS {
@@ -581,6 +583,9 @@ impl Task {
     }
 
     fn tell(&mut self, waiter: WaiterId, answer: Answer) {
+        if let Answer::Refused { cause, .. } = &answer {
+            self.shared.metrics.refused(*cause);
+        }
         // Our own waiters hear the end only, and are forgotten with it.
         if waiter.0 == SELF && matches!(answer, Answer::Accepted { .. } | Answer::Progress(_)) {
             return;
