@@ -1,14 +1,17 @@
 //! Measures the edge from outside: sockets only, no crate of the product.
 //!
-//! `loadtest wake` measures wakes and which part of each is ours. What a request costs
-//! beside other proxies is measured with `direct.toml` (see its head).
+//! `docs/benchmarks.md` says what each command measures, and what was measured. What a
+//! request costs beside other proxies is measured with `direct.toml` (see its head).
 
 mod admin;
+mod bench;
 mod clock;
 mod demo;
 mod edge;
 mod figures;
 mod machine;
+mod orchestrator;
+mod share;
 mod wake;
 
 use clap::{Parser, Subcommand};
@@ -23,16 +26,26 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Cold and warm wakes: whole time, the guest's part and ours.
+    /// Cold and warm wakes of a real process: whole time, the guest's part and ours.
     Wake(wake::Arguments),
+    /// Our share of a wake, with machines that wake after 0, 120, 300 and 1,500 ms.
+    Share(share::Arguments),
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Wake(arguments) } = Cli::parse();
+    let Cli { command } = Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(wake::run(arguments)));
+    let done = runtime.map_err(Into::into).and_then(|runtime| {
+        runtime.block_on(async {
+            match command {
+                Command::Wake(arguments) => wake::run(arguments).await.map(|()| true),
+                Command::Share(arguments) => share::run(arguments).await,
+            }
+        })
+    });
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("loadtest: {error:#}");
             ExitCode::from(70)

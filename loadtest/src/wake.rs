@@ -12,7 +12,7 @@
 
 use crate::admin::Admin;
 use crate::demo::Demo;
-use crate::edge::{Visit, Visitor};
+use crate::edge::{Answer, Door, Protocol, Visitor};
 use crate::figures::Figures;
 use crate::machine::{Facts, Steal};
 use anyhow::{Context, ensure};
@@ -93,7 +93,7 @@ async fn measure(arguments: &Arguments, data_dir: &Path, facts: &Facts) -> anyho
     let authority = url.trim_start_matches("https://").trim_end_matches('/').to_owned();
     let port = authority.rsplit_once(':').map_or(Ok(443), |(_, port)| port.parse())?;
     let address = arguments.edge.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)));
-    let mut visitor = Visitor::new(address, authority, &data_dir.join("ca.pem"))?;
+    let mut visitor = Visitor::new(Door::new(address, &data_dir.join("ca.pem"), Protocol::Http1)?, authority);
 
     let steal = Steal::begin();
     let cold = wakes(&admin, &mut visitor, &arguments.name, "cold", arguments.cold).await?;
@@ -107,7 +107,7 @@ async fn measure(arguments: &Arguments, data_dir: &Path, facts: &Facts) -> anyho
     println!("stolen by the machine below: {steal:.1} % of the time wanted here");
     for (kind, report) in [("cold", cold), ("warm", warm)] {
         let Some(report) = report else { continue };
-        println!("\n{:4} wakes: {:<13} {:>9} {:>9} {:>9}  ms", kind, report.wakes, "p50", "p99", "max");
+        println!("\n{}", Figures::head(&format!("{kind} wakes: {}", report.wakes)));
         println!("{}", report.total.row("total"));
         println!("{}", report.guest.row("guest"));
         println!("{}", report.ours.row("ours"));
@@ -177,7 +177,7 @@ fn started_ns(receipts: &Value) -> anyhow::Result<u64> {
     started.max().context("no receipt of the wake")
 }
 
-fn take_apart(visit: &Visit, started: u64, kind: &str) -> anyhow::Result<Wake> {
+fn take_apart(visit: &Answer, started: u64, kind: &str) -> anyhow::Result<Wake> {
     let stamp: Value = serde_json::from_slice(&visit.body).context("the sprite is no stamp sample")?;
     let field = if kind == "cold" { "listen_monotonic_ns" } else { "continue_monotonic_ns" };
     let ready = stamp[field].as_u64().with_context(|| format!("no {field} in {stamp}"))?;
@@ -195,8 +195,15 @@ fn take_apart(visit: &Visit, started: u64, kind: &str) -> anyhow::Result<Wake> {
 mod tests {
     use super::*;
 
-    fn visit(body: Value) -> Visit {
-        Visit { sent_ns: 1_000, answered_ns: 9_000, headers: http::HeaderMap::new(), body: body.to_string().into() }
+    fn visit(body: Value) -> Answer {
+        let status = http::StatusCode::OK;
+        Answer {
+            sent_ns: 1_000,
+            answered_ns: 9_000,
+            status,
+            headers: http::HeaderMap::new(),
+            body: body.to_string().into(),
+        }
     }
 
     #[test]
