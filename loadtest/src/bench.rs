@@ -163,6 +163,20 @@ impl Bench {
         of("VmRSS").zip(of("VmHWM")).context("the kernel does not say what it takes")
     }
 
+    /// Processor time of the edge so far, milliseconds (`utime` and `stime`, proc(5)).
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn processor_ms(&self) -> anyhow::Result<u64> {
+        let id = self.child.id().context("the edge has ended")?;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+        // Behind the program's name, which may hold anything, come the third field and on.
+        let fields: Vec<_> = stat.rsplit_once(')').context("no stat")?.1.split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at - 3).and_then(|field| field.parse::<u64>().ok());
+        let ticks = ticks(14).zip(ticks(15)).context("the kernel does not say what it took")?;
+        Ok((ticks.0 + ticks.1) * 1_000 / rustix::param::clock_ticks_per_second())
+    }
+
     /// Ends the edge as Ctrl-C does.
     ///
     /// # Errors
@@ -177,16 +191,24 @@ impl Bench {
     }
 }
 
-/// Lets this process and the edge it will start open `files` files each.
+/// Lets this process and the edge it will start open `files` files each, or as many as this
+/// user may; how many those are.
+pub(crate) fn allow_files(files: u64) -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let Some(have) = current.filter(|&current| current < files) else { return files };
+    let raise = |to: u64| {
+        let maximum = maximum.map(|maximum| maximum.max(to));
+        setrlimit(Resource::Nofile, Rlimit { current: Some(to), maximum }).ok().map(|()| to)
+    };
+    raise(files).or_else(|| raise(maximum?.min(files))).unwrap_or(have)
+}
+
+/// As [`allow_files`], for measurements that make no sense with fewer.
 ///
 /// # Errors
 /// This user may not; it says what would help.
-pub(crate) fn allow_files(files: u64) -> anyhow::Result<()> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= files) {
-        return Ok(());
-    }
-    let maximum = maximum.map(|maximum| maximum.max(files));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum })
-        .with_context(|| format!("{files} open files are needed: `ulimit -n {files}` as root, then again"))
+pub(crate) fn need_files(files: u64) -> anyhow::Result<()> {
+    let have = allow_files(files);
+    ensure!(have >= files, "{files} open files are needed and {have} allowed: raise `ulimit -Hn` as root");
+    Ok(())
 }

@@ -8,7 +8,10 @@ mod bench;
 mod clock;
 mod demo;
 mod edge;
+mod fan_out;
 mod figures;
+mod herd;
+mod holds;
 mod machine;
 mod orchestrator;
 mod share;
@@ -30,6 +33,12 @@ enum Command {
     Wake(wake::Arguments),
     /// Our share of a wake, with machines that wake after 0, 120, 300 and 1,500 ms.
     Share(share::Arguments),
+    /// Memory of one held request, with 8,192 of them.
+    Holds(holds::Arguments),
+    /// 1,000 different sprites woken at once: our share of each wake.
+    FanOut(fan_out::Arguments),
+    /// 10,000 requests in a second at one sleeping sprite: who is served, who is refused, what others notice.
+    Herd(herd::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +49,9 @@ fn main() -> ExitCode {
             match command {
                 Command::Wake(arguments) => wake::run(arguments).await.map(|()| true),
                 Command::Share(arguments) => share::run(arguments).await,
+                Command::Holds(arguments) => holds::run(arguments).await,
+                Command::FanOut(arguments) => fan_out::run(arguments).await,
+                Command::Herd(arguments) => herd::run(arguments).await,
             }
         })
     });
