@@ -8,8 +8,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Streams an edge may have open at a time on one host.
-const STREAMS_MAX: u32 = 4096;
+/// Streams an edge may have open at a time on one host. Chosen: twice what an edge holds
+/// (`hold.per_process`, 8,192). All of them may be let go to one host within a second, each
+/// takes a stream, and one that gets none in time is answered as if the host were away.
+const STREAMS_MAX: u32 = 16_384;
 /// Sent but not acknowledged, bytes: 1 Gbit/s at 130 ms.
 const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
