@@ -79,7 +79,7 @@ impl Splice {
         let sprite = open.sprite.clone();
         let admitted = self.owner.open(self.edge, open).await?;
         // The run stays open until the guest is connected; the edge's lease takes over.
-        let asleep = || Reply::Asleep(Asleep { held: admitted.activity.is_held() });
+        let asleep = || Reply::Asleep(Asleep { held: admitted.activity.is_held(), not_connected: false });
         let _guard = admitted.activity.begin().ok_or_else(asleep)?;
         match connect(admitted.guest).await {
             Ok(guest) => Ok((admitted, guest)),
@@ -87,7 +87,7 @@ impl Splice {
                 tracing::debug!(sprite, run = admitted.opened.run, %error, "guest not connected");
                 self.owner.guest_unreachable(&sprite, admitted.opened.run);
                 // Nothing was delivered: the edge holds the request while the owner looks.
-                Err(Reply::Asleep(Asleep { held: false }))
+                Err(Reply::Asleep(Asleep { held: false, not_connected: true }))
             }
         }
     }

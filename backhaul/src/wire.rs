@@ -203,6 +203,10 @@ pub struct Asleep {
     /// It does not sleep: it is held, and asking for a wake is how one waits for that to end.
     #[prost(bool, tag = "1")]
     pub held: bool,
+    /// It does not sleep: its run did not take the connection, because its port is closed or
+    /// its backlog full.
+    #[prost(bool, tag = "2")]
+    pub not_connected: bool,
 }
 
 /// Names a host id of the table, never an address.

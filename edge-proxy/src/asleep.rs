@@ -67,7 +67,7 @@ pub async fn way(
     match permission(worker, client, exchange, to.name, rules) {
         Ok(()) => hold::wake(worker, client, exchange, to).await,
         // It may run all the same, woken by somebody else: its owner is asked once.
-        Err(_) if tried.hops == 0 => Ok(Way::Guest(Guest::unknown(to))),
+        Err(_) if tried.hops == 0 && tried.connects == 0 => Ok(Way::Guest(Guest::unknown(to))),
         Err(refusal) => Err(refusal),
     }
 }

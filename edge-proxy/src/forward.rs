@@ -93,17 +93,19 @@ fn may_use_idle(worker: &Worker, exchange: &Exchange<'_>) -> bool {
 pub struct Slept {
     /// By order, while something else works on the sprite: it will go on.
     pub held: bool,
+    /// It runs and did not take the connection.
+    pub not_connected: bool,
     /// It does not sleep, it lives somewhere else.
     pub elsewhere: Option<Elsewhere>,
 }
 
 impl Slept {
     const fn asleep(held: bool) -> Self {
-        Self { held, elsewhere: None }
+        Self { held, not_connected: false, elsewhere: None }
     }
 
     const fn elsewhere(known: u64) -> Self {
-        Self { held: false, elsewhere: Some(Elsewhere { known }) }
+        Self { held: false, not_connected: false, elsewhere: Some(Elsewhere { known }) }
     }
 
     /// What became of a request that met it.
@@ -112,8 +114,7 @@ impl Slept {
             Some(elsewhere) => Attempt::Elsewhere(elsewhere),
             None => Attempt::NotDelivered(self),
         }
-    }
-}
+    }}
 
 /// How a try ended.
 pub enum Attempt {
@@ -226,8 +227,10 @@ fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<Slept,
     worker.pool.forget(&place.name);
     match error {
         // The port refused: the owner looks again and the next hold says `port_closed` if it must.
-        OpenError::GuestConnect(_) => Ok(Slept::asleep(false)),
-        OpenError::NotOpened(Reply::Asleep(asleep)) => Ok(Slept::asleep(asleep.held)),
+        OpenError::GuestConnect(_) => Ok(Slept { not_connected: true, ..Slept::asleep(false) }),
+        OpenError::NotOpened(Reply::Asleep(asleep)) => {
+            Ok(Slept { not_connected: asleep.not_connected, ..Slept::asleep(asleep.held) })
+        }
         OpenError::NotOpened(Reply::Moved(moved)) => Ok(Slept::elsewhere(moved.generation)),
         OpenError::NotOpened(Reply::Unknown(unknown)) if unknown.my_generation > place.generation.0 => {
             Ok(Slept::elsewhere(unknown.my_generation))

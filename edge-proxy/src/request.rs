@@ -35,6 +35,11 @@ use wakeup::hold::{Fared, Turn, Woken};
 /// How often one request may find its sprite asleep or elsewhere after it was sent (`wake.md` §6).
 const HOPS_MAX: u32 = 2;
 
+/// How often one request may find its sprite running with a full backlog. Each time it waits,
+/// in the owner's connect or in a hold, so its deadline comes first; chosen: as many tries of
+/// a second as the default of `hold.timeout` has room for.
+const CONNECTS_MAX: u32 = 30;
+
 /// One request on its way: what every step may look at.
 pub struct Exchange<'a> {
     /// The request line and headers as the client sent them.
@@ -75,6 +80,8 @@ pub struct Destination<'a> {
 pub struct Tried {
     /// How often it was sent and its sprite slept or had moved.
     pub hops: u32,
+    /// How often its sprite ran and did not take the connection.
+    pub connects: u32,
     /// The last time its sprite ran and was held.
     pub held: bool,
 }
@@ -168,9 +175,12 @@ async fn serve(
             Attempt::Elsewhere(elsewhere) => {
                 route = Box::pin(resolved(edge, exchange, &named, elsewhere, &mut tried)).await?;
             }
+            Attempt::NotDelivered(Slept { not_connected: true, .. }) if tried.connects < CONNECTS_MAX => {
+                tried = Tried { connects: tried.connects + 1, held: false, ..tried };
+            }
             Attempt::NotDelivered(_) if tried.hops < HOPS_MAX => {
                 edge.metrics.raced(true);
-                tried = Tried { hops: tried.hops + 1, held: false };
+                tried = Tried { hops: tried.hops + 1, held: false, ..tried };
             }
             Attempt::NotDelivered(_) => {
                 edge.metrics.raced(false);
@@ -191,7 +201,7 @@ async fn resolved(
     if tried.hops >= HOPS_MAX {
         return Err(RequestError::HopBudget);
     }
-    *tried = Tried { hops: tried.hops + 1, held: false };
+    *tried = Tried { hops: tried.hops + 1, held: false, ..*tried };
     resolve::again(edge, &named.target.name, elsewhere, exchange.authenticated, exchange.deadline).await
 }
 

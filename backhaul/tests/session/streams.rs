@@ -64,7 +64,7 @@ async fn a_request_reaches_the_guest_before_the_decision_is_asked_for() {
 #[tokio::test]
 async fn every_other_decision_comes_as_it_was_made() {
     let replies = [
-        Reply::Asleep(Asleep { held: true }),
+        Reply::Asleep(Asleep { held: true, not_connected: false }),
         Reply::Refused(Refused { cause: Cause::WakeFailed.into(), retry_after_ms: 7, detail: "exit 1".into() }),
     ];
     for world in World::both() {

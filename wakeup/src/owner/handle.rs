@@ -403,10 +403,10 @@ impl OwnerHandle {
             return Err(Reply::Unknown(Unknown { my_generation: known }));
         }
         let Some(run) = self.shared.runs.get(open.sprite.as_str()).map(|run| run.clone()) else {
-            return Err(Reply::Asleep(Asleep { held: false }));
+            return Err(Reply::Asleep(Asleep::default()));
         };
         if !run.port_open || run.activity.is_closed() || open.expect_run.is_some_and(|expected| expected != run.run) {
-            return Err(Reply::Asleep(Asleep { held: run.activity.is_held() }));
+            return Err(Reply::Asleep(Asleep { held: run.activity.is_held(), not_connected: false }));
         }
         let guest =
             run.guest(open.port).ok_or_else(|| Reply::Refused(refused(Cause::PortNotDeclared, Duration::ZERO, "")))?;

@@ -28,7 +28,7 @@ impl Owner for Script {
     }
 
     fn open(&self, _edge: EdgeId, _open: Open) -> BoxFuture<Result<Admitted, Reply>> {
-        Box::pin(std::future::ready(Err(Reply::Asleep(Asleep { held: false }))))
+        Box::pin(std::future::ready(Err(Reply::Asleep(Asleep::default()))))
     }
 
     fn edge_gone(&self, _edge: EdgeId) {}
