@@ -10,9 +10,8 @@ use crate::request::{Destination, Exchange};
 use crate::resolve::{self, Elsewhere};
 use crate::waiting::{self, Waited};
 use crate::worker::Worker;
-use http::Version;
-use http::header;
 use http::request::Parts;
+use http::{HeaderValue, Uri, Version, header};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use wakeup::hold::{Fared, HoldError, HoldRequest};
@@ -35,6 +34,9 @@ pub async fn wake(
     to: Destination<'_>,
 ) -> Result<Way, RequestError> {
     let began = Instant::now();
+    if exchange.parts.version < Version::HTTP_2 {
+        let_go_of_buffer(&mut exchange.parts);
+    }
     // A second hold of the same request (it lost a race with sleep) has what is left of the first.
     let may_show = waiting::may_show(&exchange.parts, to.route);
     // Who is given the page is interested for as long as it listens.
@@ -96,6 +98,19 @@ pub async fn wake(
     exchange.woken = Some(woken);
     exchange.turn = Some(turn);
     Ok(Way::Guest(guest))
+}
+
+/// Copies what the head has of hyper's read buffer. Hyper reads on meanwhile, to see the client
+/// leave; while pieces of the buffer are in use it makes another one for that, 8 KiB.
+fn let_go_of_buffer(parts: &mut Parts) {
+    for value in parts.headers.values_mut() {
+        let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) else { continue };
+        copy.set_sensitive(value.is_sensitive());
+        *value = copy;
+    }
+    if let Ok(copy) = Uri::try_from(parts.uri.to_string()) {
+        parts.uri = copy;
+    }
 }
 
 /// What a held request's share of its connection takes, bytes: the bounds its memory is held

@@ -47,12 +47,9 @@ pub fn of(request: &Parts, client: &Client, edge: &Edge) -> Result<NamedTarget, 
         Some(name) => Target { name: name.clone(), port: None },
         None => parse_host(text, edge.suffixes()).map_err(|_| RequestError::NoSuchSprite)?,
     };
-    let host = match host {
-        Host::Header(value) => value.clone(),
-        Host::Authority(text) => {
-            HeaderValue::from_str(text).map_err(|_| RequestError::BadRequest("the authority is not text"))?
-        }
-    };
+    // A copy: the connection keeps it, and with a piece of a request's head it would keep
+    // the whole buffer that was read into.
+    let host = HeaderValue::from_str(text).map_err(|_| RequestError::BadRequest("the host is not text"))?;
     let named = NamedTarget { host, target };
     *client.last_target.borrow_mut() = Some(named.clone());
     Ok(named)
