@@ -196,4 +196,22 @@ mod tests {
         }
         assert_eq!(with("accept", "text/event-stream"), Duration::from_secs(60));
     }
+
+    #[test]
+    fn a_held_head_keeps_nothing_of_the_buffer_it_was_read_into() {
+        let buffer = bytes::Bytes::from(b"/path?query secret".to_vec());
+        let mut value = HeaderValue::from_maybe_shared(buffer.slice(12..)).unwrap();
+        value.set_sensitive(true);
+        let request = http::Request::builder().header("cookie", value);
+        let request = request.uri(Uri::from_maybe_shared(buffer.slice(..11)).unwrap()).body(()).unwrap();
+        let mut parts = request.into_parts().0;
+        assert!(!buffer.is_unique());
+        let_go_of_buffer(&mut parts);
+        assert!(buffer.is_unique());
+        assert_eq!(
+            (parts.uri.to_string().as_str(), &parts.headers["cookie"]),
+            ("/path?query", &"secret".parse().unwrap())
+        );
+        assert!(parts.headers["cookie"].is_sensitive());
+    }
 }
