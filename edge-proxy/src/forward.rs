@@ -114,7 +114,8 @@ impl Slept {
             Some(elsewhere) => Attempt::Elsewhere(elsewhere),
             None => Attempt::NotDelivered(self),
         }
-    }}
+    }
+}
 
 /// How a try ended.
 pub enum Attempt {
