@@ -5,6 +5,17 @@ use harness::{Demo, tools, until};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// A web server that binds a free port itself and tells it, whole or not at all: a port that
+/// was merely found free may be another test's by the time it is bound.
+const MACHINE: &str = r#"
+import http.server, os
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+with open("port.new", "w") as file:
+    file.write(str(server.server_address[1]))
+os.replace("port.new", "port")
+server.serve_forever()
+"#;
+
 /// An orchestrator in two scripts: its machine is a web server in a session of its own.
 struct Orchestrator {
     wake: PathBuf,
@@ -17,6 +28,7 @@ impl Orchestrator {
         let python = shell(&tools::python(&[]).expect("python3 is installed"));
         let log = demo.data().join("orchestrator.log");
         let to = shell(&log);
+        let machine = shell(&demo.script("machine.py", MACHINE));
         let wake = demo.script(
             "wake.sh",
             &format!(
@@ -25,11 +37,12 @@ if [ -e refuse ]; then echo one >&2; echo "the machine is on fire" >&2; exit 3; 
 if [ "$SPRITE_RESUME" = 1 ]; then
   kill -CONT "$(cat pid)"
 else
-  port=$({python} -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-  echo "$port" > port
+  rm -f port
   echo "from a machine" > page
-  setsid {python} -m http.server "$port" --bind 127.0.0.1 < /dev/null > /dev/null 2>&1 &
+  setsid {python} {machine} < /dev/null > /dev/null 2>&1 &
   echo $! > pid
+  tries=0
+  while [ ! -e port ] && [ "$tries" -lt 750 ]; do sleep 0.02; tries=$((tries + 1)); done
 fi
 echo "{{\"address\":\"127.0.0.1:$(cat port)\"}}""#
             ),
