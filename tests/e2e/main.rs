@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
 mod access;
+mod answers;
 mod bodies;
 mod client_gone;
 mod cold_and_warm_wake;
@@ -9,18 +10,25 @@ mod command_driver;
 mod demo_contract;
 mod docker_driver;
 mod door;
+mod first_request;
 mod herd;
 mod http2;
 mod http_driver;
 mod hygiene;
+mod leader_cancel;
 mod ledger;
 mod links;
 mod neighbours;
+mod never_sleeps;
+mod oracle;
 mod orders;
 mod qemu_driver;
 mod real_apps;
+mod sleep_race;
+mod slow_apps;
 mod streaming;
 mod tidy;
+mod unwanted_wakes;
 
 mod waiting;
 mod wake_fails;

@@ -1,9 +1,14 @@
 //! The operator's view: the command line on the admin socket, with `--json`.
 
+use crate::client::{empty, whole};
 use crate::{Demo, binary, until, within};
+use http::{Method, Request};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::process::Output;
 use std::time::Duration;
+use tokio::net::UnixStream;
 
 /// One command of the CLI (chosen: `sprite sleep --cold` may wait for a guest's grace of 2 s).
 const COMMAND_LIMIT: Duration = Duration::from_secs(45);
@@ -28,6 +33,44 @@ impl Demo {
         all.extend(arguments);
         all.push("--json");
         run(&all).await
+    }
+
+    /// One request to the admin socket without the command line: for tests that give orders by
+    /// the hundred, where a process for each would be most of the work.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn api(&self, method: Method, path: &str) -> Value {
+        within(&format!("{method} {path}"), COMMAND_LIMIT, async {
+            let stream = UnixStream::connect(self.data().join("admin.sock")).await.expect("the admin socket answers");
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("an HTTP server");
+            tokio::spawn(async move { connection.await.is_ok() });
+            let request = Request::builder().method(&method).uri(path).header("host", "admin").body(empty());
+            let answer = sender.send_request(request.expect("a proper request")).await.expect("an answer");
+            let answer = whole(answer).await.expect("a whole answer");
+            assert!((200..300).contains(&answer.status), "{method} {path}: {answer:?}");
+            answer.json()
+        })
+        .await
+    }
+
+    /// The sprite's row, by [`Demo::api`].
+    pub async fn look(&self, name: &str) -> Value {
+        self.api(Method::GET, &format!("/v1/sprites/{name}")).await
+    }
+
+    /// Waits until the sprite is in `state`, by [`Demo::api`]; its row.
+    pub async fn look_until(&self, name: &str, state: &str, limit: Duration) -> Value {
+        until(&format!("{name} {state}"), limit, async || {
+            Some(self.look(name).await).filter(|row| row["state"] == state)
+        })
+        .await
+    }
+
+    /// Orders it to sleep as deep as it does unless told otherwise, and waits until it does.
+    pub async fn lull(&self, name: &str) {
+        self.api(Method::POST, &format!("/v1/sprites/{name}/sleep")).await;
+        self.look_until(name, "asleep", STATE_LIMIT).await;
     }
 
     /// The same, and its JSON.

@@ -11,11 +11,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -91,6 +92,22 @@ impl Demo {
     /// # Panics
     /// When there is no CA file or no TCP connection.
     pub async fn try_tls(&self, host: &str, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+        self.try_tls_from(Ipv4Addr::LOCALHOST, host, alpn).await
+    }
+
+    /// The same from `source`, any of 127.0.0.0/8: another network to the edge's bounds.
+    ///
+    /// # Errors
+    /// The handshake's.
+    ///
+    /// # Panics
+    /// When there is no CA file or no TCP connection.
+    pub async fn try_tls_from(
+        &self,
+        source: Ipv4Addr,
+        host: &str,
+        alpn: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         let ca = CertificateDer::from_pem_file(self.ca()).expect("DIR/ca.pem is a certificate");
         roots.add(ca).expect("a certificate to trust");
@@ -101,7 +118,9 @@ impl Demo {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
-        let stream = TcpStream::connect(self.https).await.expect("the edge listens");
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((source, 0).into()).expect("all of 127.0.0.0/8 is ours");
+        let stream = socket.connect(self.https).await.expect("the edge listens");
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(host.to_owned()).expect("a host name");
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
@@ -112,8 +131,16 @@ impl Demo {
     /// # Panics
     /// When it does not.
     pub async fn tls(&self, name: &str, alpn: &[u8]) -> TlsStream<TcpStream> {
+        self.tls_from(Ipv4Addr::LOCALHOST, name, alpn).await
+    }
+
+    /// The same from `source`.
+    ///
+    /// # Panics
+    /// When it does not work.
+    pub async fn tls_from(&self, source: Ipv4Addr, name: &str, alpn: &[u8]) -> TlsStream<TcpStream> {
         let host = self.host(name);
-        self.try_tls(&host, alpn).await.unwrap_or_else(|error| panic!("handshake for {host}: {error}"))
+        self.try_tls_from(source, &host, alpn).await.unwrap_or_else(|error| panic!("handshake for {host}: {error}"))
     }
 
     /// A connection to a sprite's URL.
@@ -121,16 +148,24 @@ impl Demo {
     /// # Panics
     /// When it cannot be opened.
     pub async fn connect(&self, version: Version, name: &str) -> Client {
+        self.connect_from(Ipv4Addr::LOCALHOST, version, name).await
+    }
+
+    /// The same from `source`.
+    ///
+    /// # Panics
+    /// When it cannot be opened.
+    pub async fn connect_from(&self, source: Ipv4Addr, version: Version, name: &str) -> Client {
         match version {
             Version::H1 => {
-                let io = TokioIo::new(self.tls(name, b"http/1.1").await);
+                let io = TokioIo::new(self.tls_from(source, name, b"http/1.1").await);
                 let (sender, connection) = http1::handshake(io).await.unwrap();
                 // An upgraded or broken connection ends its task; the requests tell the test.
                 tokio::spawn(async move { connection.with_upgrades().await.is_ok() });
                 Client::H1(sender)
             }
             Version::H2 => {
-                let io = TokioIo::new(self.tls(name, b"h2").await);
+                let io = TokioIo::new(self.tls_from(source, name, b"h2").await);
                 let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
                 tokio::spawn(async move { connection.await.is_ok() });
                 Client::H2(sender)

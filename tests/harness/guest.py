@@ -1,6 +1,6 @@
 """A guest of the end-to-end tests: an HTTP/1.1 server by hand, so that it can do what
 no framework lets it do. Usage: guest.py PORT. Threads, one per connection."""
-import hashlib, json, os, socket, struct, sys, threading, time
+import base64, hashlib, json, os, socket, struct, sys, threading, time
 
 with open("starts", "a") as file:
     file.write(f"{os.getpid()}\n")
@@ -60,6 +60,11 @@ class Connection:
         self.take(int(fields.get("content-length", 0)), use)
         return []
 
+    def some(self, length):
+        got = []
+        self.take(length, got.append)
+        return b"".join(got)
+
     def send(self, data):
         self.sock.sendall(data if isinstance(data, bytes) else data.encode())
 
@@ -110,6 +115,16 @@ def exchange(c):
         return False
     if path == "/vanish":  # ends without a word
         return False
+    if path == "/ws":  # a WebSocket that echoes one message, then closes
+        key = dict(headers)["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+        c.send(f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n")
+        head = c.some(2)
+        length, mask = head[1] & 127, c.some(4)
+        c.send(bytes([0x82, length]) + bytes(byte ^ mask[at % 4] for at, byte in enumerate(c.some(length))))
+        c.some(6)  # the client's close: empty, masked
+        c.send(bytes([0x88, 0]))
+        return False
     if path == "/echo":  # each piece goes back as it comes
         c.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         c.body(headers, c.chunk)
@@ -147,6 +162,16 @@ def exchange(c):
         released.wait(600)
         c.chunk("data: two\n\n")
         c.send("0\r\n\r\n")
+    elif path == "/feed":  # three events, then the end
+        c.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for number in range(3):
+            c.chunk(f"data: {number}\n\n")
+        c.send("0\r\n\r\n")
+    elif path == "/unary":  # the shape of a gRPC answer: one message, and a status in the trailers
+        head = "Content-Type: application/grpc+proto\r\nTrailer: grpc-status\r\nTransfer-Encoding: chunked"
+        c.send(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n")
+        c.chunk(struct.pack(">BI", 0, 32) + digest.digest())
+        c.send("0\r\ngrpc-status: 0\r\n\r\n")
     elif path == "/release":
         released.set()
         c.answer("{}")

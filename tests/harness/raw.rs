@@ -35,7 +35,13 @@ impl RawHead {
 impl Raw {
     /// Opens one to a sprite.
     pub async fn connect(demo: &Demo, name: &str) -> Self {
-        Self { stream: demo.tls(name, b"http/1.1").await, buffer: Vec::new() }
+        Self::over(demo.tls(name, b"http/1.1").await)
+    }
+
+    /// One over a connection that is open already.
+    #[must_use]
+    pub fn over(stream: TlsStream<TcpStream>) -> Self {
+        Self { stream, buffer: Vec::new() }
     }
 
     /// Sends bytes.
