@@ -140,7 +140,7 @@ impl OwnerCore {
                 self.gone.remove(name);
                 let sprite = Sprite::new(spec, now);
                 if sprite.spec.always {
-                    self.actions.push_back(Action::Running { name: name.clone(), run: sprite.run });
+                    self.actions.push_back(Action::Running { name: name.clone(), run: sprite.run, since: now });
                 }
                 self.sprites.insert(name.clone(), sprite);
             }

@@ -344,7 +344,7 @@ impl Task {
                 Action::End { name, token, .. } => self.stop(name, token, Stop::End),
                 Action::Destroy { name, token, .. } => self.stop(name, token, Stop::Destroy),
                 Action::Answer { waiter, name, answer } => self.answer(waiter, &name, answer),
-                Action::Running { name, run } => self.running(name, run),
+                Action::Running { name, run, since } => self.running(name, run, since),
                 Action::Ended { name, run } => self.ended(&name, run),
                 Action::Receipt { name, run, record, result } => self.receipt(&name, run, &record, result),
                 for_the_ledger @ (Action::RunBegan { .. }
@@ -505,12 +505,13 @@ impl Task {
         }
     }
 
-    fn running(&mut self, name: SpriteName, run: u64) {
+    fn running(&mut self, name: SpriteName, run: u64, since: Instant) {
         let (Some(spec), Some(&address)) = (self.specs.get(&name), self.addresses.get(&name)) else { return };
         let (generation, ports) = (spec.generation, spec.ports.as_slice().into());
         let present =
             self.shared.runs.get(&name).filter(|present| present.run == run).map(|run| Arc::clone(&run.activity));
-        let activity = present.unwrap_or_else(|| RunActivity::new(Instant::now()));
+        // From the core's own instant: a later one would look like a visitor's.
+        let activity = present.unwrap_or_else(|| RunActivity::new(since));
         let always = matches!(spec.driver, DriverSpec::Fixed { .. });
         if !always {
             self.counted.insert(name.clone(), (run, Arc::clone(&activity)));

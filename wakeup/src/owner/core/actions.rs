@@ -90,8 +90,8 @@ pub enum Action {
     Destroy { name: SpriteName, run: u64, token: u64 },
     /// Tell one waiter.
     Answer { waiter: WaiterId, name: SpriteName, answer: Answer },
-    /// The guest runs and its port answers (or answered once).
-    Running { name: SpriteName, run: u64 },
+    /// The guest runs and its port answers (or answered once), since then.
+    Running { name: SpriteName, run: u64, since: Instant },
     /// The run is over.
     Ended { name: SpriteName, run: u64 },
     /// A wake came to its end.

@@ -283,15 +283,15 @@ impl OwnerCore {
                 let record = sprite.wake.take().map(|record| WakeRecord { ready: Some(now), ..record });
                 let took = record.as_ref().map_or(Duration::ZERO, |record| now.saturating_duration_since(record.asked));
                 sprite.history.note(kind, took);
-                self.actions.push_back(Action::Running { name: name.clone(), run });
+                self.actions.push_back(Action::Running { name: name.clone(), run, since: now });
                 if let Some(record) = record {
                     self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "ready" });
                 }
                 self.runs(now, name, kind, took);
             }
-            State::Running { port_open, .. } => {
+            State::Running { port_open, since, .. } => {
                 *port_open = true;
-                self.actions.push_back(Action::Running { name: name.clone(), run: sprite.run });
+                self.actions.push_back(Action::Running { name: name.clone(), run: sprite.run, since: *since });
             }
             _ => {}
         }
