@@ -69,6 +69,9 @@ pub struct OwnerCore {
     timers: BTreeSet<(Instant, SpriteName)>,
     queue: StartQueue,
     starting: usize,
+    /// Tokens up to here were given to sprites that are no more: a late result of theirs must
+    /// not be taken for one of a sprite that has their name now.
+    spent_tokens: u64,
     actions: VecDeque<Action>,
     backoff: Backoff,
 }
@@ -85,6 +88,7 @@ impl OwnerCore {
             timers: BTreeSet::new(),
             queue: StartQueue::default(),
             starting: 0,
+            spent_tokens: 0,
             actions: VecDeque::new(),
             backoff,
         }
@@ -137,8 +141,10 @@ impl OwnerCore {
             Some(sprite) if spec.generation < sprite.spec.generation => return,
             Some(sprite) => sprite.spec = spec,
             None => {
-                self.gone.remove(name);
-                let sprite = Sprite::new(spec, now);
+                // What is still said of its earlier lives is said of other runs than its own.
+                let lived = self.gone.remove(name).map_or(0, |gone| gone.run);
+                let spec = CoreSpec { run: spec.run.max(lived), ..spec };
+                let sprite = Sprite::new(spec, now, self.spent_tokens);
                 if sprite.spec.always {
                     self.actions.push_back(Action::Running { name: name.clone(), run: sprite.run, since: now });
                 }
@@ -194,9 +200,11 @@ impl OwnerCore {
 
     /// Destroys a sprite: waiters are told, a guest is ended.
     pub fn handle_remove(&mut self, now: Instant, name: &SpriteName) {
-        let Some(generation) = self.sprites.get(name).map(|sprite| sprite.spec.generation) else { return };
+        let Some((generation, run)) = self.sprites.get(name).map(|sprite| (sprite.spec.generation, sprite.run)) else {
+            return;
+        };
         self.forget(now, name, &Answer::Gone { generation }, Rest::Destroyed);
-        self.remember_gone(name, Gone { generation, host: None });
+        self.remember_gone(name, Gone { generation, host: None, run });
     }
 
     /// The owner goes away: everybody who waits is told.

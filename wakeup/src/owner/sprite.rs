@@ -163,7 +163,7 @@ pub struct WakeRecord {
 }
 
 impl Sprite {
-    pub(super) fn new(spec: CoreSpec, now: Instant) -> Self {
+    pub(super) fn new(spec: CoreSpec, now: Instant, token: u64) -> Self {
         let state = if spec.always {
             State::Running { since: now, port_open: true, gate_asked: false }
         } else {
@@ -177,7 +177,7 @@ impl Sprite {
             since: now,
             run,
             begun: now,
-            token: 0,
+            token,
             waiters: BTreeMap::new(),
             leases: BTreeMap::new(),
             tasks: BTreeMap::new(),

@@ -13,6 +13,8 @@ pub(super) struct Gone {
     pub(super) generation: u64,
     /// Where it is now; none when it is nowhere.
     pub(super) host: Option<String>,
+    /// The last life it had here: one that comes back goes on counting.
+    pub(super) run: u64,
 }
 
 /// What becomes of what a driver keeps of a guest besides its directory.
@@ -29,12 +31,13 @@ impl OwnerCore {
     /// is left of its guest here is ended. Sleep it first: what it has in memory does not
     /// travel by this call. `false` when it is unknown, or `generation` is not newer.
     pub fn handle_moved(&mut self, now: Instant, name: &SpriteName, host: &str, generation: u64) -> bool {
-        if self.sprites.get(name).is_none_or(|sprite| generation <= sprite.spec.generation) {
+        let Some(sprite) = self.sprites.get(name).filter(|sprite| generation > sprite.spec.generation) else {
             return false;
-        }
+        };
+        let run = sprite.run;
         let answer = Answer::Moved { host: host.into(), generation };
         self.forget(now, name, &answer, Rest::Kept);
-        self.remember_gone(name, Gone { generation, host: Some(host.into()) });
+        self.remember_gone(name, Gone { generation, host: Some(host.into()), run });
         true
     }
 
@@ -53,6 +56,7 @@ impl OwnerCore {
         }
         self.actions.extend(sprite.destroyed(now, name));
         let (name_too, run, token) = (name.clone(), sprite.run, sprite.token + 1);
+        self.spent_tokens = self.spent_tokens.max(token);
         self.actions.push_back(match rest {
             Rest::Kept => Action::End { name: name_too, run, token },
             Rest::Destroyed => Action::Destroy { name: name_too, run, token },
@@ -71,10 +75,10 @@ impl OwnerCore {
     /// The answer to who asks for a sprite that is not here, believing in `generation`.
     pub(super) fn absent(&self, name: &SpriteName, generation: u64) -> Answer {
         match self.gone.get(name) {
-            Some(Gone { generation: now, host: Some(host) }) if generation <= *now => {
+            Some(Gone { generation: now, host: Some(host), .. }) if generation <= *now => {
                 Answer::Moved { host: host.clone(), generation: *now }
             }
-            Some(Gone { generation: destroyed, host: None }) if generation <= *destroyed => {
+            Some(Gone { generation: destroyed, host: None, .. }) if generation <= *destroyed => {
                 Answer::Gone { generation: *destroyed }
             }
             // Made again since, and not known here yet; or never heard of.

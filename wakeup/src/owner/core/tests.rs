@@ -3,7 +3,7 @@ mod runs;
 
 use super::*;
 use crate::spec::{Depth, StateName};
-use backhaul::wire::ClientClass;
+use backhaul::wire::{ClientClass, Opened};
 
 /// What the guests have open, as the test says.
 struct Quiet(Instant, u32);
@@ -444,4 +444,36 @@ fn a_hold_is_bounded_and_keeps_a_sprite_from_falling_asleep() {
     assert_eq!(bench.gate(), None, "idle, but held");
     bench.later(1.0);
     assert!(bench.gate().is_some(), "30 s are the limit");
+}
+
+/// Found by the simulation: destroyed in the middle of its start and made again, the new one
+/// was taken to run when the old start was reported, and to have died with the old guest.
+#[test]
+fn what_is_told_of_a_destroyed_sprite_is_not_believed_of_the_one_that_has_its_name_now() {
+    let mut bench = Bench::new(&["a"]);
+    bench.wake("a");
+    let (old_run, old_token) = bench.starts()[0];
+    bench.core.handle_remove(bench.now, &name("a"));
+    bench.core.handle_upsert(bench.now, &name("a"), CoreSpec::new(4));
+    let waiter = bench.wake_at("a", 4);
+    let (run, token) = *bench.starts().last().unwrap();
+    assert!(run > old_run && token > old_token, "run {run}, token {token}");
+    bench.core.handle_started(bench.now, &name("a"), old_token);
+    bench.core.handle_port_open(bench.now, &name("a"), old_token);
+    bench.core.handle_exited(bench.now, &name("a"), old_run, "killed by signal 9");
+    bench.core.handle_stopped(bench.now, &name("a"), old_token + 1, Depth::Cold);
+    assert_eq!((bench.state("a"), bench.ends()), (StateName::Waking, vec![]));
+    bench.core.handle_started(bench.now, &name("a"), token);
+    bench.core.handle_port_open(bench.now, &name("a"), token);
+    assert!(matches!(bench.ends()[..], [(of, Answer::Ready(Opened { generation: 4, .. }))] if of == waiter));
+}
+
+#[test]
+fn a_sprite_that_moves_away_and_back_goes_on_counting_its_runs() {
+    let mut bench = Bench::new(&["a"]);
+    let run = bench.run("a");
+    assert!(bench.core.handle_moved(bench.now, &name("a"), "other", 3));
+    bench.core.handle_upsert(bench.now, &name("a"), CoreSpec::new(4));
+    bench.wake_at("a", 4);
+    assert!(bench.starts().last().unwrap().0 > run);
 }
