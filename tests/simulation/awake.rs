@@ -1,6 +1,7 @@
 //! Awake time twice: as the owner tells the ledger, and as the guests really ran.
 
 use router::names::SpriteName;
+use router::route::HostId;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use wakeup::owner::core::Action;
@@ -12,26 +13,31 @@ struct Account {
     total: Duration,
 }
 
+/// A sprite on one host.
+type Key = (HostId, SpriteName);
+
 /// Both accounts of every sprite.
 #[derive(Debug, Default)]
 pub(crate) struct Awake {
-    told: BTreeMap<SpriteName, Account>,
-    true_: BTreeMap<SpriteName, Account>,
-    runs: BTreeMap<SpriteName, u64>,
+    told: BTreeMap<Key, Account>,
+    true_: BTreeMap<Key, Account>,
+    runs: BTreeMap<Key, (u64, u64)>,
 }
 
 impl Awake {
-    /// What the owner tells: runs begin and end in turn, with numbers that grow.
-    pub(crate) fn told(&mut self, action: &Action) {
+    /// What an owner tells: runs begin and end in turn, with numbers that grow.
+    pub(crate) fn told(&mut self, host: HostId, action: &Action) {
         match action {
-            Action::RunBegan { name, run, at, .. } => {
-                let last = self.runs.insert(name.clone(), *run).unwrap_or(0);
-                assert!(*run > last, "run {run} of {name} is told after run {last}");
-                begin(self.told.entry(name.clone()).or_default(), *at, name);
+            Action::RunBegan { name, generation, run, at, .. } => {
+                let key = (host, name.clone());
+                let last = self.runs.insert(key.clone(), (*generation, *run)).unwrap_or_default();
+                assert!((*generation, *run) > last, "run {run} of {name} ({generation}) is told after {last:?}");
+                begin(self.told.entry(key).or_default(), *at, name);
             }
-            Action::RunEnded { name, run, since, at, .. } => {
-                assert_eq!(self.runs.get(name), Some(run), "another run of {name} ends than began");
-                let account = self.told.entry(name.clone()).or_default();
+            Action::RunEnded { name, generation, run, since, at, .. } => {
+                let key = (host, name.clone());
+                assert_eq!(self.runs.get(&key), Some(&(*generation, *run)), "another run of {name} ends than began");
+                let account = self.told.entry(key).or_default();
                 assert_eq!(account.open, Some(*since), "run {run} of {name} is told from another moment on");
                 end(account, *at);
             }
@@ -39,21 +45,39 @@ impl Awake {
         }
     }
 
-    /// A guest runs.
-    pub(crate) fn begins(&mut self, at: Instant, name: &SpriteName) {
-        begin(self.true_.entry(name.clone()).or_default(), at, name);
+    /// The run a ledger has open, and since when.
+    pub(crate) fn open(&self, host: HostId, name: &SpriteName) -> Option<(u64, Instant)> {
+        let key = (host, name.clone());
+        Some((self.runs.get(&key)?.1, self.told.get(&key)?.open?))
+    }
+
+    /// Its owner died and its guest with it: whoever comes next closes the account.
+    pub(crate) fn lost(&mut self, at: Instant, host: HostId, name: &SpriteName) {
+        let key = (host, name.clone());
+        end(self.told.entry(key.clone()).or_default(), at);
+        end(self.true_.entry(key).or_default(), at);
+    }
+
+    /// A guest runs; one that ran already goes on.
+    pub(crate) fn begins(&mut self, at: Instant, host: HostId, name: &SpriteName) {
+        begin(self.true_.entry((host, name.clone())).or_default(), at, name);
+    }
+
+    pub(crate) fn runs(&self, host: HostId, name: &SpriteName) -> bool {
+        self.true_.get(&(host, name.clone())).is_some_and(|account| account.open.is_some())
     }
 
     /// A guest is frozen or no more; one that did not run is none.
-    pub(crate) fn ends(&mut self, at: Instant, name: &SpriteName) {
-        end(self.true_.entry(name.clone()).or_default(), at);
+    pub(crate) fn ends(&mut self, at: Instant, host: HostId, name: &SpriteName) {
+        end(self.true_.entry((host, name.clone())).or_default(), at);
     }
 
     /// Once everything rests the accounts agree.
     pub(crate) fn finally(&self) {
-        for (name, truth) in &self.true_ {
-            assert_eq!(truth.open, None, "{name} was left running");
-            let told = self.told.get(name).map_or(Duration::ZERO, |account| account.total);
+        for (key, truth) in &self.true_ {
+            let (host, name) = key;
+            assert_eq!(truth.open, None, "{name} was left running on {host:?}");
+            let told = self.told.get(key).map_or(Duration::ZERO, |account| account.total);
             assert_eq!(told, truth.total, "the ledger's awake time of {name} and the real one");
         }
     }

@@ -23,6 +23,22 @@ pub(crate) struct Chances {
     pub(crate) hold_every_ms: u64,
     /// Its people stop a sprite, and start it again a little later.
     pub(crate) stop_every_ms: u64,
+    pub(crate) move_every_ms: u64,
+    /// One is destroyed, and made again a little later.
+    pub(crate) destroy_every_ms: u64,
+    pub(crate) owner_dies_every_ms: u64,
+    /// A process is not scheduled for up to 20 s: its clock jumps.
+    pub(crate) stall_every_ms: u64,
+    /// Longest way of a placement to an edge; each edge has its own.
+    pub(crate) feed_ms: u64,
+    /// The new host of a moved sprite hears of it up to this much later than the old one.
+    pub(crate) lag_ms: u64,
+    /// What was frozen is found dead.
+    pub(crate) memory_lost: u32,
+    /// A request goes by what its edge believes to run, without asking.
+    pub(crate) warm: u32,
+    /// Bounds that a few requests reach.
+    pub(crate) tight: bool,
 }
 
 impl Chances {
@@ -45,6 +61,15 @@ impl Chances {
             edge_dies_every_ms: 40_000,
             hold_every_ms: 5_000,
             stop_every_ms: 11_000,
+            move_every_ms: 6_000,
+            destroy_every_ms: 13_000,
+            owner_dies_every_ms: 31_000,
+            stall_every_ms: 12_000,
+            feed_ms: 1_500,
+            lag_ms: 300,
+            memory_lost: 50,
+            warm: 400,
+            tight: true,
         }
     }
 
@@ -62,8 +87,21 @@ impl Chances {
             session_lost_every_ms: 0,
             edge_dies_every_ms: 0,
             stop_every_ms: 0,
+            destroy_every_ms: 0,
+            owner_dies_every_ms: 0,
+            stall_every_ms: 0,
+            move_every_ms: 0,
+            lag_ms: 0,
+            memory_lost: 0,
+            warm: 0,
+            tight: false,
             ..Self::rough()
         }
+    }
+
+    /// Whether a message always arrives, and nobody stands still: then it is known who waits.
+    pub(crate) const fn strict(&self) -> bool {
+        self.lost == 0 && self.session_lost_every_ms == 0 && self.stall_every_ms == 0
     }
 
     /// Nothing happens by itself, and messages take no time.

@@ -1,4 +1,4 @@
-//! The guests of the host as a driver would see them: processes that live, freeze and end.
+//! The guests of one host as a driver would see them: processes that live, freeze and end.
 
 use router::names::SpriteName;
 use std::collections::BTreeMap;
@@ -25,6 +25,12 @@ pub(crate) struct Guest {
     pub(crate) open: u32,
     pub(crate) last: Option<Instant>,
     pub(crate) gate_closed: bool,
+    /// Its owner has told everybody that it runs.
+    pub(crate) present: bool,
+    /// The driver is putting it to sleep or ending it: its stop is committed.
+    pub(crate) ending: bool,
+    /// The driver does one thing after another.
+    pub(crate) busy_until: Option<Instant>,
 }
 
 /// All guests of the host.
@@ -38,7 +44,7 @@ impl Guests {
 
     /// The guest, if `run` is its life.
     pub(crate) fn in_run(&mut self, name: &SpriteName, run: u64) -> Option<&mut Guest> {
-        self.0.get_mut(name).filter(|guest| guest.run == run && guest.life == Life::Alive)
+        self.0.get_mut(name).filter(|guest| guest.run == run && guest.life == Life::Alive && !guest.ending)
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = (&SpriteName, &Guest)> {
@@ -48,8 +54,9 @@ impl Guests {
     /// A process is made, or continues: I1, there is never a second one.
     pub(crate) fn begin(&mut self, now: Instant, name: &SpriteName, run: u64, expected: Life) {
         let guest = self.of(name);
+        assert!(!guest.ending, "I1: run {run} of {name} begins while run {} ends", guest.run);
         assert_eq!(guest.life, expected, "I1: run {run} of {name} begins while run {} is there", guest.run);
-        assert!(run > guest.run, "I7: run {run} of {name} is not newer than {}", guest.run);
+
         *guest = Guest { life: Life::Alive, run, last: Some(now), ..Guest::default() };
     }
 
@@ -57,7 +64,9 @@ impl Guests {
     pub(crate) fn stop(&mut self, name: &SpriteName, life: Life) {
         let guest = self.of(name);
         guest.life = life;
+        guest.ending = false;
         guest.listening = false;
+        guest.present = false;
         guest.open = 0;
     }
 }

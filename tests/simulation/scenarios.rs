@@ -1,27 +1,29 @@
 //! Histories worth a name of their own.
 
 use super::chances::Chances;
+use super::mutations::Mutation;
 use super::world::{Ended, Event, World};
 use backhaul::wire::{EdgeMessage, Outcome};
+use router::route::HostId;
 use std::time::Duration;
 use wakeup::hold::HoldError;
 use wakeup::spec::{Depth, StateName};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-fn ms(ms: u64) -> Duration {
+pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn served(world: &World, ids: &[u64]) -> usize {
+pub(super) fn served(world: &World, ids: &[u64]) -> usize {
     ids.iter().filter(|id| matches!(world.ended.get(id), Some(Ended::Served { .. }))).count()
 }
 
-fn is_accepted(event: &Event) -> bool {
+pub(super) fn is_accepted(event: &Event) -> bool {
     matches!(event, Event::ToEdge(_, answer) if matches!(answer.outcome, Some(Outcome::Accepted(_))))
 }
 
-fn is_ready(event: &Event) -> bool {
+pub(super) fn is_ready(event: &Event) -> bool {
     matches!(event, Event::ToEdge(_, answer) if matches!(answer.outcome, Some(Outcome::Ready(_))))
 }
 
@@ -29,16 +31,49 @@ fn is_ready(event: &Event) -> bool {
 fn the_leader_leaves_in_any_phase_and_the_others_are_served_by_one_start() {
     // The start takes up to 800 ms, messages up to 40: every phase is among these moments.
     for leaves_after in (0..1_000).step_by(20) {
-        let mut world = World::new(1, Chances { delay_ms: 40, ..Chances::calm() });
-        let name = world.name(0);
-        let ids: Vec<_> = (0..50).map(|n| world.request(0, &name, n, PATIENCE)).collect();
-        world.run_for(ms(leaves_after));
-        world.leave(ids[0]);
-        world.run_for(ms(1_500));
-        assert_eq!(served(&world, &ids[1..]), 49, "the leader left after {leaves_after} ms");
-        assert_eq!(world.starts, 1);
-        world.quiesce();
+        the_leader_leaves(None, leaves_after);
     }
+}
+
+pub(super) fn the_leader_leaves(mutation: Option<Mutation>, after_ms: u64) {
+    let mut world = World::mutant(1, Chances { delay_ms: 40, ..Chances::calm() }, mutation);
+    let name = world.name(0);
+    let ids: Vec<_> = (0..50).map(|n| world.request(0, &name, n, PATIENCE)).collect();
+    world.run_for(ms(after_ms));
+    world.leave(ids[0]);
+    world.run_for(ms(1_500));
+    assert_eq!(served(&world, &ids[1..]), 49, "the leader left after {after_ms} ms");
+    assert_eq!(world.starts, 1);
+    world.quiesce();
+}
+
+#[test]
+fn those_who_waited_are_let_go_in_turns() {
+    many_wait(None);
+}
+
+pub(super) fn many_wait(mutation: Option<Mutation>) {
+    let mut world = World::mutant(15, Chances { delay_ms: 20, ..Chances::calm() }, mutation);
+    let name = world.name(0);
+    let ids: Vec<_> = (0..100).map(|n| world.request(0, &name, n, PATIENCE)).collect();
+    world.run_for(ms(3_000));
+    assert_eq!((served(&world, &ids), world.starts), (100, 1));
+    world.quiesce();
+}
+
+#[test]
+fn after_one_visit_it_sleeps() {
+    one_visit(None);
+}
+
+pub(super) fn one_visit(mutation: Option<Mutation>) {
+    // Its visit lasts for a second or two, so that its edge tells of it.
+    let mut world = World::mutant(16, Chances::calm(), mutation);
+    let name = world.name(0);
+    let ids: Vec<_> = (0..10).map(|n| world.request(0, &name, n, PATIENCE)).collect();
+    world.run_for(ms(2_500));
+    assert_eq!(served(&world, &ids), 10);
+    world.quiesce();
 }
 
 #[test]
@@ -53,7 +88,11 @@ fn two_edges_at_once_share_one_start() {
 
 #[test]
 fn when_all_leave_before_the_start_nothing_runs() {
-    let mut world = World::new(2, Chances::calm());
+    all_leave_before_the_start(None);
+}
+
+pub(super) fn all_leave_before_the_start(mutation: Option<Mutation>) {
+    let mut world = World::mutant(2, Chances { start_ms: 4_000, ..Chances::calm() }, mutation);
     // Two starts fill the host's slots; the third sprite is queued.
     let (first, second, queued) = (world.name(0), world.name(1), world.name(2));
     world.request(0, &first, 1, PATIENCE);
@@ -66,8 +105,10 @@ fn when_all_leave_before_the_start_nothing_runs() {
         world.leave(id);
     }
     world.run_for(ms(0));
-    assert_eq!(world.state(&queued), StateName::Asleep);
-    assert_eq!(world.starts, 2);
+    if mutation.is_none() {
+        assert_eq!(world.state(&queued), StateName::Asleep);
+        assert_eq!(world.starts, 2);
+    }
     world.quiesce();
     assert_eq!(world.starts, 2);
 }
@@ -121,7 +162,7 @@ fn a_lost_longer_deadline_costs_the_patient_nothing() {
     assert!(world.lose.is_empty(), "the longer deadline was told, and lost");
     world.run_for(ms(10_000));
     assert!(matches!(world.ended[&short], Ended::Refused(HoldError::Deadline { .. })));
-    assert_eq!((&world.ended[&patient], world.starts), (&Ended::Served { run: 1 }, 1));
+    assert_eq!((&world.ended[&patient], world.starts), (&Ended::Served { generation: 1, run: 1 }, 1));
     world.quiesce();
 }
 
@@ -132,7 +173,7 @@ fn a_broken_session_fails_its_waiters_at_once_and_no_one_else_s() {
     let broken = world.request(0, &name, 1, PATIENCE);
     let other = world.request(1, &name, 1, PATIENCE);
     world.run_for(ms(10));
-    world.lose_session(0);
+    world.lose_session(0, HostId(0));
     assert_eq!(world.ended[&broken], Ended::Refused(HoldError::HostUnreachable));
     world.run_for(ms(1_000));
     let back = world.request(0, &name, 1, PATIENCE);
@@ -182,7 +223,7 @@ fn a_request_during_the_committed_stop_wakes_it_right_behind() {
     assert_eq!(world.state(&name), StateName::Stopping);
     let id = world.request(1, &name, 1, PATIENCE);
     world.run_for(ms(2_000));
-    assert_eq!(world.ended[&id], Ended::Served { run: 2 });
+    assert_eq!(world.ended[&id], Ended::Served { generation: 1, run: 2 });
     assert_eq!(world.starts, 2);
     world.quiesce();
 }
