@@ -17,7 +17,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
             written(&open)
         });
     let reply = prop_oneof![
-        any::<bool>().prop_map(|held| Reply::Asleep(Asleep { held })),
+        any::<bool>().prop_map(|held| Reply::Asleep(Asleep { held, ..Asleep::default() })),
         (any::<u64>(), any::<u64>(), any::<i32>()).prop_map(|(generation, run, kind)| {
             Reply::Opened(Opened { generation, run, kind, ..Opened::default() })
         }),
