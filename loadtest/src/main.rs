@@ -1,4 +1,4 @@
-//! Measures the edge from outside: sockets only, no crate of the product.
+//! wake.md, test 15, by wall: measures the edge from outside, sockets only, no crate of the product.
 //!
 //! `docs/benchmarks.md` says what each command measures, and what was measured. What a
 //! request costs beside other proxies is measured with `direct.toml` (see its head).

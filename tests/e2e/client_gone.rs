@@ -1,5 +1,5 @@
-//! A client that leaves while held frees its place within a second, however it leaves,
-//! and takes nobody with it.
+//! wake.md, test 3: a client that leaves while held frees its place within a second, however
+//! it leaves, and takes nobody with it.
 
 use harness::client::{Version, empty, streamed};
 use harness::{Demo, Raw, until};

@@ -1,4 +1,5 @@
-//! Many requests at once for one sleeping sprite: one start, and an answer for each.
+//! wake.md, test 7: many requests at once for one sleeping sprite: one start, and an answer for
+//! each.
 
 use harness::Demo;
 use harness::client::{Client, Version};

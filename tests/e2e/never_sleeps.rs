@@ -40,12 +40,13 @@ async fn sleeps(demo: &Demo, name: &str, since: Instant) {
 }
 
 /// What a client has left open; dropped at the end of a test, or at once.
+#[allow(dead_code, reason = "held for its drop")]
 enum Left {
     Nothing,
     Client(Client),
-    Stream(TlsStream<TcpStream>),
+    Stream(Box<TlsStream<TcpStream>>),
     Answer(Client, http::Response<hyper::body::Incoming>),
-    Socket(WebSocketStream<TlsStream<TcpStream>>),
+    Socket(Box<WebSocketStream<TlsStream<TcpStream>>>),
 }
 
 /// A way to be a bad client. Each begins with a sprite that runs.
@@ -93,7 +94,7 @@ async fn misbehave(demo: &Demo, way: Way, name: &str) -> Left {
             raw.send("5\r\nhello\r\n5\r\nhel").await;
             assert_eq!(raw.head().await.status, 200, "the guest has begun to read");
             if way == Way::UploadHangs {
-                return Left::Stream(raw.into_stream());
+                return Left::Stream(Box::new(raw.into_stream()));
             }
             raw.reset();
         }
@@ -112,7 +113,7 @@ async fn misbehave(demo: &Demo, way: Way, name: &str) -> Left {
             raw.send_head(demo, name, "GET /endless", &[]).await;
             assert_eq!(raw.head().await.status, 200);
             if way == Way::DownloadHangs {
-                return Left::Stream(raw.into_stream());
+                return Left::Stream(Box::new(raw.into_stream()));
             }
             raw.reset();
         }
@@ -132,14 +133,14 @@ async fn misbehave(demo: &Demo, way: Way, name: &str) -> Left {
         Way::HalfHead => {
             let mut raw = Raw::connect(demo, name).await;
             raw.send(format!("GET / HTTP/1.1\r\nHost: {}\r\nX-Half: ", demo.authority(name))).await;
-            return Left::Stream(raw.into_stream());
+            return Left::Stream(Box::new(raw.into_stream()));
         }
         Way::HalfClosed => {
             let mut raw = Raw::connect(demo, name).await;
             raw.send_head(demo, name, "GET /events", &[]).await;
             assert_eq!(raw.head().await.status, 200);
             raw.finish().await;
-            return Left::Stream(raw.into_stream());
+            return Left::Stream(Box::new(raw.into_stream()));
         }
         Way::SilentEvents(version) => {
             let mut client = demo.connect(version, name).await;
@@ -153,7 +154,7 @@ async fn misbehave(demo: &Demo, way: Way, name: &str) -> Left {
             let url = format!("wss://{}/ws", demo.authority(name));
             let (mut socket, _) = client_async(url, stream).await.expect("a WebSocket");
             if way == Way::SocketSilent {
-                return Left::Socket(socket);
+                return Left::Socket(Box::new(socket));
             }
             // Half a message: its frame promises more than comes.
             socket.feed(Message::text("never")).await.unwrap();
@@ -164,7 +165,7 @@ async fn misbehave(demo: &Demo, way: Way, name: &str) -> Left {
             raw.send_head(demo, name, "POST /stall", &["Content-Length: 100000000"]).await;
             raw.send(vec![b'x'; 100_000]).await;
             // The guest reads no further, the client says no more: open and silent.
-            return Left::Stream(raw.into_stream());
+            return Left::Stream(Box::new(raw.into_stream()));
         }
     }
     Left::Nothing

@@ -92,7 +92,7 @@ async fn no_state_of_a_private_name_can_be_told_from_another() {
                     assert_eq!(seen.0, 401, "{version:?} {question:?} {}", STATES[at]);
                 }
             }
-            let medians: Vec<_> = times.iter_mut().map(median).collect();
+            let medians: Vec<_> = times.iter_mut().map(|times| median(times)).collect();
             let (least, most) = (medians.iter().min().unwrap(), medians.iter().max().unwrap());
             assert!(*most - *least <= APART, "{version:?} {question:?}: {STATES:?} took {medians:?}");
         }
@@ -120,7 +120,7 @@ async fn no_handshake_tells_a_name_that_is_from_one_that_never_was() {
     }
 }
 
-fn median(times: &mut Vec<Duration>) -> Duration {
+fn median(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
 }

@@ -29,7 +29,7 @@ async fn race(demo: &Demo, number: u64, arrivals: u64) -> Met {
     let idle = 100 + number * 200 / (SPRITES - 1);
     demo.create_guest(&name).await;
     demo.admin(&["sprite", "limits", &name, "--idle-timeout", &format!("{idle}ms")]).await;
-    let version = if number % 2 == 0 { Version::H1 } else { Version::H2 };
+    let version = if number.is_multiple_of(2) { Version::H1 } else { Version::H2 };
     let mut client = demo.connect(version, &name).await;
     let first = client.get(demo, &name, "/").await;
     assert_eq!(first.status, 200, "{first:?}");

@@ -1,5 +1,5 @@
 //! Rules of the house that no compiler holds: the import arrows, the path of a request in
-//! ARCHITECTURE.md, the size of files, nothing left unfinished.
+//! ARCHITECTURE.md, the list of tests, the size of files, nothing left unfinished.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -74,6 +74,20 @@ fn the_path_of_a_request_names_files_that_exist() {
         }
     }
     assert!(named >= 10);
+}
+
+#[test]
+fn each_test_of_the_list_has_a_file_that_says_so() {
+    let heads: String = sources()
+        .iter()
+        .flat_map(|path| std::fs::read_to_string(path).unwrap().lines().take(3).map(str::to_owned).collect::<Vec<_>>())
+        .filter(|line| line.starts_with("//!"))
+        .collect();
+    // Of the list at the end of wake.md.
+    for number in [1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 15] {
+        let found = [':', ',', '.'].iter().any(|end| heads.contains(&format!("wake.md, test {number}{end}")));
+        assert!(found, "no file says that it is test {number}");
+    }
 }
 
 #[test]

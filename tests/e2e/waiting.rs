@@ -1,4 +1,5 @@
-//! The page of a navigation that waits for long: one page, one reload, and for nothing else.
+//! wake.md, test 13, in real browsers: the page of a navigation that waits for long. One page,
+//! one reload, and for nothing else.
 
 use harness::chromium::Chromium;
 use harness::client::{Version, empty};

@@ -1,4 +1,5 @@
-//! Wakes that fail: an honest answer, a back-off, and nothing left behind.
+//! Wakes that fail: an honest answer, a back-off, and nothing left behind. With `slow_apps.rs`
+//! wake.md, test 6.
 
 use harness::client::{Version, empty};
 use harness::{Demo, Raw, until};

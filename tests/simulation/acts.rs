@@ -179,7 +179,7 @@ impl World {
                 };
                 self.send(&Event::ToEdge(session, answer));
             }
-            Running { name, run } => {
+            Running { name, run, .. } => {
                 if let Some(guest) = self.owner(host).guests.in_run(&name, run) {
                     guest.present = guest.listening;
                 }

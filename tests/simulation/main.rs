@@ -1,4 +1,4 @@
-//! The holds of three edges and the owners of two hosts, the real cores, in virtual time.
+//! wake.md, test 1: The holds of three edges and the owners of two hosts, the real cores, in virtual time.
 //!
 //! One seed makes one history: requests, clients that leave, deadlines, sleeps, moves,
 //! destructions, guests that fail, hang or die, sessions that break, edges and owners that

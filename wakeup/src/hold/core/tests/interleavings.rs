@@ -1,4 +1,5 @@
-//! Any order of inputs keeps the counts, ends every wait once, and never passes a bound.
+//! wake.md, test 14, the flight: any order of inputs keeps the counts, ends every wait once, and
+//! never passes a bound.
 
 use super::*;
 use proptest::prelude::*;
