@@ -183,7 +183,7 @@ async fn cycles(demo: &Demo, kind: Kind, version: Version, number: u8) -> (usize
     demo.api(Method::POST, &format!("/v1/sprites/{name}/wake")).await;
     let here = Ipv4Addr::new(127, number + 1, 0, 1);
     let (expected, wake) = exchange(demo, kind, version, &name, here).await;
-    assert_eq!(wake, "", "{kind:?} {version:?}: it runs");
+    assert!(matches!(wake.as_str(), "" | "none"), "{kind:?} {version:?}: it runs, {wake}");
     let (mut cold, mut warm) = (0, 0);
     for cycle in 0..kind.cycles() {
         match cycle % COLD_EVERY == COLD_EVERY - 1 {
