@@ -42,9 +42,10 @@ if mode == "refuses":  # it was seen to listen once, by whoever looked
     listener = listen()
 while True:
     sock = listener.accept()[0]
-    if mode == "resets":
+    heard = head(sock)
+    if heard and mode == "resets":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    elif head(sock):
+    elif heard:
         sock.sendall((busy if mode == "busy" else fine).encode())
     sock.close()
 "#;
@@ -102,7 +103,7 @@ async fn an_app_that_listened_and_refuses_is_a_closed_port_until_it_listens_agai
 }
 
 #[tokio::test]
-async fn an_app_that_resets_is_told_apart_from_one_that_sleeps() {
+async fn an_app_that_hears_a_request_and_resets_is_told_apart_from_one_that_sleeps() {
     let demo = Demo::new().await;
     create(&demo, "rude", "resets", 0.0).await;
     for version in VERSIONS {
