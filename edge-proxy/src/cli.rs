@@ -275,6 +275,9 @@ pub enum SpriteCommand {
         /// Navigations are held like every other request, without a page.
         #[arg(long)]
         no_waiting_page: bool,
+        /// Sockets that come back by themselves after it fell asleep wake it.
+        #[arg(long)]
+        no_damping: bool,
         /// Requests held for it, at most 1024; the edge's figure when left out.
         #[arg(long, value_name = "COUNT")]
         held: Option<u16>,

@@ -94,12 +94,14 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
             no_edge_paths,
             answers,
             no_waiting_page,
+            no_damping,
             held,
             release_window,
             concurrency,
         } => {
             let mut body = json!({ "policy": policy, "paths": paths, "edge_paths": !no_edge_paths });
             body["waiting_page"] = (!no_waiting_page).into();
+            body["damping"] = (!no_damping).into();
             let figures = [("held", held), ("release_window", release_window), ("concurrency", concurrency)];
             for (field, figure) in figures.into_iter().filter_map(|(field, figure)| Some((field, figure?))) {
                 body[field] = figure.into();
