@@ -210,6 +210,12 @@ async fn decided(worker: &Worker, connection: &mut GuestConnection) -> Result<Re
             let _ = connection.begin();
             Ok(Ok(()))
         }
+        // The end of a guest overtakes the word that it was opened; what it got is told with it.
+        Err(OpenError::Unreachable) => match connection.link().delivered().await {
+            Some(0) => Ok(Err(Slept { not_connected: true, ..Slept::asleep(false) })),
+            Some(_) => Err(RequestError::Upstream(UpstreamError::ConnectionClosed { before_response: true })),
+            None => not_opened(worker, connection.place(), OpenError::Unreachable).map(Err),
+        },
         Err(error) => not_opened(worker, connection.place(), error).map(Err),
     }
 }
