@@ -92,10 +92,12 @@ impl World {
             }
             Event::Stall => {
                 let until = self.now + self.stall_ms();
-                match self.rng.random_range(0..EDGES + OWNERS) {
-                    edge if edge < EDGES => self.edges[edge].stands_until = until,
-                    host => self.owners[host - EDGES].stands_until = until,
-                }
+                // One that stands still already does not wake up earlier for it.
+                let stands = match self.rng.random_range(0..EDGES + OWNERS) {
+                    edge if edge < EDGES => &mut self.edges[edge].stands_until,
+                    host => &mut self.owners[host - EDGES].stands_until,
+                };
+                *stands = until.max(*stands);
                 chances.stall_every_ms
             }
             _ => {
