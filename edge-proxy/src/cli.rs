@@ -269,7 +269,7 @@ pub enum SpriteCommand {
         /// Its own app answers for /robots.txt and /favicon.ico, which then wake it.
         #[arg(long)]
         no_edge_paths: bool,
-        /// A TOML file of [[answer]]: paths the edge answers itself (docs/waking.md).
+        /// A TOML file of `answer` tables: paths the edge answers itself (docs/waking.md).
         #[arg(long, value_name = "FILE")]
         answers: Option<PathBuf>,
         /// Navigations are held like every other request, without a page.

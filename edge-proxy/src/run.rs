@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::runtime::LocalOptions;
 use tokio_rustls::TlsAcceptor;
-use wakeup::hold::{SourceBudget, Waker};
+use wakeup::hold::{HoldLimits, SourceBudget, Waker};
 use wakeup::owner::OwnerHandle;
 use wakeup::spec::{DriverSpec, SpriteSpec};
 
@@ -137,7 +137,7 @@ impl Running {
         });
 
         let backhaul = host.backhaul.clone();
-        let waker = Waker::new((&config.hold).into(), backhaul.clone());
+        let waker = Waker::new(hold_limits(&config.hold), backhaul.clone());
         let suffixes =
             config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
         let edge = Edge::new(EdgeParts {
@@ -191,6 +191,15 @@ impl Running {
             tracing::debug!(%error, "admin socket not removed");
         }
     }
+}
+
+/// Held requests keep their connections open: at most a quarter of the open files this process
+/// may have (`wake.md` §5), so that there are always some for those that are served.
+fn hold_limits(hold: &config::Hold) -> HoldLimits {
+    let limits = HoldLimits::from(hold);
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let quarter = usize::try_from(files / 4).unwrap_or(usize::MAX).max(1);
+    HoldLimits { per_process: limits.per_process.min(quarter), ..limits }
 }
 
 async fn bind_admin(path: &Path) -> anyhow::Result<UnixListener> {

@@ -22,7 +22,7 @@ pub enum TaskError {
     /// Only a guest that runs has tasks.
     #[error("it does not run")]
     NotRunning,
-    /// It has [`TASKS_MAX`] already.
+    /// It has as many as it may.
     #[error("it has {TASKS_MAX} tasks already")]
     TooMany,
 }
