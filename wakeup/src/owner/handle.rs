@@ -208,6 +208,7 @@ impl OwnerHandle {
             waiting: HashMap::new(),
             ports: HashMap::new(),
             watches: HashMap::new(),
+            destroying: HashMap::new(),
             sleepers: HashMap::new(),
             cordons: Cordons::default(),
             holding: None,

@@ -11,6 +11,7 @@ mod handle;
 pub(crate) mod runs;
 mod sprite;
 mod task;
+mod teller;
 mod timers;
 
 pub use handle::{HostSettings, OwnerHandle, SleepError};

@@ -7,8 +7,9 @@ use super::cordons::{ACKNOWLEDGE, Cordons};
 use super::core::{Action, Answer, OwnerCore, WaiterId, WakeRecord, WakeRequest};
 use super::handle::{Command, Event, Order, RECEIPTS, Run, SELF, Shared, SleepError};
 use super::sprite::CoreSpec;
+use super::teller::{Teller, resumed, started, tell_when_it_exits};
 use super::timers::{Rang, Timers};
-use crate::drivers::{Adopted, DriverError, Started, WakeDriver};
+use crate::drivers::{Adopted, Started, WakeDriver};
 use crate::spec::{Depth, DriverSpec, Receipt, SpriteSpec, SpriteStatus, StateName};
 use backhaul::activity::RunActivity;
 use backhaul::owner::EdgeId;
@@ -40,6 +41,8 @@ pub(super) struct Task {
     pub(super) ports: HashMap<WaiterId, (u16, Instant)>,
     /// Dropped, it ends the watch over a guest's port.
     pub(super) watches: HashMap<SpriteName, watch::Sender<()>>,
+    /// Sprites whose rest is being destroyed: one of the same name starts when that is over.
+    pub(super) destroying: HashMap<SpriteName, watch::Receiver<()>>,
     pub(super) sleepers: HashMap<SpriteName, Vec<oneshot::Sender<Result<(), SleepError>>>>,
     /// Holds that are not kept by every edge yet.
     pub(super) cordons: Cordons,
@@ -366,7 +369,12 @@ impl Task {
             self.born.insert(name.clone(), run);
         }
         let mut over = self.watch(&name);
+        let before = self.destroying.remove(&name);
         tokio::spawn(async move {
+            if let Some(mut before) = before {
+                // An error is the end of it.
+                let _ = before.changed().await;
+            }
             let tell = Teller { commands, name, run };
             let begun = match resume {
                 true => match resumed(&*driver, &tell.name).await {
@@ -478,7 +486,10 @@ impl Task {
         let (Some((driver, _)), Some(commands)) = (self.driver(&name), self.commands.upgrade()) else { return };
         self.end_streams(&name);
         self.watches.remove(&name);
+        let ends = (how == Stop::Destroy).then(|| self.destroys(&name));
         tokio::spawn(async move {
+            // Dropped in the end, which is what a successor waits for.
+            let _ends = ends;
             let depth = match how {
                 Stop::Freeze if driver.freeze(&name).await.is_ok() => Depth::Warm,
                 // What cannot be frozen must not run on unseen.
@@ -497,6 +508,14 @@ impl Task {
             };
             let _ = commands.send(Command::Event(name, 0, Event::Stopped { token, depth })).await;
         });
+    }
+
+    /// What is left of a destroyed sprite is being ended until the sender is dropped.
+    fn destroys(&mut self, name: &SpriteName) -> watch::Sender<()> {
+        self.destroying.retain(|_, over| over.has_changed().is_ok());
+        let (ends, over) = watch::channel(());
+        self.destroying.insert(name.clone(), over);
+        ends
     }
 
     fn end_streams(&self, name: &SpriteName) {
@@ -629,56 +648,10 @@ impl Task {
 }
 
 /// How a guest is put to rest.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Stop {
     Freeze,
     Suspend,
     End,
     Destroy,
-}
-
-/// A driver task's way back to the owner's task.
-struct Teller {
-    commands: mpsc::Sender<Command>,
-    name: SpriteName,
-    run: u64,
-}
-
-impl Teller {
-    async fn send(&self, event: Event) {
-        // The owner's task has ended only when everything has.
-        let _ = self.commands.send(Command::Event(self.name.clone(), self.run, event)).await;
-    }
-
-    /// Says that only the disk is left; whether it is to be started from that.
-    async fn memory_lost(&self, token: u64) -> bool {
-        let (goes_on, told) = oneshot::channel();
-        self.send(Event::MemoryLost { token, goes_on }).await;
-        told.await.unwrap_or(false)
-    }
-}
-
-async fn resumed(driver: &dyn WakeDriver, name: &SpriteName) -> Option<(Instant, SocketAddr)> {
-    let at = driver.resume(name).await.ok()?;
-    Some((at, driver.address(name)?))
-}
-
-async fn started(
-    driver: &dyn WakeDriver,
-    spec: &SpriteSpec,
-    tell: &Teller,
-) -> Result<(Instant, SocketAddr), DriverError> {
-    let Started { address, at, exited } = driver.start(spec).await?;
-    tell_when_it_exits(exited, tell);
-    Ok((at, address))
-}
-
-fn tell_when_it_exits(exited: oneshot::Receiver<String>, tell: &Teller) {
-    let (commands, name, born) = (tell.commands.downgrade(), tell.name.clone(), tell.run);
-    tokio::spawn(async move {
-        let Ok(detail) = exited.await else { return };
-        if let Some(commands) = commands.upgrade() {
-            let _ = commands.send(Command::Event(name, born, Event::Exited { detail, born: Some(born) })).await;
-        }
-    });
 }
