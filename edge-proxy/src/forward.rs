@@ -20,7 +20,7 @@ use crate::upstream::{
 };
 use crate::worker::Worker;
 use backhaul::OpenError;
-use backhaul::wire::{Open, Reply, StreamClass, VERSION};
+use backhaul::wire::{Asleep, Open, Reply, StreamClass, VERSION};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use router::names::{SpriteName, Suffix};
 use std::cell::RefCell;
@@ -88,33 +88,17 @@ fn may_use_idle(worker: &Worker, exchange: &Exchange<'_>) -> bool {
     exchange.upload.is_complete() && (exchange.parts.method.is_idempotent() || worker.edge.backhaul.gives_receipts())
 }
 
-/// The owner let nothing of a request through to the guest.
+/// Why nothing of a request reached a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slept {
-    /// By order, while something else works on the sprite: it will go on.
-    pub held: bool,
+pub enum Missed {
+    /// Its sprite sleeps.
+    Asleep,
+    /// It is held by order, while something else works on it: it will go on.
+    Held,
     /// It runs and did not take the connection.
-    pub not_connected: bool,
-    /// It does not sleep, it lives somewhere else.
-    pub elsewhere: Option<Elsewhere>,
-}
-
-impl Slept {
-    const fn asleep(held: bool) -> Self {
-        Self { held, not_connected: false, elsewhere: None }
-    }
-
-    const fn elsewhere(known: u64) -> Self {
-        Self { held: false, not_connected: false, elsewhere: Some(Elsewhere { known }) }
-    }
-
-    /// What became of a request that met it.
-    const fn attempt(self) -> Attempt {
-        match self.elsewhere {
-            Some(elsewhere) => Attempt::Elsewhere(elsewhere),
-            None => Attempt::NotDelivered(self),
-        }
-    }
+    NotConnected,
+    /// It lives somewhere else.
+    Elsewhere(Elsewhere),
 }
 
 /// How a try ended.
@@ -122,9 +106,7 @@ pub enum Attempt {
     /// The sprite answered.
     Answered(Response<EdgeBody>),
     /// Nothing of the request reached a guest; it may be sent again as it is.
-    NotDelivered(Slept),
-    /// Neither did it here: its sprite lives somewhere else.
-    Elsewhere(Elsewhere),
+    Missed(Missed),
 }
 
 /// Sends the request once.
@@ -143,11 +125,11 @@ pub async fn attempt(
         Guest::Idle(connection) => connection,
         Guest::Fresh { place } => match Box::pin(open(worker, exchange, place)).await? {
             Ok(connection) => connection,
-            Err(slept) => return Ok(slept.attempt()),
+            Err(missed) => return Ok(Attempt::Missed(missed)),
         },
     };
     if connection.link().is_decided() && !connection.begin() {
-        return Ok(Attempt::NotDelivered(not_running(worker, &mut connection)));
+        return Ok(Attempt::Missed(not_running(worker, &mut connection)));
     }
     // What the client sent together with its head leaves together with the head.
     exchange.upload.prefetch().await.map_err(|_| RequestError::BadRequest("its body broke off"))?;
@@ -155,8 +137,8 @@ pub async fn attempt(
     if let Err(error) = send(client, exchange, host, framing, &mut connection).await {
         return Box::pin(broke(worker, exchange, connection, error)).await;
     }
-    if let Err(slept) = decided(worker, &mut connection).await? {
-        return Ok(slept.attempt());
+    if let Err(missed) = decided(worker, &mut connection).await? {
+        return Ok(Attempt::Missed(missed));
     }
     let connect = began.elapsed();
     if connection.place().run == UNKNOWN_RUN {
@@ -177,7 +159,7 @@ async fn open(
     worker: &Worker,
     exchange: &Exchange<'_>,
     place: Place,
-) -> Result<Result<GuestConnection, Slept>, RequestError> {
+) -> Result<Result<GuestConnection, Missed>, RequestError> {
     let left = exchange.deadline.map_or(worker.edge.hold_timeout, |at| at.saturating_duration_since(Instant::now()));
     let open = Open {
         version: VERSION,
@@ -198,7 +180,7 @@ async fn open(
 }
 
 /// The owner's decision, when it comes behind what was written.
-async fn decided(worker: &Worker, connection: &mut GuestConnection) -> Result<Result<(), Slept>, RequestError> {
+async fn decided(worker: &Worker, connection: &mut GuestConnection) -> Result<Result<(), Missed>, RequestError> {
     if connection.link().is_decided() {
         return Ok(Ok(()));
     }
@@ -212,7 +194,7 @@ async fn decided(worker: &Worker, connection: &mut GuestConnection) -> Result<Re
         }
         // The end of a guest overtakes the word that it was opened; what it got is told with it.
         Err(OpenError::Unreachable) => match connection.link().delivered().await {
-            Some(0) => Ok(Err(Slept { not_connected: true, ..Slept::asleep(false) })),
+            Some(0) => Ok(Err(Missed::NotConnected)),
             Some(_) => Err(RequestError::Upstream(UpstreamError::ConnectionClosed { before_response: true })),
             None => not_opened(worker, connection.place(), OpenError::Unreachable).map(Err),
         },
@@ -229,18 +211,18 @@ async fn learn_run(worker: &Worker, connection: &mut GuestConnection) {
 }
 
 /// Sorts out why a stream was not opened: `Ok` when a wake may help.
-fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<Slept, RequestError> {
+fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<Missed, RequestError> {
     worker.edge.waker.forget(&place.name, place.run);
     worker.pool.forget(&place.name);
     match error {
         // The port refused: the owner looks again and the next hold says `port_closed` if it must.
-        OpenError::GuestConnect(_) => Ok(Slept { not_connected: true, ..Slept::asleep(false) }),
-        OpenError::NotOpened(Reply::Asleep(asleep)) => {
-            Ok(Slept { not_connected: asleep.not_connected, ..Slept::asleep(asleep.held) })
-        }
-        OpenError::NotOpened(Reply::Moved(moved)) => Ok(Slept::elsewhere(moved.generation)),
+        OpenError::GuestConnect(_) => Ok(Missed::NotConnected),
+        OpenError::NotOpened(Reply::Asleep(Asleep { held: true, .. })) => Ok(Missed::Held),
+        OpenError::NotOpened(Reply::Asleep(Asleep { not_connected: true, .. })) => Ok(Missed::NotConnected),
+        OpenError::NotOpened(Reply::Asleep(_)) => Ok(Missed::Asleep),
+        OpenError::NotOpened(Reply::Moved(moved)) => Ok(Missed::Elsewhere(Elsewhere { known: moved.generation })),
         OpenError::NotOpened(Reply::Unknown(unknown)) if unknown.my_generation > place.generation.0 => {
-            Ok(Slept::elsewhere(unknown.my_generation))
+            Ok(Missed::Elsewhere(Elsewhere { known: unknown.my_generation }))
         }
         OpenError::NotOpened(Reply::Gone(gone)) if gone.generation < place.generation.0 => Err(RequestError::HopBudget),
         OpenError::NotOpened(Reply::Gone(_)) => Err(RequestError::Gone),
@@ -254,12 +236,12 @@ fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<Slept,
     }
 }
 
-fn not_running(worker: &Worker, connection: &mut GuestConnection) -> Slept {
+fn not_running(worker: &Worker, connection: &mut GuestConnection) -> Missed {
     let held = connection.link().activity().is_held();
     let place = connection.place();
     worker.edge.waker.forget(&place.name, place.run);
     worker.pool.forget(&place.name);
-    Slept::asleep(held)
+    if held { Missed::Held } else { Missed::Asleep }
 }
 
 /// Writes the head and what there is of the body in one go.
@@ -322,7 +304,7 @@ async fn broke(
         && matches!(error, UpstreamError::ConnectionClosed { before_response: true } | UpstreamError::Io(_));
     if kept && (idle_race || connection.nothing_delivered().await) {
         worker.pool.forget(&connection.place().name);
-        return Ok(Attempt::NotDelivered(Slept::asleep(false)));
+        return Ok(Attempt::Missed(Missed::Asleep));
     }
     Err(RequestError::Upstream(error))
 }

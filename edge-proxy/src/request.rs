@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::client_body::ClientBody;
 use crate::edge_answers;
 use crate::error::RequestError;
-use crate::forward::{self, Attempt, Guest, Slept};
+use crate::forward::{self, Attempt, Guest, Missed};
 use crate::headers;
 use crate::interim::InterimWay;
 use crate::request_id::RequestId;
@@ -171,21 +171,27 @@ async fn serve(
         match attempted? {
             Attempt::Answered(response) => return Ok(response),
             // A hold is no detour: it is waited for, within the request's own deadline.
-            Attempt::NotDelivered(Slept { held: true, .. }) => tried.held = true,
-            Attempt::Elsewhere(elsewhere) => {
+            Attempt::Missed(Missed::Held) => tried.held = true,
+            Attempt::Missed(Missed::Elsewhere(elsewhere)) => {
                 route = Box::pin(resolved(edge, exchange, &named, elsewhere, &mut tried)).await?;
             }
-            Attempt::NotDelivered(Slept { not_connected: true, .. }) if tried.connects < CONNECTS_MAX => {
+            Attempt::Missed(Missed::NotConnected) if tried.connects < CONNECTS_MAX => {
                 tried = Tried { connects: tried.connects + 1, held: false, ..tried };
             }
-            Attempt::NotDelivered(_) if tried.hops < HOPS_MAX => {
-                edge.metrics.raced(true);
-                tried = Tried { hops: tried.hops + 1, held: false, ..tried };
+            Attempt::Missed(Missed::Asleep | Missed::NotConnected) => {
+                edge.metrics.raced(tried.hops < HOPS_MAX);
+                tried = tried.another_hop()?;
             }
-            Attempt::NotDelivered(_) => {
-                edge.metrics.raced(false);
-                return Err(RequestError::HopBudget);
-            }
+        }
+    }
+}
+
+impl Tried {
+    /// One more detour, if there may be one.
+    fn another_hop(self) -> Result<Self, RequestError> {
+        match self.hops < HOPS_MAX {
+            true => Ok(Self { hops: self.hops + 1, held: false, ..self }),
+            false => Err(RequestError::HopBudget),
         }
     }
 }
@@ -198,17 +204,14 @@ async fn resolved(
     elsewhere: Elsewhere,
     tried: &mut Tried,
 ) -> Result<Route, RequestError> {
-    if tried.hops >= HOPS_MAX {
-        return Err(RequestError::HopBudget);
-    }
-    *tried = Tried { hops: tried.hops + 1, held: false, ..*tried };
+    *tried = tried.another_hop()?;
     resolve::again(edge, &named.target.name, elsewhere, exchange.authenticated, exchange.deadline).await
 }
 
 /// What those who were held with this request and still wait are to make of how it went.
 fn fared(attempted: &Result<Attempt, RequestError>) -> Fared {
     match attempted {
-        Ok(Attempt::NotDelivered(_) | Attempt::Elsewhere(_)) => Fared::Asleep,
+        Ok(Attempt::Missed(_)) => Fared::Asleep,
         Err(RequestError::Upstream(_)) => Fared::Reset,
         Ok(Attempt::Answered(_)) | Err(_) => Fared::Well,
     }
