@@ -61,10 +61,10 @@ pub struct FirecrackerDriver {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpDriver {
-    /// File with the secret that requests are signed with; empty for none, and then no
+    /// File of mode 0600 with the secret that requests are signed with; empty for none, and then no
     /// sprite of this driver wakes.
     pub secret_file: PathBuf,
-    /// Certificates (PEM) that are trusted besides the system's; empty for none.
+    /// Roots an orchestrator's certificate is checked against (PEM); empty for the system's.
     pub ca_file: PathBuf,
     /// A whole wake, all tries together.
     #[serde(with = "crate::text")]

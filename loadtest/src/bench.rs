@@ -8,6 +8,7 @@ use http::Method;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -59,6 +60,7 @@ impl Bench {
         std::fs::create_dir(&directory).with_context(|| format!("making {}", directory.display()))?;
         let (config, secret) = (directory.join("edge.toml"), directory.join("secret"));
         std::fs::write(&secret, SECRET)?;
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600))?;
         let Settings { hold, host } = settings;
         let text = format!(
             "data_dir = {:?}\n[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = []\n[names]\nsuffixes = [\"sprites.test\"]\n\

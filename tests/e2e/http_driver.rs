@@ -2,6 +2,7 @@
 
 use harness::{Demo, Helper, Options};
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ impl World {
         let path = |name: &str| data.path().join(name);
         let (secret, log, pem) = (path("secret"), path("orchestrator.log"), path("orchestrator.pem"));
         std::fs::write(&secret, SECRET).unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
         let key = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
         std::fs::write(&pem, format!("{}{}", key.cert.pem(), key.signing_key.serialize_pem())).unwrap();
         let orchestrator = Helper::python(ORCHESTRATOR, &[&secret, &log, &pem]).await;

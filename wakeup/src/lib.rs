@@ -11,3 +11,4 @@ pub mod metrics;
 pub mod owner;
 pub mod signature;
 pub mod spec;
+pub mod trust;

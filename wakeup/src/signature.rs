@@ -7,10 +7,10 @@
 //! symmetric kind is here, and nothing that sends.
 
 use aws_lc_rs::hmac;
+use backhaul::SecretFileError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,8 +18,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const PREFIX: &str = "whsec_";
 /// Shortest and longest key, bytes (the same).
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-/// What is read of a secret's file, bytes (chosen: a key of 64 bytes takes 95 characters).
-const FILE_BYTES_MAX: u64 = 4096;
 
 /// A key shared with whoever receives our requests. Not shown by `Debug`.
 #[derive(Clone)]
@@ -28,18 +26,15 @@ pub struct Secret(hmac::Key);
 /// No usable secret; never shows what it read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// The file could not be read.
-    #[error("the secret's file {path} cannot be read")]
-    Unreadable {
+    /// The file cannot be read, or others could have read or replaced it.
+    #[error("secret_file {0}")]
+    File(#[from] SecretFileError),
+    /// What it holds is no secret.
+    #[error("secret_file {path}: must hold whsec_ and the base64 of 24 to 64 random bytes", path = path.display())]
+    Wrong {
         /// Which.
         path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
     },
-    /// What it holds is no secret.
-    #[error("it is no secret: \"whsec_\" and the base64 of 24 to 64 random bytes")]
-    Wrong,
 }
 
 /// The three headers of one request.
@@ -54,29 +49,21 @@ pub struct Signed {
 }
 
 impl Secret {
-    /// Reads it from a file, so that a new one counts from the next request on.
+    /// Reads it from a file that is its owner's alone.
     ///
     /// # Errors
     /// [`SecretError`].
     pub fn load(path: &Path) -> Result<Self, SecretError> {
-        let unreadable = |source| SecretError::Unreadable { path: path.into(), source };
-        let mut text = String::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
-            .map_err(unreadable)?;
-        Self::parse(text.trim())
+        let text = backhaul::secret_file::read(path)?;
+        let text = std::str::from_utf8(&text).ok().and_then(Self::parse);
+        text.ok_or_else(|| SecretError::Wrong { path: path.into() })
     }
 
-    /// Reads its text.
-    ///
-    /// # Errors
-    /// [`SecretError::Wrong`].
-    pub fn parse(text: &str) -> Result<Self, SecretError> {
-        let key = text.strip_prefix(PREFIX).and_then(|text| STANDARD.decode(text).ok()).ok_or(SecretError::Wrong)?;
-        match KEY_BYTES.contains(&key.len()) {
-            true => Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &key))),
-            false => Err(SecretError::Wrong),
-        }
+    /// Reads its text; nothing when it is none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let key = STANDARD.decode(text.trim().strip_prefix(PREFIX)?).ok()?;
+        KEY_BYTES.contains(&key.len()).then(|| Self(hmac::Key::new(hmac::HMAC_SHA256, &key)))
     }
 
     /// Signs `body` for the request `id`, which must have no '.', at this moment.
@@ -86,7 +73,9 @@ impl Secret {
         self.sign_at(id, timestamp, body)
     }
 
-    fn sign_at(&self, id: &str, timestamp: u64, body: &[u8]) -> Signed {
+    /// [`Secret::sign`] at another moment, seconds since 1970: what a receiver computes.
+    #[must_use]
+    pub fn sign_at(&self, id: &str, timestamp: u64, body: &[u8]) -> Signed {
         let mut context = hmac::Context::with_key(&self.0);
         context.update(format!("{id}.{timestamp}.").as_bytes());
         context.update(body);
@@ -122,6 +111,7 @@ impl fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     /// The key is the bytes 0 to 31.
     const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -138,10 +128,21 @@ mod tests {
     }
 
     #[test]
+    fn it_signs_as_the_scheme_s_own_example() {
+        let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let signed = secret.sign_at("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
+        assert_eq!(signed.signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
     fn a_secret_is_read_from_its_file_and_never_shown() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         std::fs::write(&path, format!("{SECRET}\n")).unwrap();
+        let open = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(&path, open).unwrap();
+        assert!(matches!(Secret::load(&path), Err(SecretError::File(_))), "others could have read it");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         let secret = Secret::load(&path).unwrap();
         assert_eq!(format!("{secret:?}"), "Secret");
         for wrong in ["", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "whsec_!", "whsec_AAEC"] {

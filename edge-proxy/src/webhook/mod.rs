@@ -7,15 +7,14 @@
 
 mod cursor;
 mod post;
-mod sign;
 mod status;
 #[cfg(test)]
 mod tests;
 
 pub use post::PostError;
-pub use sign::{SecretError, Signer};
 pub use status::Status;
 
+use anyhow::Context;
 use cursor::Cursor;
 use http::StatusCode;
 use post::Receiver;
@@ -23,8 +22,9 @@ use rand::Rng;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use wakeup::ledger::{Ledger, LedgerError, Record};
+use wakeup::signature::Secret;
 
 /// Records read at once (chosen: they are told one by one).
 const PAGE: usize = 100;
@@ -36,7 +36,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 pub struct Webhook {
     ledger: Arc<Ledger>,
     receiver: Receiver,
-    signer: Signer,
+    secret: Secret,
     cursor: Cursor,
     events: Vec<String>,
     retry_min: Duration,
@@ -54,12 +54,12 @@ impl Webhook {
         if config.url.is_empty() {
             return Ok(None);
         }
-        let signer = Signer::load(&config.secret_file)?;
+        let secret = Secret::load(&config.secret_file).context("webhook")?;
         let receiver = Receiver::new(&config.url, &config.ca_file, config.timeout)?;
         let cursor = Cursor::load(&directory.join("webhook.cursor"), ledger.begun_after())?;
         let status = Arc::new(Status::new(receiver.host(), cursor.seq()));
         let (events, retry_min, retry_max) = (config.events.clone(), config.retry_min, config.retry_max);
-        Ok(Some(Self { ledger, receiver, signer, cursor, events, retry_min, retry_max, status }))
+        Ok(Some(Self { ledger, receiver, secret, cursor, events, retry_min, retry_max, status }))
     }
 
     /// How it is doing.
@@ -127,9 +127,8 @@ impl Webhook {
         let body = body_of(record);
         let mut failures = 0;
         loop {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let signature = self.signer.sign(&record.id, now, &body);
-            let why = match self.receiver.post(&record.id, now, &signature, body.clone()).await {
+            let signed = self.secret.sign(&record.id, &body);
+            let why = match self.receiver.post(&signed, body.clone()).await {
                 Ok(status) if status.is_success() => {
                     if failures > 0 {
                         tracing::info!(seq = record.seq, failures, "the webhook's receiver is back");

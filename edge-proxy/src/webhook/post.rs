@@ -10,15 +10,15 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use wakeup::signature::Signed;
+use wakeup::trust::trusting;
 
 /// Most of an answer that is read, bytes; nobody looks at it (chosen: the connection of one
 /// that says more is not worth keeping).
@@ -70,7 +70,7 @@ impl Receiver {
         let tls = match secure {
             true => {
                 let name = ServerName::try_from(host.clone()).context("webhook.url")?;
-                Some((connector(ca_file)?, name))
+                Some((trusting(ca_file).context("webhook")?, name))
             }
             false => None,
         };
@@ -98,22 +98,14 @@ impl Receiver {
     ///
     /// # Cancel safety
     /// As after an error.
-    pub(super) async fn post(
-        &mut self,
-        id: &str,
-        timestamp: u64,
-        signature: &str,
-        body: Bytes,
-    ) -> Result<StatusCode, PostError> {
+    pub(super) async fn post(&mut self, signed: &Signed, body: Bytes) -> Result<StatusCode, PostError> {
         let request = || {
-            Request::post(self.path.as_str())
+            let request = Request::post(self.path.as_str())
                 .header(header::HOST, &self.authority)
                 .header(header::CONTENT_TYPE, "application/json")
-                .header(header::USER_AGENT, concat!("edge-proxy/", env!("CARGO_PKG_VERSION")))
-                .header("webhook-id", id)
-                .header("webhook-timestamp", timestamp)
-                .header("webhook-signature", signature)
-                .body(Full::new(body.clone()))
+                .header(header::USER_AGENT, concat!("edge-proxy/", env!("CARGO_PKG_VERSION")));
+            let signed = signed.headers().into_iter();
+            signed.fold(request, |request, (name, value)| request.header(name, value)).body(Full::new(body.clone()))
         };
         let (first, again, kept) = (request()?, request()?, self.kept.take());
         let exchange = async {
@@ -164,34 +156,4 @@ async fn exchange(
     let status = answer.status();
     let read = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
     Ok((status, read.is_ok().then_some(sender)))
-}
-
-fn connector(ca_file: &Path) -> anyhow::Result<TlsConnector> {
-    let mut roots = rustls::RootCertStore::empty();
-    if ca_file.as_os_str().is_empty() {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "some of the system's certificates cannot be read");
-        }
-        let (added, _) = roots.add_parsable_certificates(found.certs);
-        if added == 0 {
-            bail!(
-                "webhook: the system has no certificates to check the receiver's against; name some in webhook.ca_file"
-            );
-        }
-    } else {
-        let in_file = || format!("webhook.ca_file {}", ca_file.display());
-        for certificate in CertificateDer::pem_file_iter(ca_file).with_context(in_file)? {
-            roots.add(certificate.with_context(in_file)?).with_context(in_file)?;
-        }
-        if roots.is_empty() {
-            bail!("{}: holds no certificate", in_file());
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }

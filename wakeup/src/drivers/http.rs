@@ -5,10 +5,11 @@
 //! is sent again with the same id until its time is up, so both must be idempotent. The
 //! owner watches the machine's port; nobody tells us when the machine ends.
 
-use super::http_client::{Answer, Call, HttpClient, HttpError, trusting};
+use super::http_client::{Answer, Call, HttpClient, HttpError};
 use super::{DriverError, Started, WakeDriver};
 use crate::signature::{Secret, event_id};
 use crate::spec::{Depth, DriverSpec, HttpSpec, SpriteSpec};
+use crate::trust::trusting;
 use backhaul::owner::BoxFuture;
 use bytes::Bytes;
 use config::HttpDriver as Settings;
@@ -167,9 +168,7 @@ impl Inner {
         let made = self.tls.get_or_try_init(async || {
             let ca_file = self.settings.ca_file.clone();
             // Hundreds of small files.
-            let made = tokio::task::spawn_blocking(move || {
-                trusting(Some(&*ca_file).filter(|path| !path.as_os_str().is_empty()))
-            });
+            let made = tokio::task::spawn_blocking(move || trusting(&ca_file));
             made.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
         });
         made.await
@@ -181,7 +180,7 @@ impl Inner {
         if path.as_os_str().is_empty() {
             return Err("requests cannot be signed: drivers.http.secret_file is not set".into());
         }
-        Secret::load(path).map_err(|error| format!("drivers.http.secret_file: {error}"))
+        Secret::load(path).map_err(|error| format!("drivers.http.{error}"))
     }
 }
 

@@ -9,13 +9,10 @@ use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::RootCertStore;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -75,51 +72,6 @@ pub(super) enum HttpError {
     TooLong,
     #[error("the request cannot be written: {0}")]
     Request(#[from] http::Error),
-}
-
-/// No TLS.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TlsError {
-    #[error("{path}: {source}")]
-    CaFile { path: PathBuf, source: rustls_pki_types::pem::Error },
-    #[error("{path}: no certificate (PEM) is in it")]
-    NoCertificate { path: PathBuf },
-    #[error("this machine has no trusted certificates; drivers.http.ca_file can name some")]
-    NoRoots,
-    #[error(transparent)]
-    Tls(#[from] rustls::Error),
-}
-
-/// TLS that trusts the system's certificates and those of `extra`. Reads files: call it
-/// once, and not for each request.
-///
-/// # Errors
-/// [`TlsError`].
-pub(super) fn trusting(extra: Option<&Path>) -> Result<TlsConnector, TlsError> {
-    let mut roots = RootCertStore::empty();
-    // A certificate that cannot be read is one fewer to trust.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = extra {
-        let unreadable = |source| TlsError::CaFile { path: path.into(), source };
-        let certificates: Result<Vec<_>, _> =
-            CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect()).map_err(unreadable);
-        let certificates = certificates?;
-        if certificates.is_empty() {
-            return Err(TlsError::NoCertificate { path: path.into() });
-        }
-        for certificate in certificates {
-            roots.add(certificate)?;
-        }
-    }
-    if roots.is_empty() {
-        return Err(TlsError::NoRoots);
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 impl HttpClient {

@@ -3,6 +3,7 @@ use crate::drivers::stub::{Asked, Log, answer, serve};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::os::unix::fs::PermissionsExt;
 use tokio::net::TcpListener;
 
 /// The key is the bytes 0 to 31.
@@ -31,6 +32,7 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let secret_file = directory.path().join("secret");
         std::fs::write(&secret_file, SECRET).unwrap();
+        std::fs::set_permissions(&secret_file, std::fs::Permissions::from_mode(0o600)).unwrap();
         let wake_timeout = Duration::from_secs(15);
         let settings = Settings { secret_file, wake_timeout, ..config::Drivers::default().http };
         let spec = SpriteSpec::new(SpriteName::parse("a").unwrap(), 7, DriverSpec::Http(HttpSpec { url }));

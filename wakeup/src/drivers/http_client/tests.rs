@@ -1,6 +1,10 @@
 use super::*;
 use crate::drivers::stub::{Log, answer, serve};
+use crate::trust::trusting;
+use rustls::RootCertStore;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
@@ -109,7 +113,7 @@ async fn tls_trusts_the_given_ca_and_no_stranger() {
             serve(stream, &log, &answer(200, "{}")).await;
         }
     };
-    let trusted = client(&url, &trusting(Some(&path)).unwrap());
+    let trusted = client(&url, &trusting(&path).unwrap());
     let (answered, ()) = tokio::join!(trusted.call(get(WITHIN)), once());
     assert_eq!(answered.unwrap().status, 200);
     let stranger = client(&url, &no_tls());
@@ -122,7 +126,7 @@ async fn tls_trusts_the_given_ca_and_no_stranger() {
 fn a_ca_file_that_cannot_be_used_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ca.pem");
-    let told = |path: &Path| trusting(Some(path)).err().unwrap().to_string();
+    let told = |path: &Path| trusting(path).err().unwrap().to_string();
     assert!(told(&path).contains("ca.pem"));
     std::fs::write(&path, "nothing").unwrap();
     assert!(told(&path).contains("no certificate"));
