@@ -15,21 +15,17 @@
 //! in that state already. What a command leaves in its process group is ended with it, so a
 //! command that starts a machine in the background gives it a session of its own (`setsid`).
 
-use super::{DriverError, Started, WakeDriver};
-use crate::spec::{DriverSpec, SpriteSpec};
-use backhaul::owner::BoxFuture;
+use super::DriverError;
+use super::remote::{Orchestrator, Remote, Woken};
+use crate::spec::{Depth, DriverSpec, SpriteSpec};
 use router::names::SpriteName;
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde::Deserialize;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
-use tokio::sync::oneshot;
 
 /// Longest wake: the core's own bound of a start.
 const WAKE_TIMEOUT: Duration = crate::owner::core::START_TIMEOUT;
@@ -41,63 +37,23 @@ const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
 const REASON_CHARS_MAX: usize = 200;
 
 /// The driver.
-#[derive(Clone)]
-pub struct CommandDriver(Arc<Inner>);
+pub type CommandDriver = Remote<Commands>;
 
-struct Inner {
+/// The commands of a host's sprites.
+pub struct Commands {
     /// Each sprite has a directory in it.
     directory: PathBuf,
-    machines: Mutex<HashMap<SpriteName, Machine>>,
-}
-
-struct Machine {
-    spec: SpriteSpec,
-    address: SocketAddr,
-    /// Nobody tells when it ends; dropped with it.
-    _exited: oneshot::Sender<String>,
-}
-
-/// What a wake says.
-#[derive(Deserialize)]
-struct Woken {
-    address: SocketAddr,
 }
 
 impl CommandDriver {
     /// For the sprites of a host whose directories are in `directory`.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
-        Self(Arc::new(Inner { directory, machines: Mutex::default() }))
+        Self::of(Commands { directory })
     }
 }
 
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, HashMap<SpriteName, Machine>> {
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn spec_of(&self, name: &SpriteName) -> Option<SpriteSpec> {
-        self.lock().get(name).map(|machine| machine.spec.clone())
-    }
-
-    async fn start(self: Arc<Self>, spec: SpriteSpec) -> Result<Started, DriverError> {
-        let at = Instant::now();
-        let address = self.wake(&spec, false).await?;
-        let (sender, exited) = oneshot::channel();
-        self.lock().insert(spec.name.clone(), Machine { spec, address, _exited: sender });
-        Ok(Started { address, at, exited })
-    }
-
-    async fn resume(self: Arc<Self>, name: SpriteName) -> Result<Instant, DriverError> {
-        let spec = self.spec_of(&name).ok_or(DriverError::NoGuest)?;
-        let at = Instant::now();
-        let address = self.wake(&spec, true).await?;
-        if let Some(machine) = self.lock().get_mut(&name) {
-            machine.address = address;
-        }
-        Ok(at)
-    }
-
+impl Orchestrator for Commands {
     async fn wake(&self, spec: &SpriteSpec, resume: bool) -> Result<SocketAddr, DriverError> {
         let DriverSpec::Command { wake, .. } = &spec.driver else { return Err(DriverError::NoGuest) };
         let resume = ("SPRITE_RESUME", if resume { "1" } else { "0" });
@@ -109,11 +65,17 @@ impl Inner {
         })
     }
 
-    async fn sleep(&self, spec: &SpriteSpec, depth: &str) -> Result<(), DriverError> {
+    async fn sleep(&self, spec: &SpriteSpec, depth: Depth) -> Result<(), DriverError> {
         let DriverSpec::Command { sleep, .. } = &spec.driver else { return Err(DriverError::NoGuest) };
+        let depth = match depth {
+            Depth::Warm => "warm",
+            Depth::Cold => "cold",
+        };
         self.run(&spec.name, sleep, ("SPRITE_DEPTH", depth), SLEEP_TIMEOUT).await.map(drop)
     }
+}
 
+impl Commands {
     /// Runs a command to its end; what it printed.
     async fn run(
         &self,
@@ -177,42 +139,5 @@ impl Drop for Group {
             // Gone is what we want.
             let _ = kill_process_group(leader, Signal::KILL);
         }
-    }
-}
-
-impl WakeDriver for CommandDriver {
-    fn start(&self, spec: &SpriteSpec) -> BoxFuture<Result<Started, DriverError>> {
-        Box::pin(Arc::clone(&self.0).start(spec.clone()))
-    }
-
-    fn resume(&self, name: &SpriteName) -> BoxFuture<Result<Instant, DriverError>> {
-        Box::pin(Arc::clone(&self.0).resume(name.clone()))
-    }
-
-    fn freeze(&self, name: &SpriteName) -> BoxFuture<Result<(), DriverError>> {
-        let (inner, name) = (Arc::clone(&self.0), name.clone());
-        Box::pin(async move {
-            let spec = inner.spec_of(&name).ok_or(DriverError::NoGuest)?;
-            inner.sleep(&spec, "warm").await
-        })
-    }
-
-    fn end(&self, name: &SpriteName) -> BoxFuture<()> {
-        let (inner, name) = (Arc::clone(&self.0), name.clone());
-        Box::pin(async move {
-            let Some(machine) = inner.lock().remove(&name) else { return };
-            if let Err(error) = inner.sleep(&machine.spec, "cold").await {
-                tracing::warn!(sprite = %name, %error, "a machine may still run");
-            }
-        })
-    }
-
-    /// It says where it is; nobody here can know better.
-    fn owns_listener(&self, _name: &SpriteName, _address: SocketAddr) -> bool {
-        true
-    }
-
-    fn address(&self, name: &SpriteName) -> Option<SocketAddr> {
-        self.0.lock().get(name).map(|machine| machine.address)
     }
 }

@@ -5,23 +5,19 @@
 //! is sent again with the same id until its time is up, so both must be idempotent. The
 //! owner watches the machine's port; nobody tells us when the machine ends.
 
+use super::DriverError;
 use super::http_client::{Answer, Call, HttpClient, HttpError};
-use super::{DriverError, Started, WakeDriver};
+use super::remote::{Orchestrator, Remote, Woken};
 use crate::signature::{Secret, event_id};
 use crate::spec::{Depth, DriverSpec, HttpSpec, SpriteSpec};
 use crate::trust::trusting;
-use backhaul::owner::BoxFuture;
 use bytes::Bytes;
 use config::HttpDriver as Settings;
 use http::{Method, StatusCode, Uri};
-use router::names::SpriteName;
-use serde::Deserialize;
 use serde_json::json;
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 
 /// First pause before another try; doubled up to [`PAUSE_MAX`] (both chosen: an
@@ -30,27 +26,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The driver.
-#[derive(Clone)]
-pub struct HttpDriver(Arc<Inner>);
+pub type HttpDriver = Remote<HttpOrchestrator>;
 
-struct Inner {
+/// Whoever answers at the URLs of a host's sprites.
+pub struct HttpOrchestrator {
     settings: Settings,
     /// Made for the first machine behind `https:`: it reads the system's certificates.
     tls: OnceCell<TlsConnector>,
-    machines: Mutex<HashMap<SpriteName, Machine>>,
-}
-
-struct Machine {
-    spec: SpriteSpec,
-    address: SocketAddr,
-    /// Nobody tells when it ends; dropped with it.
-    _exited: oneshot::Sender<String>,
-}
-
-/// What a wake is answered with.
-#[derive(Deserialize)]
-struct Woken {
-    address: SocketAddr,
 }
 
 #[derive(Clone, Copy)]
@@ -63,7 +45,7 @@ impl HttpDriver {
     /// With section `[drivers.http]`.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Inner { settings, tls: OnceCell::new(), machines: Mutex::default() }))
+        Self::of(HttpOrchestrator { settings, tls: OnceCell::new() })
     }
 }
 
@@ -90,29 +72,7 @@ impl Action {
     }
 }
 
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, HashMap<SpriteName, Machine>> {
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn start(self: Arc<Self>, spec: SpriteSpec) -> Result<Started, DriverError> {
-        let at = Instant::now();
-        let address = self.wake(&spec, false).await?;
-        let (sender, exited) = oneshot::channel();
-        self.lock().insert(spec.name.clone(), Machine { spec, address, _exited: sender });
-        Ok(Started { address, at, exited })
-    }
-
-    async fn resume(self: Arc<Self>, name: SpriteName) -> Result<Instant, DriverError> {
-        let spec = self.lock().get(&name).map(|machine| machine.spec.clone()).ok_or(DriverError::NoGuest)?;
-        let at = Instant::now();
-        let address = self.wake(&spec, true).await?;
-        if let Some(machine) = self.lock().get_mut(&name) {
-            machine.address = address;
-        }
-        Ok(at)
-    }
-
+impl Orchestrator for HttpOrchestrator {
     async fn wake(&self, spec: &SpriteSpec, resume: bool) -> Result<SocketAddr, DriverError> {
         let action = Action::Wake { resume };
         let answer = self.ask(spec, action, self.settings.wake_timeout).await?;
@@ -124,7 +84,9 @@ impl Inner {
     async fn sleep(&self, spec: &SpriteSpec, depth: Depth) -> Result<(), DriverError> {
         self.ask(spec, Action::Sleep(depth), self.settings.sleep_timeout).await.map(drop)
     }
+}
 
+impl HttpOrchestrator {
     /// Asks until there is an answer that another try would not change, or the time is up.
     async fn ask(&self, spec: &SpriteSpec, action: Action, within: Duration) -> Result<Answer, DriverError> {
         let DriverSpec::Http(to) = &spec.driver else { return Err(DriverError::NoGuest) };
@@ -191,43 +153,6 @@ fn may_change(status: StatusCode) -> bool {
 
 fn said(answer: &Answer) -> String {
     format!("it answered {}", answer.told(&["detail", "error", "message"]))
-}
-
-impl WakeDriver for HttpDriver {
-    fn start(&self, spec: &SpriteSpec) -> BoxFuture<Result<Started, DriverError>> {
-        Box::pin(Arc::clone(&self.0).start(spec.clone()))
-    }
-
-    fn resume(&self, name: &SpriteName) -> BoxFuture<Result<Instant, DriverError>> {
-        Box::pin(Arc::clone(&self.0).resume(name.clone()))
-    }
-
-    fn freeze(&self, name: &SpriteName) -> BoxFuture<Result<(), DriverError>> {
-        let (inner, name) = (Arc::clone(&self.0), name.clone());
-        Box::pin(async move {
-            let spec = inner.lock().get(&name).map(|machine| machine.spec.clone()).ok_or(DriverError::NoGuest)?;
-            inner.sleep(&spec, Depth::Warm).await
-        })
-    }
-
-    fn end(&self, name: &SpriteName) -> BoxFuture<()> {
-        let (inner, name) = (Arc::clone(&self.0), name.clone());
-        Box::pin(async move {
-            let Some(machine) = inner.lock().remove(&name) else { return };
-            if let Err(error) = inner.sleep(&machine.spec, Depth::Cold).await {
-                tracing::warn!(sprite = %name, %error, "a machine may still run");
-            }
-        })
-    }
-
-    /// Its orchestrator says where it is; nobody here can know better.
-    fn owns_listener(&self, _name: &SpriteName, _address: SocketAddr) -> bool {
-        true
-    }
-
-    fn address(&self, name: &SpriteName) -> Option<SocketAddr> {
-        self.0.lock().get(name).map(|machine| machine.address)
-    }
 }
 
 #[cfg(test)]

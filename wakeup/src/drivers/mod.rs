@@ -15,6 +15,7 @@ mod ports;
 mod probe;
 mod process;
 mod qemu;
+mod remote;
 mod stat;
 #[cfg(test)]
 mod stub;

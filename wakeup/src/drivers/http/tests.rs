@@ -1,9 +1,12 @@
 use super::*;
+use crate::drivers::WakeDriver;
 use crate::drivers::stub::{Asked, Log, answer, serve};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use router::names::SpriteName;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 
 /// The key is the bytes 0 to 31.
@@ -112,8 +115,7 @@ async fn an_answer_that_will_not_change_ends_it_with_its_reason() {
 #[tokio::test]
 async fn tries_end_with_the_time_there_is() {
     let mut bench = Bench::new(&[answer(500, "broken")]).await;
-    let inner = Arc::get_mut(&mut bench.driver.0).unwrap();
-    inner.settings.wake_timeout = Duration::from_secs(2);
+    bench.driver.orchestrator_mut().settings.wake_timeout = Duration::from_secs(2);
     let began = Instant::now();
     let error = bench.driver.start(&bench.spec).await.err().unwrap().to_string();
     assert!(error.contains("500 broken"), "{error}");
@@ -126,7 +128,7 @@ async fn without_a_secret_nothing_is_asked() {
     std::fs::write(bench.directory.path().join("secret"), "password").unwrap();
     let error = bench.driver.start(&bench.spec).await.err().unwrap().to_string();
     assert!(error.contains("drivers.http.secret_file") && !error.contains("password"), "{error}");
-    Arc::get_mut(&mut bench.driver.0).unwrap().settings.secret_file = "".into();
+    bench.driver.orchestrator_mut().settings.secret_file = "".into();
     let error = bench.driver.start(&bench.spec).await.err().unwrap().to_string();
     assert!(error.contains("is not set"), "{error}");
     assert!(bench.asked().is_empty());
