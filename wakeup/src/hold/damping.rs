@@ -19,10 +19,16 @@ const FIRST: Duration = Duration::from_secs(30);
 const MARKS_MAX: usize = 65_536;
 
 /// Whose socket it is: a network, a session in it, a sprite.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketKey {
-    prefix: Prefix,
+    from: From,
     session: u64,
+}
+
+/// A network and the sprite it asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct From {
+    prefix: Prefix,
     name: SpriteName,
 }
 
@@ -30,31 +36,43 @@ impl SocketKey {
     /// `session` is what tells sessions of a network apart: a hash of their cookies.
     #[must_use]
     pub fn new(client: IpAddr, session: u64, name: SpriteName) -> Self {
-        Self { prefix: client.into(), session, name }
+        Self { from: From { prefix: client.into(), name }, session }
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Mark {
+    session: u64,
     until: Instant,
     refused: u32,
 }
 
 /// The marks of one edge process.
 #[derive(Debug, Default)]
-pub struct Damping(Mutex<HashMap<SocketKey, Mark>>);
+pub struct Damping(Mutex<Marks>);
+
+#[derive(Debug, Default)]
+struct Marks {
+    /// Never an empty list.
+    from: HashMap<From, Vec<Mark>>,
+    /// All of them together.
+    count: usize,
+}
 
 impl Damping {
     /// A socket was closed because its sprite fell asleep.
     pub fn mark(&self, now: Instant, key: SocketKey) {
         let mut marks = self.lock();
-        if marks.len() >= MARKS_MAX {
-            marks.retain(|_, mark| mark.until > now);
-            if marks.len() >= MARKS_MAX {
+        marks.remove(&key);
+        if marks.count >= MARKS_MAX {
+            marks.sweep(now);
+            if marks.count >= MARKS_MAX {
                 return;
             }
         }
-        marks.insert(key, Mark { until: now + LASTS, refused: 0 });
+        marks.count += 1;
+        let mark = Mark { session: key.session, until: now + LASTS, refused: 0 };
+        marks.from.entry(key.from).or_default().push(mark);
     }
 
     /// A socket wants to wake its sprite.
@@ -63,7 +81,7 @@ impl Damping {
     /// It comes back by itself: when it may try again.
     pub fn check(&self, now: Instant, key: &SocketKey) -> Result<(), Duration> {
         let mut marks = self.lock();
-        let Some(mark) = marks.get_mut(key) else { return Ok(()) };
+        let Some(mark) = marks.find(key) else { return Ok(()) };
         if mark.until <= now {
             marks.remove(key);
             return Ok(());
@@ -80,14 +98,46 @@ impl Damping {
         self.lock().remove(key);
     }
 
+    /// Whether a socket of any session of this network may come back to this sprite.
+    #[must_use]
+    pub fn expects(&self, now: Instant, client: IpAddr, name: &SpriteName) -> bool {
+        let marks = self.lock();
+        let from = From { prefix: client.into(), name: name.clone() };
+        marks.from.get(&from).is_some_and(|marks| marks.iter().any(|mark| mark.until > now))
+    }
+
     /// Whether there is any mark at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().count == 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketKey, Mark>> {
+    fn lock(&self) -> MutexGuard<'_, Marks> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Marks {
+    fn find(&mut self, key: &SocketKey) -> Option<&mut Mark> {
+        self.from.get_mut(&key.from)?.iter_mut().find(|mark| mark.session == key.session)
+    }
+
+    fn remove(&mut self, key: &SocketKey) {
+        let Some(marks) = self.from.get_mut(&key.from) else { return };
+        let before = marks.len();
+        marks.retain(|mark| mark.session != key.session);
+        self.count -= before - marks.len();
+        if marks.is_empty() {
+            self.from.remove(&key.from);
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        self.from.retain(|_, marks| {
+            marks.retain(|mark| mark.until > now);
+            !marks.is_empty()
+        });
+        self.count = self.from.values().map(Vec::len).sum();
     }
 }
 
@@ -132,8 +182,25 @@ mod tests {
         for session in 0..=MARKS_MAX as u64 {
             damping.mark(now, key(session));
         }
-        assert_eq!(damping.lock().len(), MARKS_MAX);
+        assert_eq!(damping.lock().count, MARKS_MAX);
         damping.mark(now + LASTS, key(1));
-        assert_eq!(damping.lock().len(), 1);
+        assert_eq!(damping.lock().count, 1);
+    }
+
+    #[test]
+    fn a_network_is_expected_back_by_any_of_its_sessions_for_ten_minutes() {
+        let (damping, now) = (Damping::default(), Instant::now());
+        let (client, name): (IpAddr, _) = ("192.0.2.1".parse().unwrap(), SpriteName::parse("a").unwrap());
+        damping.mark(now, key(1));
+        damping.mark(now, key(1));
+        damping.mark(now, key(2));
+        assert!(damping.expects(now, client, &name));
+        assert!(!damping.expects(now, "192.0.2.2".parse().unwrap(), &name));
+        assert!(!damping.expects(now, client, &SpriteName::parse("b").unwrap()));
+        assert!(!damping.expects(now + LASTS, client, &name));
+        damping.visited(&key(1));
+        assert!(damping.expects(now, client, &name) && !damping.is_empty());
+        damping.visited(&key(2));
+        assert!(!damping.expects(now, client, &name) && damping.is_empty());
     }
 }
