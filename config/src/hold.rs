@@ -30,6 +30,9 @@ pub struct Hold {
     /// Wakes a client's network (/32, /56) may waste in an hour: those that were answered 4xx or
     /// left before the answer. 0 is no bound.
     pub wasted_wakes_per_hour: u32,
+    /// The wake of a public sprite that any request wakes begins with the ClientHello that names it,
+    /// before the handshake is over. Whoever only looks at certificates wakes it too.
+    pub wake_at_client_hello: bool,
 }
 
 impl Default for Hold {
@@ -45,6 +48,7 @@ impl Default for Hold {
             flights_per_host: 512,
             release_window: 8,
             wasted_wakes_per_hour: 20,
+            wake_at_client_hello: false,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! How to add a mode: a variant of [`Access`], its check here, its refusal in `error.rs`.
 
 mod cookies;
+mod cors;
 pub mod share;
 pub mod token;
 
@@ -27,6 +28,8 @@ pub enum Admission {
     },
     /// A share link became a cookie: the client is sent to the link without its secret.
     Exchanged(Box<Response<EdgeBody>>),
+    /// A browser asks whether a script of another site may: answered by the sprite's policy.
+    Preflight(Box<Response<EdgeBody>>),
 }
 
 /// Lets a request pass, or says why not.
@@ -48,8 +51,11 @@ pub fn admit(
         strip_own_cookie(&mut parts.headers);
         return Ok(Admission::Passes { authenticated: true });
     }
-    match exchanged(private, named, parts) {
-        Some(response) => Ok(Admission::Exchanged(Box::new(response))),
+    if let Some(response) = exchanged(private, named, parts) {
+        return Ok(Admission::Exchanged(Box::new(response)));
+    }
+    match cors::preflight(private, parts) {
+        Some(response) => Ok(Admission::Preflight(Box::new(response))),
         None => Err(RequestError::Unauthorized),
     }
 }

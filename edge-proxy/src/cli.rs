@@ -256,6 +256,29 @@ pub enum SpriteCommand {
         #[arg(value_parser = ["public", "private"])]
         access: String,
     },
+    /// Say which other sites' scripts may ask for a private sprite (CORS).
+    Cors {
+        /// Its name.
+        name: String,
+        /// An origin (https://app.example), or "*" for every site; up to 16.
+        #[arg(long = "origin", value_name = "ORIGIN", required_unless_present = "none")]
+        origins: Vec<String>,
+        /// A method besides GET, HEAD and POST; up to 16.
+        #[arg(long = "method", value_name = "METHOD")]
+        methods: Vec<String>,
+        /// A request header; up to 16. Authorization, Content-Type and Sprite-Token when left out.
+        #[arg(long = "header", value_name = "NAME")]
+        headers: Vec<String>,
+        /// Cookies may come along.
+        #[arg(long)]
+        credentials: bool,
+        /// How long browsers may keep the answer, at most 24h.
+        #[arg(long, value_name = "DURATION", default_value = "10min")]
+        max_age: String,
+        /// No site's scripts, as for a new sprite.
+        #[arg(long, conflicts_with_all = ["origins", "methods", "headers", "credentials"])]
+        none: bool,
+    },
     /// Say which requests may wake it.
     WakeRules {
         /// Its name.

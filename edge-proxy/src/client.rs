@@ -1,6 +1,7 @@
 //! One client connection as a request sees it: who it is, and whether it is still there.
 
 use crate::access::VerifiedGrant;
+use crate::early_wake::EarlyWake;
 use crate::interim::Http1Interim;
 use crate::target::NamedTarget;
 use crate::tunnel::Tunnel;
@@ -38,6 +39,8 @@ pub struct Client {
     pub interim: Rc<Http1Interim>,
     /// Set when an answer switched protocols; taken by `connection.rs`.
     pub tunnel: Cell<Option<Tunnel>>,
+    /// The wake its ClientHello began, until its first request.
+    pub early_wake: Cell<Option<Box<EarlyWake>>>,
     socket: SharedSocket,
 }
 
@@ -63,6 +66,7 @@ impl Client {
             last_grant: RefCell::new(None),
             interim: Rc::new(Http1Interim::default()),
             tunnel: Cell::new(None),
+            early_wake: Cell::new(None),
             socket,
         }
     }

@@ -3,6 +3,7 @@
 //! Start reading at [`request`].
 
 pub mod access;
+pub mod acme_challenge;
 pub mod admin;
 pub mod asleep;
 pub mod body;
@@ -14,6 +15,7 @@ pub mod connection;
 pub mod date;
 pub mod demo;
 pub mod door;
+pub mod early_wake;
 pub mod edge_answers;
 pub mod error;
 pub mod forward;

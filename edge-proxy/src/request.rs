@@ -6,10 +6,12 @@
 //! exact, because nothing but `Opened` has delivered a byte.
 
 use crate::access::{self, Admission};
+use crate::acme_challenge;
 use crate::asleep::{self, Way};
 use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::client_body::ClientBody;
+use crate::early_wake::EarlyWake;
 use crate::edge_answers;
 use crate::error::RequestError;
 use crate::forward::{self, Attempt, Guest, Missed};
@@ -105,7 +107,7 @@ pub async fn handle(
         deadline: None,
         held: None,
         authenticated: false,
-        attempt: None,
+        attempt: client.early_wake.take().and_then(EarlyWake::claim),
         interim,
     };
     match serve(worker, client, &mut exchange).await {
@@ -134,10 +136,13 @@ async fn serve(
     let edge = &worker.edge;
     refuse_what_we_do_not_proxy(&exchange.parts)?;
     let named = target::of(&exchange.parts, client, edge)?;
+    if let Some(answer) = acme_challenge::answer(exchange.parts.uri.path()) {
+        return Ok(answer);
+    }
     let route = find(edge, &named.target.name)?;
     match access::admit(&route.access, &named, &mut exchange.parts, client)? {
         Admission::Passes { authenticated } => exchange.authenticated = authenticated,
-        Admission::Exchanged(answer) => return Ok(*answer),
+        Admission::Exchanged(answer) | Admission::Preflight(answer) => return Ok(*answer),
     }
     if route.deleted {
         return Err(RequestError::Gone);

@@ -149,6 +149,7 @@ impl Running {
             limits: config.limits.clone(),
             handshake_timeout: config.tls.handshake_timeout,
             hold_timeout: config.hold.timeout,
+            wake_at_client_hello: config.hold.wake_at_client_hello,
             budget: SourceBudget::new(config.hold.wasted_wakes_per_hour),
             unknown_as_private: config.names.unknown_names == UnknownNames::AsPrivate,
         });

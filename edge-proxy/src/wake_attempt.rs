@@ -18,6 +18,8 @@ pub struct WakeAttempt {
     worker: Rc<Worker>,
     source: IpAddr,
     settled: bool,
+    /// It was begun before its request came.
+    early: bool,
 }
 
 impl WakeAttempt {
@@ -26,15 +28,26 @@ impl WakeAttempt {
     /// # Errors
     /// [`RequestError::WakeBudget`].
     pub fn begin(worker: &Rc<Worker>, client: &Client) -> Result<Self, RequestError> {
-        let source = client.peer.ip();
+        Self::of(worker, client.peer.ip(), false)
+    }
+
+    /// Begins one for a request that has not come yet.
+    ///
+    /// # Errors
+    /// [`RequestError::WakeBudget`].
+    pub fn early(worker: &Rc<Worker>, source: IpAddr) -> Result<Self, RequestError> {
+        Self::of(worker, source, true)
+    }
+
+    fn of(worker: &Rc<Worker>, source: IpAddr, early: bool) -> Result<Self, RequestError> {
         let checked = worker.edge.budget.check(Instant::now(), source);
         checked.map_err(|retry_after| RequestError::WakeBudget { retry_after })?;
-        Ok(Self { worker: Rc::clone(worker), source, settled: false })
+        Ok(Self { worker: Rc::clone(worker), source, settled: false, early })
     }
 
     /// The sprite answered. Only 4xx is a waste, and only of the wake this request caused.
     pub fn answered(&mut self, woken: Option<&Woken>, status: StatusCode) {
-        let caused = woken.is_some_and(|woken| woken.kind != WakeKind::None && !woken.joined);
+        let caused = self.early || woken.is_some_and(|woken| woken.kind != WakeKind::None && !woken.joined);
         self.settled |= !(caused && status.is_client_error());
     }
 
@@ -45,7 +58,9 @@ impl WakeAttempt {
             error,
             RequestError::ClientGone | RequestError::Upstream(_) | RequestError::Hold(HoldError::Deadline { .. })
         );
-        self.settled |= !wasted;
+        // One that was begun for a request that is none of the sprite's.
+        let for_nothing = self.early && error.verdict().status < 500;
+        self.settled |= !(wasted || for_nothing);
     }
 }
 

@@ -22,6 +22,7 @@ pub struct Edge {
     pub(crate) domains: HashMap<Box<str>, SpriteName>,
     pub(crate) hold_timeout: Duration,
     pub(crate) unknown_as_private: bool,
+    pub(crate) wake_at_client_hello: bool,
     pub(crate) budget: SourceBudget,
     pub(crate) damping: Damping,
     pub(crate) metrics: EdgeMetrics,
@@ -53,6 +54,8 @@ pub struct EdgeParts {
     pub hold_timeout: Duration,
     /// A name that does not exist is answered as a private one.
     pub unknown_as_private: bool,
+    /// A ClientHello may begin the wake of a public sprite.
+    pub wake_at_client_hello: bool,
     /// Wakes each client's network may waste.
     pub budget: SourceBudget,
 }
@@ -68,6 +71,7 @@ impl Edge {
             domains: parts.domains,
             hold_timeout: parts.hold_timeout,
             unknown_as_private: parts.unknown_as_private,
+            wake_at_client_hello: parts.wake_at_client_hello,
             budget: parts.budget,
             damping: Damping::default(),
             metrics: EdgeMetrics::default(),

@@ -2,6 +2,7 @@
 //!
 //! Nothing here computes; `edge-proxy/src/access.rs` checks requests against it.
 
+use crate::cors::CorsPolicy;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -30,6 +31,9 @@ pub struct Private {
     /// Ed25519 public key of the sprite's share links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_key: Option<Key>,
+    /// Which other sites' scripts may ask; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Box<CorsPolicy>>,
 }
 
 /// 32 bytes: a SHA-256, or an Ed25519 public key. Base64url without padding in text.
@@ -42,7 +46,10 @@ impl Access {
     pub fn is_bounded(&self) -> bool {
         match self {
             Self::Public => true,
-            Self::Private(private) => private.tokens.len() <= TOKENS_MAX,
+            Self::Private(private) => {
+                private.tokens.len() <= TOKENS_MAX
+                    && private.cors.as_ref().is_none_or(|cors| cors.broken_rule().is_none())
+            }
         }
     }
 
@@ -104,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_private_one_reads_back_and_tells_its_keys_to_nobody() {
-        let private = Private { tokens: vec![Key([7; 32])], share_key: Some(Key([9; 32])) };
+        let private = Private { tokens: vec![Key([7; 32])], share_key: Some(Key([9; 32])), cors: None };
         let access = Access::Private(Arc::new(private));
         let text = serde_json::to_string(&access).unwrap();
         assert_eq!(serde_json::from_str::<Access>(&text).unwrap(), access);

@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod apply;
+pub mod cors;
 pub mod hosts;
 mod last_known_good;
 pub mod names;

@@ -1,9 +1,12 @@
 //! What may wake a sprite, what the edge answers for one that sleeps, and refusals in the
 //! words of who asked.
 
-use harness::Demo;
-use harness::client::{Answer, Client, Version, empty};
+use harness::client::{Answer, Client, VERSIONS, Version, empty};
+use harness::{Demo, Options, within};
 use http::Method;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 async fn ask(demo: &Demo, client: &mut Client, name: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
     let mut request = demo.request(Method::GET, name, path);
@@ -31,6 +34,30 @@ async fn robots_and_favicons_of_a_sleeping_sprite_are_the_edges_and_of_a_running
     demo.admin(&["sprite", "wake-rules", "quiet", "any", "--no-edge-paths"]).await;
     let own = ask(&demo, &mut client, "quiet", "/robots.txt", &[]).await;
     assert_eq!((own.status, own.header("sprite-wake")), (200, "warm"));
+}
+
+#[tokio::test]
+async fn what_a_certificate_authority_asks_is_the_edges_alone_for_every_name_and_on_both_ports() {
+    let arguments = vec!["--unknown-names".into(), "as-private".into()];
+    let demo = Demo::start(Options { arguments, ..Options::default() }).await;
+    let path = "/.well-known/acme-challenge/token";
+    demo.create_guest("open").await;
+    demo.admin(&["sprite", "create", "closed", "--command", &demo.guest_command()]).await;
+    demo.admin(&["sprite", "wake", "open"]).await;
+    for name in ["open", "closed", "nobody"] {
+        for version in VERSIONS {
+            let mut client = demo.connect(version, name).await;
+            let answer = ask(&demo, &mut client, name, path, &[]).await;
+            assert_eq!((answer.status, answer.text().as_str()), (404, "There is no such challenge.\n"), "{name}");
+        }
+        let mut plain = TcpStream::connect(demo.http()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", demo.host(name));
+        plain.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        within("the plain answer", Duration::from_secs(10), plain.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{name}: {answer}");
+    }
+    assert!(demo.receipts("closed").await.is_empty());
 }
 
 /// A kind of request: its name, its path, its headers.

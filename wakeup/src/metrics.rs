@@ -59,7 +59,7 @@ struct OfRefusal {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfRace {
+struct OfOutcome {
     outcome: &'static str,
 }
 
@@ -68,8 +68,9 @@ struct OfRace {
 pub struct EdgeMetrics {
     hold_seconds: Histograms<OfHold>,
     joined: Counter,
-    races: Family<OfRace, Counter>,
+    races: Family<OfOutcome, Counter>,
     damped: Counter,
+    early: Family<OfOutcome, Counter>,
 }
 
 impl Default for EdgeMetrics {
@@ -79,6 +80,7 @@ impl Default for EdgeMetrics {
             joined: Counter::default(),
             races: Family::default(),
             damped: Counter::default(),
+            early: Family::default(),
         }
     }
 }
@@ -90,6 +92,7 @@ impl EdgeMetrics {
         registry.register("wakes_joined_at_edge", "Holds that joined a wake of another request", self.joined.clone());
         registry.register("sleep_race", "Requests whose sprite slept when they came", self.races.clone());
         registry.register("reconnects_damped", "Sockets that came back by themselves", self.damped.clone());
+        registry.register("wakes_at_client_hello", "Wakes begun before their request came", self.early.clone());
     }
 
     /// A hold ended.
@@ -103,7 +106,12 @@ impl EdgeMetrics {
     /// A request was sent to a sprite that slept; `again` if it was held once more.
     pub fn raced(&self, again: bool) {
         let outcome = if again { "held" } else { "gave_up" };
-        self.races.get_or_create(&OfRace { outcome }).inc();
+        self.races.get_or_create(&OfOutcome { outcome }).inc();
+    }
+
+    /// A wake before its request: "begun", and then "used" or "wasted".
+    pub fn early(&self, outcome: &'static str) {
+        self.early.get_or_create(&OfOutcome { outcome }).inc();
     }
 
     /// A socket was not let wake its sprite.
@@ -167,7 +175,7 @@ impl OwnerMetrics {
 /// The first word of a reason, if it is one of ours: "http GET" is `http`.
 fn reason_class(reason: &str) -> &'static str {
     let first = reason.split(' ').next().unwrap_or("");
-    ["http", "admin", "stream", "timer", "task"].into_iter().find(|class| *class == first).unwrap_or("other")
+    ["http", "hello", "admin", "stream", "timer", "task"].into_iter().find(|class| *class == first).unwrap_or("other")
 }
 
 #[cfg(test)]
@@ -183,6 +191,7 @@ mod tests {
         edge.held(HoldOutcome::Released, Duration::from_millis(3), true);
         edge.raced(true);
         edge.damped();
+        edge.early("begun");
         owner.woke("http GET", WakeKind::Warm, "ready", 3, [Duration::ZERO; 3]);
         owner.woke("strange", WakeKind::Cold, "ready", 1, [Duration::ZERO; 3]);
         owner.refused(Cause::HostBusy);
@@ -193,6 +202,7 @@ mod tests {
             "wakes_joined_at_edge_total 1",
             "sleep_race_total{outcome=\"held\"} 1",
             "reconnects_damped_total 1",
+            "wakes_at_client_hello_total{outcome=\"begun\"} 1",
             "wakes_total{reason_class=\"http\",result=\"ready\"} 1",
             "wakes_total{reason_class=\"other\",result=\"ready\"} 1",
             "wake_seconds_count{kind=\"warm\",phase=\"starting\"} 1",

@@ -8,6 +8,7 @@ use super::sprites::SpriteError;
 use crate::access::share::{PARAMETER, Signer};
 use crate::access::token;
 use router::access::{Access, Private, TOKENS_MAX};
+use router::cors::CorsPolicy;
 use router::names::SpriteName;
 use router::rows::SpriteRow;
 use router::store::EmbeddedStore;
@@ -27,7 +28,7 @@ pub const LINK_LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 pub fn private(store: &EmbeddedStore, name: &SpriteName) -> Result<(Access, String), SpriteError> {
     let token = token::generate().map_err(|_| SpriteError::Random)?;
     let signer = signer(store, name, Seed::New)?;
-    let private = Private { tokens: vec![token::hash(&token)], share_key: signer.public_key() };
+    let private = Private { tokens: vec![token::hash(&token)], share_key: signer.public_key(), cors: None };
     Ok((Access::Private(Arc::new(private)), token))
 }
 
@@ -51,7 +52,7 @@ pub fn make_private(store: &EmbeddedStore, name: &SpriteName) -> Result<String, 
     let share_key = signer(store, name, Seed::KeptOrNew)?.public_key();
     change(store, name, |row| {
         let mut private = match &row.access {
-            Access::Public => Private { tokens: Vec::new(), share_key },
+            Access::Public => Private { tokens: Vec::new(), share_key, cors: None },
             Access::Private(private) => (**private).clone(),
         };
         if private.tokens.len() >= TOKENS_MAX {
@@ -73,7 +74,7 @@ pub fn revoke_tokens(store: &EmbeddedStore, name: &SpriteName) -> Result<usize, 
     change(store, name, |row| {
         let private = private_of(row)?;
         revoked = private.tokens.len();
-        row.access = Access::Private(Arc::new(Private { tokens: Vec::new(), share_key: private.share_key }));
+        row.access = Access::Private(Arc::new(Private { tokens: Vec::new(), ..private.clone() }));
         Ok(())
     })?;
     Ok(revoked)
@@ -109,8 +110,22 @@ pub fn revoke_links(store: &EmbeddedStore, name: &SpriteName) -> Result<(), Spri
     private_of(&row(store, name)?.1)?;
     let share_key = signer(store, name, Seed::New)?.public_key();
     change(store, name, |row| {
-        let tokens = private_of(row)?.tokens.clone();
-        row.access = Access::Private(Arc::new(Private { tokens, share_key }));
+        row.access = Access::Private(Arc::new(Private { share_key, ..private_of(row)?.clone() }));
+        Ok(())
+    })
+}
+
+/// Says which other sites' scripts may ask for a private sprite; none with `None`.
+///
+/// # Errors
+/// [`SpriteError`].
+pub fn set_cors(store: &EmbeddedStore, name: &SpriteName, policy: Option<CorsPolicy>) -> Result<(), SpriteError> {
+    if let Some(rule) = policy.as_ref().and_then(CorsPolicy::broken_rule) {
+        return Err(SpriteError::Field { field: "cors", rule });
+    }
+    change(store, name, |row| {
+        let cors = policy.map(Box::new);
+        row.access = Access::Private(Arc::new(Private { cors, ..private_of(row)?.clone() }));
         Ok(())
     })
 }

@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use router::access::Access;
+use router::cors::CorsPolicy;
 use router::names::SpriteName;
 use router::route::{HostId, Route};
 use router::rows::SpriteRow;
@@ -195,6 +196,7 @@ impl Admin {
             (&Method::GET, ["v1", "sprites", name, "usage"]) => self.usage(name, parts.uri.query()).await,
             (&Method::POST, ["v1", "sprites", name, "access"]) => self.set_access(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "wake-rules"]) => self.set_wake_rules(name, &body).await,
+            (&Method::POST, ["v1", "sprites", name, "cors"]) => self.set_cors(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "limits"]) => self.set_limits(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "tokens"]) => self.new_token(name).await,
             (&Method::DELETE, ["v1", "sprites", name, "tokens"]) => self.revoke_tokens(name).await,
@@ -260,6 +262,9 @@ impl Admin {
         let specs = sprites::stored(&self.store).map_err(failed)?;
         if let Some(route) = self.route(&name) {
             value["access"] = route.access.mode().into();
+            if let Access::Private(private) = &route.access {
+                value["cors"] = serde_json::to_value(&private.cors).unwrap_or_default();
+            }
             value["wake"] =
                 serde_json::to_value(route.wake.as_deref().cloned().unwrap_or_default()).unwrap_or_default();
         }
@@ -340,6 +345,15 @@ impl Admin {
             .map_err(|error| (StatusCode::BAD_REQUEST, format!("these are no wake rules: {error}")))?;
         let (name, _) = self.known(name).await?;
         access::set_wake_rules(&self.store, &name, rules).map_err(failed)?;
+        self.visible(&name).await;
+        self.show(name.as_str()).await
+    }
+
+    async fn set_cors(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
+        let policy: Option<CorsPolicy> = serde_json::from_slice(body)
+            .map_err(|error| (StatusCode::BAD_REQUEST, format!("this is neither a CORS policy nor null: {error}")))?;
+        let (name, _) = self.known(name).await?;
+        access::set_cors(&self.store, &name, policy).map_err(failed)?;
         self.visible(&name).await;
         self.show(name.as_str()).await
     }

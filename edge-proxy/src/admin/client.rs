@@ -87,6 +87,19 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
                 .await
                 .map(|value| (value, table::sprite as Show))
         }
+        SpriteCommand::Cors { name, none: true, .. } => post(socket, &name, "/cors", Some(Value::Null)).await,
+        SpriteCommand::Cors { name, origins, methods, headers, credentials, max_age, none: false } => {
+            let max_age = match humantime::parse_duration(&max_age) {
+                Ok(max_age) => max_age.as_secs(),
+                Err(error) => return print(Err(anyhow::anyhow!("--max-age: {error}")), json),
+            };
+            let mut body =
+                json!({ "origins": origins, "methods": methods, "credentials": credentials, "max_age": max_age });
+            if !headers.is_empty() {
+                body["headers"] = headers.into();
+            }
+            post(socket, &name, "/cors", Some(body)).await
+        }
         SpriteCommand::WakeRules {
             name,
             policy,

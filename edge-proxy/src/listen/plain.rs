@@ -1,6 +1,7 @@
 //! The plain listener: sends every name of ours to HTTPS, wakes nothing.
 
 use super::{ACCEPT_PAUSE, is_about_one_connection, prepare};
+use crate::acme_challenge;
 use crate::body::EdgeBody;
 use crate::error::RequestError;
 use crate::request_id::RequestId;
@@ -55,6 +56,9 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, https_port: 
 
 /// 308 keeps the method, so a webhook configured with `http://` still arrives as a POST.
 fn redirect(request: &Request<Incoming>, suffixes: &[Suffix], https_port: u16) -> Response<EdgeBody> {
+    if let Some(answer) = acme_challenge::answer(request.uri().path()) {
+        return answer;
+    }
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
     if parse_host(host, suffixes).is_err() {
         let reader = Reader::of(request.method(), request.headers());

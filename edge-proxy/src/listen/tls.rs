@@ -3,11 +3,15 @@
 use super::{ACCEPT_PAUSE, is_about_one_connection, prepare};
 use crate::client::{Client, SharedSocket};
 use crate::connection::{self, Protocol};
+use crate::early_wake::EarlyWake;
 use crate::worker::Worker;
+use rustls::server::Acceptor;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 /// Accepts until the edge drains. Each connection is a task of this core.
 pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, acceptor: TlsAcceptor) {
@@ -45,7 +49,14 @@ async fn handshake(worker: Rc<Worker>, acceptor: TlsAcceptor, stream: TcpStream,
     }
     let socket = SharedSocket::new(stream);
     let timeout = worker.edge.handshake_timeout();
-    let tls = match tokio::time::timeout(timeout, acceptor.accept(socket.clone())).await {
+    let mut early_wake = None;
+    let accepted = async {
+        match worker.edge.wake_at_client_hello {
+            true => accept_and_wake(&worker, &acceptor, socket.clone(), peer, &mut early_wake).await,
+            false => acceptor.accept(socket.clone()).await,
+        }
+    };
+    let tls = match tokio::time::timeout(timeout, accepted).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "handshake failed"),
         Err(_) => return tracing::debug!(%peer, "handshake took too long"),
@@ -54,6 +65,21 @@ async fn handshake(worker: Rc<Worker>, acceptor: TlsAcceptor, stream: TcpStream,
     let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
     let name = session.server_name().map(Box::from);
     let client = Rc::new(Client::new(socket, peer, port, name));
+    client.early_wake.set(early_wake);
     // Boxed: a connection's task would otherwise keep room for its handshake for life.
     Box::pin(connection::serve(worker, client, tls, protocol)).await;
+}
+
+/// A handshake that begins the wake of the sprite it names before it goes on.
+async fn accept_and_wake(
+    worker: &Rc<Worker>,
+    acceptor: &TlsAcceptor,
+    socket: SharedSocket,
+    peer: SocketAddr,
+    early_wake: &mut Option<Box<EarlyWake>>,
+) -> std::io::Result<TlsStream<SharedSocket>> {
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    let name = hello.client_hello().server_name().map(str::to_owned);
+    *early_wake = name.and_then(|name| EarlyWake::begin(worker, peer.ip().to_canonical(), &name));
+    hello.into_stream(Arc::clone(acceptor.config())).await
 }
