@@ -70,7 +70,7 @@ impl EarlyWake {
 
     /// Its request has come, and pays for it if it proves wasted.
     #[must_use]
-    pub fn claim(mut self: Box<Self>) -> Option<WakeAttempt> {
+    pub fn claim(mut self) -> Option<WakeAttempt> {
         self.attempt.take()
     }
 }

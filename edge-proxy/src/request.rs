@@ -11,7 +11,6 @@ use crate::asleep::{self, Way};
 use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::client_body::ClientBody;
-use crate::early_wake::EarlyWake;
 use crate::edge_answers;
 use crate::error::RequestError;
 use crate::forward::{self, Attempt, Guest, Missed};
@@ -107,7 +106,7 @@ pub async fn handle(
         deadline: None,
         held: None,
         authenticated: false,
-        attempt: client.early_wake.take().and_then(EarlyWake::claim),
+        attempt: client.early_wake.take().and_then(|early| early.claim()),
         interim,
     };
     match serve(worker, client, &mut exchange).await {

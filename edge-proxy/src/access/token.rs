@@ -73,7 +73,7 @@ mod tests {
     fn any_of_its_tokens_opens_by_either_header_and_only_ours_is_taken_off() {
         let (one, other) = (generate().unwrap(), generate().unwrap());
         assert!(one.starts_with(PREFIX) && one.len() == 47 && one != other);
-        let private = Private { tokens: vec![hash("x"), hash(&one)], share_key: None };
+        let private = Private { tokens: vec![hash("x"), hash(&one)], share_key: None, cors: None };
         for scheme in ["Bearer", "bearer", "BEARER"] {
             let mut with = headers("authorization", &format!("{scheme} {one}"));
             assert!(opens(&private, &mut with) && with.is_empty());
