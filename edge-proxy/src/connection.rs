@@ -26,9 +26,10 @@ pub async fn serve<S>(worker: Rc<Worker>, client: Rc<Client>, stream: S, protoco
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    // Boxed: neither kind of connection has room for the other's state.
     match protocol {
-        Protocol::Http1 => told(&client, http1::serve(&worker, &client, stream).await),
-        Protocol::Http2 => told(&client, http2::serve(&worker, &client, stream).await),
+        Protocol::Http1 => told(&client, Box::pin(http1::serve(&worker, &client, stream)).await),
+        Protocol::Http2 => told(&client, Box::pin(http2::serve(&worker, &client, stream)).await),
     }
 }
 

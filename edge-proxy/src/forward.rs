@@ -149,7 +149,7 @@ pub async fn attempt(
     }
     let head = match receive(exchange, &mut connection).await {
         Ok(head) => head,
-        Err(error) => return broke(worker, exchange, connection, error).await,
+        Err(error) => return Box::pin(broke(worker, exchange, connection, error)).await,
     };
     Ok(Attempt::Answered(answer(worker, client, exchange, connection, head, connect)))
 }
@@ -193,7 +193,8 @@ async fn decided(worker: &Worker, connection: &mut GuestConnection) -> Result<Re
             Ok(Ok(()))
         }
         // The end of a guest overtakes the word that it was opened; what it got is told with it.
-        Err(OpenError::Unreachable) => match connection.link().delivered().await {
+        // Boxed: no request that goes well needs the room.
+        Err(OpenError::Unreachable) => match Box::pin(connection.link().delivered()).await {
             Some(0) => Ok(Err(Missed::NotConnected)),
             Some(_) => Err(RequestError::Upstream(UpstreamError::ConnectionClosed { before_response: true })),
             None => not_opened(worker, connection.place(), OpenError::Unreachable).map(Err),

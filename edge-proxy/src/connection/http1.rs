@@ -44,7 +44,8 @@ where
     let mut stream = parts.io.into_inner().into_inner();
     match client.tunnel.take() {
         Some(tunnel) => {
-            if let Err(error) = tunnel.relay(stream, parts.read_buf).await {
+            // Boxed: few connections become one.
+            if let Err(error) = Box::pin(tunnel.relay(stream, parts.read_buf)).await {
                 tracing::debug!(peer = %client.peer, %error, "tunnel ended");
             }
         }

@@ -50,12 +50,13 @@ async fn handshake(worker: Rc<Worker>, acceptor: TlsAcceptor, stream: TcpStream,
     let socket = SharedSocket::new(stream);
     let timeout = worker.edge.handshake_timeout();
     let mut early_wake = None;
-    let accepted = async {
+    // Boxed: the task would otherwise keep room for it as long as the connection lives.
+    let accepted = Box::pin(async {
         match worker.edge.wake_at_client_hello {
             true => accept_and_wake(&worker, &acceptor, socket.clone(), peer, &mut early_wake).await,
             false => acceptor.accept(socket.clone()).await,
         }
-    };
+    });
     let tls = match tokio::time::timeout(timeout, accepted).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "handshake failed"),
@@ -66,8 +67,8 @@ async fn handshake(worker: Rc<Worker>, acceptor: TlsAcceptor, stream: TcpStream,
     let name = session.server_name().map(Box::from);
     let client = Rc::new(Client::new(socket, peer, port, name));
     client.early_wake.set(early_wake);
-    // Boxed: a connection's task would otherwise keep room for its handshake for life.
-    Box::pin(connection::serve(worker, client, tls, protocol)).await;
+    // Boxed: whoever it is handed on to would keep room for a TLS session of his own (1.2 KiB each).
+    connection::serve(worker, client, Box::new(tls), protocol).await;
 }
 
 /// A handshake that begins the wake of the sprite it names before it goes on.
