@@ -90,7 +90,7 @@ mod tests {
             tenant: Tenant::default(),
             access,
             wake: None,
-            ports: Arc::new([]),
+            ports: [].into(),
             deleted: false,
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub const TOKENS_MAX: usize = 16;
 
 /// Who may ask for a sprite.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Access {
     /// Anybody.
@@ -22,7 +22,7 @@ pub enum Access {
 }
 
 /// What lets a request pass to a private sprite.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Private {
     /// SHA-256 of each token.
@@ -37,7 +37,7 @@ pub struct Private {
 }
 
 /// 32 bytes: a SHA-256, or an Ed25519 public key. Base64url without padding in text.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key(pub [u8; 32]);
 
 impl Access {

@@ -11,7 +11,7 @@ pub const NAME_BYTES_MAX: usize = 272;
 pub const MAX_AGE_MAX: u32 = 86_400;
 
 /// The policy of one private sprite.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorsPolicy {
     /// Origins as browsers write them (`https://app.example`, no slash at the end), or `*` alone

@@ -4,12 +4,18 @@ use crate::access::Access;
 use crate::wake::WakeRules;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv6Addr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// Number of a placement; grows with every move and every new sprite under an old name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
+
+impl Generation {
+    /// The highest there can be; a bit of its word is the tombstone's.
+    pub const MAX: Self = Self((1 << 63) - 1);
+}
 
 /// A worker host's number in the host registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,6 +35,30 @@ impl From<&str> for Tenant {
     }
 }
 
+/// Declared ports. None at all take no allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ports(Option<Arc<[u16]>>);
+
+impl Deref for Ports {
+    type Target = [u16];
+
+    fn deref(&self) -> &[u16] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl From<&[u16]> for Ports {
+    fn from(ports: &[u16]) -> Self {
+        Self((!ports.is_empty()).then(|| ports.into()))
+    }
+}
+
+impl<const N: usize> From<[u16; N]> for Ports {
+    fn from(ports: [u16; N]) -> Self {
+        ports.as_slice().into()
+    }
+}
+
 /// Where a sprite lives. Cheap to clone: readers always get an owned one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -43,18 +73,9 @@ pub struct Route {
     /// Who may wake it; none for the defaults.
     pub wake: Option<Arc<WakeRules>>,
     /// Ports that may be asked for besides the sprite's own HTTP port.
-    pub ports: Arc<[u16]>,
+    pub ports: Ports,
     /// A tombstone: destroyed, and the name is kept.
     pub deleted: bool,
-}
-
-impl Route {
-    /// Whether this fact is newer. An equal generation is the same placement and may
-    /// still carry a changed policy, so the later one wins.
-    #[must_use]
-    pub fn supersedes(&self, other: &Self) -> bool {
-        self.generation >= other.generation
-    }
 }
 
 /// A worker host as every edge knows it.

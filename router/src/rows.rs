@@ -108,7 +108,7 @@ impl SpriteRow {
         if !row.access.is_bounded() {
             return Err(RowError::Field("access"));
         }
-        if row.generation.0 == 0 {
+        if row.generation.0 == 0 || row.generation > Generation::MAX {
             return Err(RowError::Field("generation"));
         }
         Ok((name, row))
@@ -161,10 +161,9 @@ mod tests {
         assert!(matches!(decode(&SpriteRow { version: 2, ..row() }), Err(RowError::Version(2))));
         assert!(matches!(decode(&SpriteRow { ports: vec![0], ..row() }), Err(RowError::Field("ports"))));
         assert!(matches!(decode(&SpriteRow { ports: vec![1; 17], ..row() }), Err(RowError::Field("ports"))));
-        assert!(matches!(
-            decode(&SpriteRow { generation: Generation(0), ..row() }),
-            Err(RowError::Field("generation"))
-        ));
+        for generation in [Generation(0), Generation(u64::MAX)] {
+            assert!(matches!(decode(&SpriteRow { generation, ..row() }), Err(RowError::Field("generation"))));
+        }
         let wrong = WakeRules { paths: vec!["no-slash".into()], ..WakeRules::default() };
         assert!(matches!(decode(&SpriteRow { wake: wrong, ..row() }), Err(RowError::Field("wake"))));
         let text = String::from_utf8(row().encode()).unwrap();

@@ -1,16 +1,22 @@
 //! The routing table of this process: readers can never be blocked by a writer, not even
 //! by one that was stopped in the middle of a write.
 
+mod packed;
+
 use crate::names::SpriteName;
 use crate::route::Route;
+use compact_str::CompactString;
+use foldhash::quality::RandomState;
+use packed::{Packed, Policies};
 use std::borrow::Borrow;
-use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Name → route. Answers are owned values; no guard ever leaves this type.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    routes: papaya::HashMap<SpriteName, Route>,
+    /// Names of up to 24 bytes lie in the entry itself; the seed of the hash is drawn at start.
+    routes: papaya::HashMap<CompactString, Packed, RandomState>,
+    policies: Policies,
     synced: AtomicBool,
     quarantined: AtomicU64,
 }
@@ -35,15 +41,11 @@ impl RouteTable {
 
     /// Looks a name up: a [`SpriteName`], or a `str` in its form. No lock, no allocation.
     #[must_use]
-    pub fn lookup<Q>(&self, name: &Q) -> Lookup
-    where
-        SpriteName: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
+    pub fn lookup<Q: Borrow<str> + ?Sized>(&self, name: &Q) -> Lookup {
         // Asked first: a route put between the two reads must not come out as unknown.
         let synced = self.is_synced();
-        match self.routes.pin().get(name) {
-            Some(route) => Lookup::Found(route.clone()),
+        match self.routes.pin().get(name.borrow()) {
+            Some(packed) => Lookup::Found(packed.route()),
             None if synced => Lookup::Unknown,
             None => Lookup::NotReady,
         }
@@ -52,9 +54,11 @@ impl RouteTable {
     /// Applies a fact; `false` when the table has a newer one.
     pub fn apply_put(&self, name: &SpriteName, route: Route) -> bool {
         let routes = self.routes.pin();
-        let outcome = routes.compute(name.clone(), |present| match present {
-            Some((_, present)) if !route.supersedes(present) => papaya::Operation::Abort(()),
-            _ => papaya::Operation::Insert(route.clone()),
+        let packed = self.policies.pack(route);
+        // An equal generation is the same placement with a policy that may have changed: the later one wins.
+        let outcome = routes.compute(name.as_str().into(), |present| match present {
+            Some((_, present)) if packed.generation() < present.generation() => papaya::Operation::Abort(()),
+            _ => papaya::Operation::Insert(packed.clone()),
         });
         !matches!(outcome, papaya::Compute::Aborted(()))
     }
@@ -62,12 +66,12 @@ impl RouteTable {
     /// Puts a route in place whatever is there: for facts of another history, whose
     /// generations cannot be compared.
     pub(crate) fn replace(&self, name: &SpriteName, route: Route) {
-        self.routes.pin().insert(name.clone(), route);
+        self.routes.pin().insert(name.as_str().into(), self.policies.pack(route));
     }
 
     /// Forgets a name: the store no longer has it, not even as a tombstone.
     pub fn apply_remove(&self, name: &SpriteName) -> bool {
-        self.routes.pin().remove(name).is_some()
+        self.routes.pin().remove(name.as_str()).is_some()
     }
 
     /// From now on a missing name does not exist.
@@ -108,7 +112,8 @@ impl RouteTable {
     /// Every name in the table, in no order.
     #[must_use]
     pub fn names(&self) -> Vec<SpriteName> {
-        self.routes.pin().keys().cloned().collect()
+        // What is in the table was a name when it came.
+        self.routes.pin().keys().filter_map(|name| SpriteName::parse(name).ok()).collect()
     }
 }
 

@@ -11,7 +11,7 @@ pub const PATH_BYTES_MAX: usize = 256;
 pub const HELD_MAX: u16 = 1_024;
 
 /// The rules of one sprite.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WakeRules {
     /// Which requests may wake it.
@@ -44,7 +44,7 @@ pub const ANSWERS_MAX: usize = 16;
 pub const ANSWER_BYTES_MAX: usize = 4 * 1024;
 
 /// One path that the edge answers itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EdgeAnswer {
     /// A beginning of paths.
@@ -72,7 +72,7 @@ pub struct EdgeAnswer {
 }
 
 /// In which state of a sprite the edge answers for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AnswerWhen {
     /// Only while no running sprite is known.
@@ -101,7 +101,7 @@ impl EdgeAnswer {
 
 /// Which requests may wake a sprite. Those that may not are refused; none is refused
 /// while it runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WakePolicy {
     /// All that may ask: callbacks and webhooks must wake.

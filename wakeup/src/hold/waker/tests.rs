@@ -87,7 +87,7 @@ fn request(patience: Duration) -> HoldRequest {
         host: HostId(1),
         access: Access::Public,
         wake: None,
-        ports: Arc::new([]),
+        ports: [].into(),
         deleted: false,
     };
     HoldRequest {
