@@ -1,4 +1,5 @@
-//! wake.md, test 15, by wall: measures the edge from outside, sockets only, no crate of the product.
+//! wake.md, test 15, by wall: measures the edge from outside, by sockets only; but for the routing table,
+//! which no socket shows.
 //!
 //! `docs/benchmarks.md` says what each command measures, and what was measured. What a
 //! request costs beside other proxies is measured with `direct.toml` (see its head).
@@ -15,6 +16,7 @@ mod holds;
 mod machine;
 mod orchestrator;
 mod share;
+mod table;
 mod wake;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +39,8 @@ enum Command {
     Holds(holds::Arguments),
     /// 1,000 different sprites woken at once: our share of each wake.
     FanOut(fan_out::Arguments),
+    /// The routing table: bytes per route, lookups, readers beside a writer.
+    Table(table::Arguments),
     /// 10,000 requests in a second at one sleeping sprite: who is served, who is refused, what others notice.
     Herd(herd::Arguments),
 }
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
                 Command::Share(arguments) => share::run(arguments).await,
                 Command::Holds(arguments) => holds::run(arguments).await,
                 Command::FanOut(arguments) => fan_out::run(arguments).await,
+                Command::Table(arguments) => table::run(&arguments),
                 Command::Herd(arguments) => herd::run(arguments).await,
             }
         })

