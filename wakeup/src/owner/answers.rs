@@ -40,6 +40,10 @@ pub(super) fn port_closed() -> Answer {
     Answer::Refused { cause: Cause::PortClosed, retry_after: Duration::from_secs(2), detail: String::new() }
 }
 
+pub(super) fn port_not_declared() -> Answer {
+    Answer::Refused { cause: Cause::PortNotDeclared, retry_after: Duration::ZERO, detail: String::new() }
+}
+
 /// The ledger is full (chosen: a disk that is full or slow is not mended sooner).
 pub(super) fn unwritten() -> Answer {
     let detail = "the ledger of runs cannot be written".into();

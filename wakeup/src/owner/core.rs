@@ -5,10 +5,12 @@
 //! something given up changes nothing. Chance (the jitter of the back-off) comes from a
 //! seed. What it deliberately does not know: HTTP, streams, where a guest listens.
 //!
-//! Here is who it knows and who claims what; `wake.rs` leads to running, `stop.rs` to
+//! Here is who it knows and who claims what; `wake.rs` leads to running (`ahead.rs`: who knows
+//! more than this owner), `stop.rs` to
 //! sleep, `due.rs` does what time brings.
 
 mod actions;
+mod ahead;
 mod backoff;
 mod budget;
 mod due;
@@ -24,6 +26,7 @@ mod why;
 
 pub use super::sprite::{CoreSpec, WaiterId, WakeRecord};
 pub use actions::{Action, Activity, Answer, CoreSettings, WakeRequest};
+pub use ahead::{AHEAD_MAX, AHEAD_WAIT};
 pub(super) use budget::{AwakeMeter, WakeBudget};
 pub(super) use history::History;
 pub use orders::HOLD_MAX;
@@ -31,6 +34,7 @@ pub use tasks::{TASK_MAX, TaskError};
 
 use super::sprite::{Lease, Sprite, State};
 use crate::spec::{Depth, SpriteStatus};
+use ahead::Ahead;
 use backhaul::owner::EdgeId;
 use backhaul::wire::{self, Cause, WakeKind};
 use backoff::Backoff;
@@ -67,6 +71,8 @@ pub struct OwnerCore {
     sprites: BTreeMap<SpriteName, Sprite>,
     gone: BTreeMap<SpriteName, Gone>,
     timers: BTreeSet<(Instant, SpriteName)>,
+    /// Those who know more than this owner.
+    ahead: Ahead,
     queue: StartQueue,
     starting: usize,
     /// Tokens up to here were given to sprites that are no more: a late result of theirs must
@@ -86,6 +92,7 @@ impl OwnerCore {
             sprites: BTreeMap::new(),
             gone: BTreeMap::new(),
             timers: BTreeSet::new(),
+            ahead: Ahead::default(),
             queue: StartQueue::default(),
             starting: 0,
             spent_tokens: 0,
@@ -102,7 +109,7 @@ impl OwnerCore {
     /// When [`OwnerCore::handle_timeout`] wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.ahead.next()).min()
     }
 
     /// State of every sprite.
@@ -151,6 +158,7 @@ impl OwnerCore {
                 self.sprites.insert(name.clone(), sprite);
             }
         }
+        self.ahead.hurry(now, name);
         self.arm(now, name);
     }
 
@@ -204,7 +212,7 @@ impl OwnerCore {
             return;
         };
         self.forget(now, name, &Answer::Gone { generation }, Rest::Destroyed);
-        self.remember_gone(name, Gone { generation, host: None, run });
+        self.remember_gone(now, name, Gone { generation, host: None, run });
     }
 
     /// The owner goes away: everybody who waits is told.
@@ -218,10 +226,12 @@ impl OwnerCore {
         for name in waiting {
             self.refuse_all(&name, Cause::ShuttingDown, Duration::from_secs(1), "");
         }
+        self.refuse_ahead();
     }
 
     /// An edge's session ended: its waiters and leases are void.
     pub fn handle_edge_gone(&mut self, now: Instant, edge: EdgeId) {
+        self.ahead.edge_gone(edge);
         let names: Vec<_> = self.sprites.keys().cloned().collect();
         for name in names {
             let Some(sprite) = self.sprites.get_mut(&name) else { continue };

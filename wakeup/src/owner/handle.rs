@@ -107,6 +107,8 @@ pub(super) enum Command {
     Edge(EdgeId, ToOwner),
     EdgeGone(EdgeId),
     Wake(WakeRequest, u16, oneshot::Sender<Result<Opened, Reply>>),
+    /// A stream that may know of a newer placement than this owner.
+    CatchUp(WaiterId, SpriteName, u64, oneshot::Sender<()>),
     Withdraw(WaiterId),
     Sleep(SpriteName, Depth, oneshot::Sender<Result<(), SleepError>>),
     Order(SpriteName, Order, oneshot::Sender<bool>),
@@ -206,6 +208,7 @@ impl OwnerHandle {
             born: HashMap::new(),
             counted: HashMap::new(),
             waiting: HashMap::new(),
+            ahead: HashMap::new(),
             ports: HashMap::new(),
             watches: HashMap::new(),
             destroying: HashMap::new(),
@@ -392,6 +395,19 @@ impl OwnerHandle {
         outcome
     }
 
+    /// Waits until this owner knows a placement as new as that, or gives up (`core/ahead.rs`).
+    async fn catch_up(&self, name: SpriteName, generation: u64) {
+        let waiter = (SELF, u128::from(self.shared.next_waiter.fetch_add(1, Ordering::Relaxed)));
+        let (sender, receiver) = oneshot::channel();
+        if self.commands.send(Command::CatchUp(waiter, name, generation, sender)).await.is_err() {
+            return;
+        }
+        let withdraw = Withdrawal { commands: &self.commands, waiter };
+        // Dropped without a word by an owner that goes away: as good as in vain.
+        let _ = receiver.await;
+        std::mem::forget(withdraw);
+    }
+
     /// The run that serves an [`Open`], or why none does.
     fn admit(&self, open: &Open) -> Result<Admitted, Reply> {
         if open.version != VERSION {
@@ -446,13 +462,18 @@ impl Owner for OwnerHandle {
     fn open(&self, _edge: EdgeId, open: Open) -> BoxFuture<Result<Admitted, Reply>> {
         let owner = self.clone();
         Box::pin(async move {
-            match owner.admit(&open) {
+            let mut decided = owner.admit(&open);
+            let Ok(name) = SpriteName::parse(&open.sprite) else { return decided };
+            if let Err(Reply::Unknown(unknown)) = &decided
+                && open.generation > unknown.my_generation
+            {
+                owner.catch_up(name.clone(), open.generation).await;
+                decided = owner.admit(&open);
+            }
+            match decided {
                 Err(Reply::Asleep(_)) if open.wake => {}
                 decided => return decided,
             }
-            let Ok(name) = SpriteName::parse(&open.sprite) else {
-                return Err(Reply::Unknown(Unknown { my_generation: 0 }));
-            };
             let deadline = Instant::now() + Duration::from_millis(open.deadline_ms.into());
             let port = u16::try_from(open.port).unwrap_or(0);
             let class = open.client_class();

@@ -1,7 +1,7 @@
 //! The task that owns the core: takes commands and timers, does what the core decides,
 //! tells it what the drivers did.
 
-use super::answers::{Ear, port_closed};
+use super::answers::{Ear, port_closed, port_not_declared};
 use super::clock::Clock;
 use super::cordons::{ACKNOWLEDGE, Cordons};
 use super::core::{Action, Answer, OwnerCore, WaiterId, WakeRecord, WakeRequest};
@@ -13,7 +13,7 @@ use crate::drivers::{Adopted, Started, WakeDriver};
 use crate::spec::{Depth, DriverSpec, Receipt, SpriteSpec, SpriteStatus, StateName};
 use backhaul::activity::RunActivity;
 use backhaul::owner::EdgeId;
-use backhaul::wire::{Cause, ClientClass, Cordon, EdgeMessage, Opened, OwnerMessage, Reply, ToEdge, ToOwner};
+use backhaul::wire::{ClientClass, Cordon, EdgeMessage, Opened, OwnerMessage, Reply, ToEdge, ToOwner};
 use router::names::SpriteName;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -37,6 +37,8 @@ pub(super) struct Task {
     pub(super) counted: HashMap<SpriteName, (u64, Arc<RunActivity>)>,
     /// Our own waiters.
     pub(super) waiting: HashMap<u128, oneshot::Sender<Result<Opened, Reply>>>,
+    /// Streams that know of a newer placement than this owner.
+    pub(super) ahead: HashMap<u128, oneshot::Sender<()>>,
     /// Waiters that asked for a declared port: it is probed once the sprite runs.
     pub(super) ports: HashMap<WaiterId, (u16, Instant)>,
     /// Dropped, it ends the watch over a guest's port.
@@ -133,8 +135,13 @@ impl Task {
                 self.waiting.insert(request.waiter.1, sender);
                 self.wake(now, request, port);
             }
+            Command::CatchUp(waiter, name, generation, sender) => {
+                self.ahead.insert(waiter.1, sender);
+                self.core.handle_stream_ahead(now, waiter, name, generation);
+            }
             Command::Withdraw(waiter) => {
                 self.waiting.remove(&waiter.1);
+                self.ahead.remove(&waiter.1);
                 self.ports.remove(&waiter);
                 self.core.handle_withdraw(now, waiter);
             }
@@ -245,15 +252,9 @@ impl Task {
 
     fn wake(&mut self, now: Instant, request: WakeRequest, port: u16) {
         if port != 0 {
-            let declared = self.specs.get(&request.name).is_some_and(|spec| spec.ports.contains(&port));
-            let own = self.addresses.get(&request.name).is_some_and(|address| address.port() == port);
-            if !declared && !own && self.specs.contains_key(&request.name) {
-                let answer = Answer::Refused {
-                    cause: Cause::PortNotDeclared,
-                    retry_after: Duration::ZERO,
-                    detail: String::new(),
-                };
-                return self.tell(request.waiter, answer);
+            // What a newer placement declares is looked at when it is known here.
+            if !self.core.is_ahead(&request.name, request.generation) && !self.declares(&request.name, port) {
+                return self.tell(request.waiter, port_not_declared());
             }
             self.ports.insert(request.waiter, (port, request.deadline));
         }
@@ -262,6 +263,12 @@ impl Task {
             return self.tell(request.waiter, refused);
         }
         self.core.handle_wake(now, request);
+    }
+
+    /// Whether visitors may ask for this port; for a sprite that is unknown somebody else decides.
+    fn declares(&self, name: &SpriteName, port: u16) -> bool {
+        let Some(spec) = self.specs.get(name) else { return true };
+        spec.ports.contains(&port) || self.addresses.get(name).is_some_and(|address| address.port() == port)
     }
 
     fn sleep(&mut self, now: Instant, name: SpriteName, depth: Depth, done: oneshot::Sender<Result<(), SleepError>>) {
@@ -346,6 +353,10 @@ impl Task {
                 Action::Suspend { name, token, .. } => self.stop(name, token, Stop::Suspend),
                 Action::End { name, token, .. } => self.stop(name, token, Stop::End),
                 Action::Destroy { name, token, .. } => self.stop(name, token, Stop::Destroy),
+                Action::CaughtUp { waiter } => {
+                    // The stream may be gone.
+                    let _ = self.ahead.remove(&waiter.1).map(|sender| sender.send(()));
+                }
                 Action::Answer { waiter, name, answer } => self.answer(waiter, &name, answer),
                 Action::Running { name, run, since } => self.running(name, run, since),
                 Action::Ended { name, run } => self.ended(&name, run),
@@ -587,6 +598,9 @@ impl Task {
 
     /// The sprite runs; the declared port this waiter asked for may still be closed.
     fn wait_for_port(&mut self, waiter: WaiterId, name: &SpriteName, opened: Opened, port: u16, deadline: Instant) {
+        if !self.declares(name, port) {
+            return self.tell(waiter, port_not_declared());
+        }
         let Some(ip) = self.addresses.get(name).map(SocketAddr::ip) else { return };
         let Some((driver, _)) = self.driver(name) else { return };
         let ready = driver.ready(name.clone(), SocketAddr::new(ip, port), false);

@@ -88,6 +88,8 @@ pub enum Action {
     /// The sprite is no more: end the run's streams and the guest, and remove what was made
     /// for it.
     Destroy { name: SpriteName, run: u64, token: u64 },
+    /// Tell a stream that waited to be known here that it is worth asking again.
+    CaughtUp { waiter: WaiterId },
     /// Tell one waiter.
     Answer { waiter: WaiterId, name: SpriteName, answer: Answer },
     /// The guest runs and its port answers (or answered once), since then.

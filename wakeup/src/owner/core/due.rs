@@ -16,6 +16,7 @@ const MINIMUM_RUN_MAX: Duration = Duration::from_secs(300);
 impl OwnerCore {
     /// Lets everything happen that is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant, activity: &dyn Activity) {
+        self.look_ahead(now);
         while let Some((at, name)) = self.timers.first().cloned() {
             if at > now {
                 return;

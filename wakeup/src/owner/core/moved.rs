@@ -37,7 +37,7 @@ impl OwnerCore {
         let run = sprite.run;
         let answer = Answer::Moved { host: host.into(), generation };
         self.forget(now, name, &answer, Rest::Kept);
-        self.remember_gone(name, Gone { generation, host: Some(host.into()), run });
+        self.remember_gone(now, name, Gone { generation, host: Some(host.into()), run });
         true
     }
 
@@ -65,11 +65,12 @@ impl OwnerCore {
         self.start_queued(now);
     }
 
-    pub(super) fn remember_gone(&mut self, name: &SpriteName, gone: Gone) {
+    pub(super) fn remember_gone(&mut self, now: Instant, name: &SpriteName, gone: Gone) {
         if self.gone.len() >= GONE_MAX {
             self.gone.pop_first();
         }
         self.gone.insert(name.clone(), gone);
+        self.ahead.hurry(now, name);
     }
 
     /// The answer to who asks for a sprite that is not here, believing in `generation`.

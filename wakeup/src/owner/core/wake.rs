@@ -18,6 +18,11 @@ const NAP: Duration = Duration::from_secs(60);
 impl OwnerCore {
     /// Somebody wants it to run.
     pub fn handle_wake(&mut self, now: Instant, request: WakeRequest) {
+        if self.is_ahead(&request.name, request.generation) {
+            return self.wake_ahead(now, request);
+        }
+        // It may have waited for the news that came meanwhile.
+        self.ahead.leave(request.waiter);
         let WakeRequest { waiter, name, generation, deadline, reason, class } = request;
         let full = self.queue_is_full();
         let crowded = self.tenant_is_at_capacity(&name);
@@ -27,7 +32,7 @@ impl OwnerCore {
             return self.answer(waiter, &name, answer);
         };
         if generation != sprite.spec.generation {
-            // Either side may be behind; the edge sees from the number which one.
+            // The edge is behind, and sees so from the number.
             let generation = sprite.spec.generation;
             return self.answer(waiter, &name, Answer::Unknown { generation });
         }
@@ -199,6 +204,9 @@ impl OwnerCore {
 
     /// A waiter left.
     pub fn handle_withdraw(&mut self, now: Instant, waiter: WaiterId) {
+        if self.ahead.leave(waiter) {
+            return;
+        }
         let waiting = self.sprites.iter().find(|(_, sprite)| sprite.waiters.contains_key(&waiter));
         if let Some(name) = waiting.map(|(name, _)| name.clone()) {
             self.leave(now, &name, waiter);

@@ -172,6 +172,7 @@ fn one_that_moved_says_where_to_who_is_behind_and_ends_here() {
     bench.wake("a");
     assert_eq!(bench.ends()[0].1, moved);
     bench.wake_at("a", 4);
+    bench.later(AHEAD_WAIT.as_secs_f64());
     assert_eq!(bench.ends()[0].1, Answer::Unknown { generation: 3 });
 }
 
