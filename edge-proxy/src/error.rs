@@ -4,6 +4,7 @@
 //! `respond.rs` turns it into an answer, and the same match gives the metric and
 //! log label, so the two cannot drift apart.
 
+use crate::jitter;
 use crate::upstream::UpstreamError;
 use backhaul::wire::Cause;
 use std::time::Duration;
@@ -90,8 +91,10 @@ pub struct Verdict {
     pub code: &'static str,
     /// RFC 9209 §2.3 error type.
     pub proxy_error: &'static str,
-    /// Seconds for `Retry-After`; 0 for none.
+    /// Seconds for `Retry-After`, the least of them; 0 for none.
     pub retry_after: u64,
+    /// The most of them. [`Verdict::for_request`] picks one.
+    pub retry_after_max: u64,
     /// One sentence for a visitor. Names no host, address or generation.
     pub sentence: &'static str,
 }
@@ -103,7 +106,23 @@ const fn verdict(
     retry_after: u64,
     sentence: &'static str,
 ) -> Verdict {
-    Verdict { status, code, proxy_error, retry_after, sentence }
+    Verdict { status, code, proxy_error, retry_after, retry_after_max: retry_after, sentence }
+}
+
+impl Verdict {
+    /// `Retry-After` is spread from what it is up to `most` seconds: many are refused at once,
+    /// and must not come back at once.
+    const fn up_to(mut self, most: u64) -> Self {
+        self.retry_after_max = most;
+        self
+    }
+
+    /// What one request is told, its `Retry-After` picked by its id.
+    #[must_use]
+    pub fn for_request(self, request_id: &str) -> Self {
+        let retry_after = jitter::pick(self.retry_after..=self.retry_after_max, request_id);
+        Self { retry_after, retry_after_max: retry_after, ..self }
+    }
 }
 
 impl RequestError {
@@ -158,7 +177,7 @@ impl RequestError {
             }
             Self::Loop => verdict(508, "loop_detected", "proxy_loop_detected", 0, "The request is going in circles."),
             Self::TableNotReady => {
-                verdict(503, "table_not_ready", "proxy_internal_error", 1, "This location is still starting.")
+                verdict(503, "table_not_ready", "proxy_internal_error", 1, "This location is still starting.").up_to(2)
             }
             Self::Hold(error) => hold_verdict(error),
             Self::Refused { cause, retry_after, .. } => cause_verdict(*cause, seconds_up(*retry_after)),
@@ -180,25 +199,29 @@ const fn host_unreachable() -> Verdict {
         2,
         "The sprite's machine does not answer at the moment.",
     )
+    .up_to(5)
 }
 
 fn hold_verdict(error: &HoldError) -> Verdict {
     match error {
         HoldError::HoldFull => {
-            verdict(503, "hold_full", "destination_unavailable", 2, "Too many requests wait for this sprite.")
+            verdict(503, "hold_full", "destination_unavailable", 1, "Too many requests wait for this sprite.").up_to(3)
         }
         HoldError::ClientHoldFull => {
-            verdict(429, "client_hold_full", "http_request_denied", 2, "Too many of your requests wait already.")
+            verdict(429, "client_hold_full", "http_request_denied", 1, "Too many of your requests wait already.")
+                .up_to(3)
         }
         HoldError::TenantHoldFull => verdict(
             503,
             "tenant_hold_full",
             "destination_unavailable",
-            2,
+            1,
             "Too many requests wait for sprites like this one.",
-        ),
+        )
+        .up_to(3),
         HoldError::EdgeBusy => {
-            verdict(503, "edge_busy", "proxy_internal_error", 2, "This location is too busy to hold more requests.")
+            verdict(503, "edge_busy", "proxy_internal_error", 1, "This location is too busy to hold more requests.")
+                .up_to(3)
         }
         HoldError::Deadline { eta, .. } => verdict(
             504,
@@ -283,4 +306,30 @@ fn cause_verdict(cause: Cause, retry_after: u64) -> Verdict {
 /// Whole seconds, rounded up, as `Retry-After` wants them (RFC 9110 §10.2.3).
 fn seconds_up(duration: Duration) -> u64 {
     duration.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_refused_with_others_is_told_to_come_back_at_another_time() {
+        let held = RequestError::Hold;
+        for (error, least, most) in [
+            (held(HoldError::HoldFull), 1, 3),
+            (held(HoldError::ClientHoldFull), 1, 3),
+            (held(HoldError::TenantHoldFull), 1, 3),
+            (held(HoldError::EdgeBusy), 1, 3),
+            (RequestError::TableNotReady, 1, 2),
+            (RequestError::HostUnreachable, 2, 5),
+            (held(HoldError::HostUnreachable), 2, 5),
+            (held(HoldError::Draining), 1, 1),
+            (RequestError::WakeNotAllowed, 3600, 3600),
+            (RequestError::NoSuchSprite, 0, 0),
+        ] {
+            let told: std::collections::BTreeSet<_> =
+                (0..100).map(|id| error.verdict().for_request(&format!("{id:032x}")).retry_after).collect();
+            assert_eq!(told, (least..=most).collect(), "{error}");
+        }
+    }
 }

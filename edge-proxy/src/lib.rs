@@ -23,6 +23,7 @@ pub mod headers;
 pub mod hold;
 pub mod host;
 pub mod interim;
+pub mod jitter;
 pub mod listen;
 pub mod request;
 pub mod request_id;

@@ -70,7 +70,7 @@ fn prefers_html(accept: &str) -> bool {
 /// The answer to a failed request.
 #[must_use]
 pub fn failure(error: &RequestError, reader: Reader, request_id: &str, held: Option<Duration>) -> Response<EdgeBody> {
-    let verdict = error.verdict();
+    let verdict = error.verdict().for_request(request_id);
     let (content_type, text) = match reader {
         Reader::Person => ("text/html; charset=utf-8", page(&verdict, request_id)),
         Reader::Program => ("application/problem+json", problem(&verdict, request_id)),

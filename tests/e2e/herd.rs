@@ -65,10 +65,13 @@ async fn a_herd_beyond_the_bound_is_refused_cleanly_and_the_rest_is_served() {
 
     let served = answers.iter().filter(|answer| answer.status == 200).count();
     assert!(served >= bound, "{served} of {bound}");
+    let mut told = HashSet::new();
     for answer in answers.iter().filter(|answer| answer.status != 200) {
         assert_eq!((answer.status, &answer.json()["code"]), (503, &"hold_full".into()), "{answer:?}");
-        assert_ne!(answer.header("retry-after"), "");
+        told.insert(answer.header("retry-after").parse::<u64>().unwrap());
     }
+    assert!(told.iter().all(|seconds| (1..=3).contains(seconds)), "{told:?}");
+    assert!(served + 8 > bound + over || told.len() > 1, "the refused must not come back all at once: {told:?}");
     assert_eq!(demo.receipts("flood").await.len(), 1);
     assert_eq!(demo.held().await, 0);
 }
