@@ -6,22 +6,38 @@
 //! owes. The gate makes "nothing in progress" and "no more may begin" one atomic
 //! step, so a request either begins before the run is closed and is served, or
 //! sees the gate closed and becomes a new flight (`wake.md` I10).
+//!
+//! Every open item has a stream under it, so the streams are what the items can be checked
+//! against: [`RunActivity::reconcile`]. `backhaul/tests/activity_schedules.rs` builds this
+//! very file over atomics whose every order of threads can be tried, hence `super::sync`.
 
+use super::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Set in the gate word once the run is closed; the lower bits count open items.
+/// Set in the gate word once the run is closed.
 const CLOSED: u64 = 1 << 63;
 /// Set with it while the run is held: it goes on soon.
 const HELD: u64 = 1 << 62;
+/// One open stream; bits 31 to 61 count them. In one word with the items, so that one look
+/// sees both as they were at the same moment.
+const STREAM: u64 = 1 << 31;
+/// The bits that count open items.
+const ITEMS: u64 = STREAM - 1;
+
+/// How often items are compared with streams (`wake.md` §8).
+pub const RECONCILE_EVERY: Duration = Duration::from_secs(60);
 
 /// Counters and gate of one run. All methods are callable from any thread.
 #[derive(Debug)]
 pub struct RunActivity {
-    /// [`CLOSED`] and [`HELD`] plus the number of open items.
+    /// [`CLOSED`] and [`HELD`], the number of streams and that of open items.
     gate: AtomicU64,
+    /// Items without a stream when [`RunActivity::reconcile`] last looked.
+    suspected: AtomicU32,
+    /// Of the open items, those that ended without saying so: they count no more.
+    leaked: AtomicU32,
     /// Milliseconds from `epoch` to the last byte or request.
     last_ms: AtomicU64,
     to_guest_bytes: AtomicU64,
@@ -40,6 +56,8 @@ impl RunActivity {
     pub fn new(now: Instant) -> Arc<Self> {
         Arc::new(Self {
             gate: AtomicU64::new(0),
+            suspected: AtomicU32::new(0),
+            leaked: AtomicU32::new(0),
             last_ms: AtomicU64::new(0),
             to_guest_bytes: AtomicU64::new(0),
             from_guest_bytes: AtomicU64::new(0),
@@ -76,10 +94,42 @@ impl RunActivity {
         Some(ActivityGuard { run: Arc::clone(self), socket: false, silent: false })
     }
 
+    /// Notes a stream to the guest for as long as what is returned lives. What begins on it
+    /// ends before it.
+    #[must_use]
+    pub fn stream(self: &Arc<Self>) -> RunStream {
+        self.gate.fetch_add(STREAM, Ordering::AcqRel);
+        RunStream { run: Arc::clone(self) }
+    }
+
     /// Items in progress.
     #[must_use]
     pub fn open(&self) -> u32 {
-        u32::try_from(self.gate.load(Ordering::Acquire) & !(CLOSED | HELD)).unwrap_or(u32::MAX)
+        self.items_of(self.gate.load(Ordering::Acquire))
+    }
+
+    /// Open streams, whether something is in progress on them or not.
+    #[must_use]
+    pub fn streams(&self) -> u32 {
+        streams_of(self.gate.load(Ordering::Acquire))
+    }
+
+    fn items_of(&self, gate: u64) -> u32 {
+        u32::try_from(gate & ITEMS).unwrap_or(u32::MAX).saturating_sub(self.leaked.load(Ordering::Acquire))
+    }
+
+    /// Compares the items in progress with the streams they need, and no longer counts those
+    /// that had none now and at the look before: what was lost without its end being told must
+    /// not keep a sprite awake for ever. How many are newly found so.
+    ///
+    /// Each look decides anew, so a wrong one is made good by the next. Called by one thread,
+    /// each [`RECONCILE_EVERY`]; begin and end of an item pay nothing for it.
+    pub fn reconcile(&self) -> u32 {
+        let gate = self.gate.load(Ordering::Acquire);
+        let items = u32::try_from(gate & ITEMS).unwrap_or(u32::MAX);
+        let without = items.saturating_sub(streams_of(gate));
+        let leaked = without.min(self.suspected.swap(without, Ordering::Relaxed));
+        leaked.saturating_sub(self.leaked.swap(leaked, Ordering::AcqRel))
     }
 
     /// Whether [`RunActivity::end`] or a successful [`RunActivity::close_if_idle`] happened.
@@ -92,9 +142,19 @@ impl RunActivity {
     /// nothing is in progress.
     #[must_use]
     pub fn close_if_idle(&self) -> bool {
-        match self.gate.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => true,
-            Err(current) => current & !HELD == CLOSED,
+        let mut gate = self.gate.load(Ordering::Acquire);
+        loop {
+            if self.items_of(gate) > 0 {
+                return false;
+            }
+            if gate & CLOSED != 0 {
+                return true;
+            }
+            match self.gate.compare_exchange(gate, gate | CLOSED, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                // A stream came or went, or something began.
+                Err(now) => gate = now,
+            }
         }
     }
 
@@ -133,7 +193,9 @@ impl RunActivity {
     /// Open items that may be silent for long: sockets, streams of events, long answers.
     #[must_use]
     pub fn sockets(&self) -> u32 {
-        self.sockets.load(Ordering::Relaxed)
+        // Which of the items are lost is not known: rather none of those that are alive is
+        // taken for a socket.
+        self.sockets.load(Ordering::Relaxed).saturating_sub(self.leaked.load(Ordering::Acquire))
     }
 
     /// Its owner is about to put it to sleep: what is open and silent is to end.
@@ -163,7 +225,7 @@ impl RunActivity {
     /// The latest instant given to [`RunActivity::touch`], or the creation.
     #[must_use]
     pub fn last(&self) -> Instant {
-        self.epoch + std::time::Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
+        self.epoch + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
     }
 
     /// Adds to the byte counters.
@@ -232,34 +294,18 @@ impl Drop for ActivityGuard {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// One open stream to a guest; dropping it ends it.
+#[derive(Debug)]
+pub struct RunStream {
+    run: Arc<RunActivity>,
+}
 
-    #[test]
-    fn nothing_begins_after_the_gate_closed_and_nothing_closes_it_while_open() {
-        let run = RunActivity::new(Instant::now());
-        let guard = run.begin().expect("open");
-        assert!(!run.close_if_idle());
-        drop(guard);
-        assert!(run.close_if_idle());
-        assert!(run.begin().is_none());
-        assert_eq!(run.open(), 0);
-        run.reopen();
-        assert!(run.begin().is_some());
+impl Drop for RunStream {
+    fn drop(&mut self) {
+        self.run.gate.fetch_sub(STREAM, Ordering::AcqRel);
     }
+}
 
-    #[test]
-    fn a_hold_lets_what_is_open_go_on() {
-        let run = RunActivity::new(Instant::now());
-        let guard = run.begin().expect("open");
-        run.close();
-        assert!(run.begin().is_none() && run.open() == 1 && run.is_held());
-        assert!(run.go_on().is_some(), "a piece of what is open");
-        assert!(!run.close_if_idle(), "closed, but something is in progress");
-        drop(guard);
-        assert!(run.close_if_idle());
-        run.end();
-        assert!(run.go_on().is_none());
-    }
+fn streams_of(gate: u64) -> u32 {
+    u32::try_from((gate & !(CLOSED | HELD)) / STREAM).unwrap_or(u32::MAX)
 }

@@ -14,6 +14,7 @@ pub mod secret_file;
 pub mod session;
 mod splice;
 pub mod stream;
+mod sync;
 pub mod wire;
 
 pub use secret_file::SecretFileError;
@@ -93,6 +94,16 @@ impl Backhaul {
         match &self.0 {
             Way::Direct(direct) => direct.open(open).await,
             Way::Quic(edge) => edge.open(host, open).await,
+        }
+    }
+
+    /// Claims of this edge that had no stream under them and count no more
+    /// ([`activity::RunActivity::reconcile`]); on the direct link the owner looks after them.
+    #[must_use]
+    pub fn lease_mismatches(&self) -> u64 {
+        match &self.0 {
+            Way::Direct(_) => 0,
+            Way::Quic(edge) => edge.lease_mismatches(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! is counted, and the count travels with the end of the stream, so that the edge knows
 //! whether a request it wrote can be sent again. Nothing here parses HTTP.
 
-use crate::activity::RunActivity;
+use crate::activity::{RunActivity, RunStream};
 use crate::owner::{Admitted, EdgeId, Owner};
 use crate::session::{DONE, Ledger, STREAM_WINDOW_BYTES, read_frame, receipt, write_frame};
 use crate::wire::{Asleep, Cause, Open, OpenReply, Refused, Reply, StreamClass, VERSION};
@@ -53,14 +53,15 @@ pub(crate) async fn serve(splice: Splice, mut send: SendStream, mut receive: Rec
         _ = send.stopped() => return end(&mut send, &mut receive, receipt(0)),
     };
     let (reply, spliced) = match decided {
-        Ok((admitted, guest)) => (Reply::Opened(admitted.opened), Some((guest, admitted.activity))),
+        Ok((admitted, guest, open)) => (Reply::Opened(admitted.opened), Some((guest, admitted.activity, open))),
         Err(reply) => (reply, None),
     };
     if write_frame(&mut send, &OpenReply { reply: Some(reply) }).await.is_err() {
         return end(&mut send, &mut receive, receipt(0));
     }
     match spliced {
-        Some((guest, activity)) => splice.copy(guest, &activity, class, &mut send, &mut receive).await,
+        // Open until its last byte, like every guard on the way.
+        Some((guest, activity, _open)) => splice.copy(guest, &activity, class, &mut send, &mut receive).await,
         None => {
             // Gone with the session, or ended: there is nobody to tell.
             let _ = send.finish();
@@ -71,7 +72,7 @@ pub(crate) async fn serve(splice: Splice, mut send: SendStream, mut receive: Rec
 
 impl Splice {
     /// Asks the owner and connects the guest.
-    async fn admit(&self, open: Open) -> Result<(Admitted, TcpStream), Reply> {
+    async fn admit(&self, open: Open) -> Result<(Admitted, TcpStream, RunStream), Reply> {
         if open.version != VERSION {
             let detail = format!("this host speaks version {VERSION}");
             return Err(Reply::Refused(Refused { cause: Cause::Version.into(), retry_after_ms: 0, detail }));
@@ -80,9 +81,10 @@ impl Splice {
         let admitted = self.owner.open(self.edge, open).await?;
         // The run stays open until the guest is connected; the edge's lease takes over.
         let asleep = || Reply::Asleep(Asleep { held: admitted.activity.is_held(), not_connected: false });
+        let stream = admitted.activity.stream();
         let _guard = admitted.activity.begin().ok_or_else(asleep)?;
         match connect(admitted.guest).await {
-            Ok(guest) => Ok((admitted, guest)),
+            Ok(guest) => Ok((admitted, guest, stream)),
             Err(error) => {
                 tracing::debug!(sprite, run = admitted.opened.run, %error, "guest not connected");
                 self.owner.guest_unreachable(&sprite, admitted.opened.run);

@@ -1,7 +1,7 @@
 //! A wake-aware stream as the edge holds it: two halves towards one port of one run.
 
 use crate::OpenError;
-use crate::activity::RunActivity;
+use crate::activity::{RunActivity, RunStream};
 use crate::session::{QuicRead, QuicWrite, Receipt, Runs, delivered_bytes};
 use crate::wire::Opened;
 use std::io;
@@ -37,7 +37,7 @@ impl GuestStream {
     pub(crate) fn direct(tcp: TcpStream, opened: Opened, activity: Arc<RunActivity>) -> Self {
         let (read, write) = tcp.into_split();
         let counted = || Arc::clone(&activity);
-        let read = GuestRead(ReadFrom::Tcp(read, counted()));
+        let read = GuestRead { from: ReadFrom::Tcp(read, counted()), stream: Some(activity.stream()) };
         let write = GuestWrite { half: WriteTo::Tcp(write, counted()), written: 0 };
         Self { read, write, activity, opened: Some(opened), session: None }
     }
@@ -56,7 +56,7 @@ impl GuestStream {
             None => RunActivity::new(Instant::now()),
         };
         Self {
-            read: GuestRead(ReadFrom::Quic(Box::new(read))),
+            read: GuestRead { from: ReadFrom::Quic(Box::new(read)), stream: None },
             write: GuestWrite { half: WriteTo::Quic(Box::new(write)), written: 0 },
             activity,
             opened: None,
@@ -86,13 +86,14 @@ impl GuestStream {
                 // The decision says more than that the owner stopped listening.
                 tracing::debug!(%error, "opening frame not written");
             }
-            let ReadFrom::Quic(read) = &mut self.read.0 else { return Err(OpenError::Unreachable) };
+            let ReadFrom::Quic(read) = &mut self.read.from else { return Err(OpenError::Unreachable) };
             let opened = read.decision().await?;
             if let Some(session) = &self.session {
                 self.activity = session.runs.activity(&session.sprite, opened.run);
                 // The owner says that it runs: an earlier cordon was called off.
                 self.activity.reopen();
             }
+            self.read.stream = Some(self.activity.stream());
             self.opened = Some(opened);
         }
         self.opened.as_ref().ok_or(OpenError::Unreachable)
@@ -113,7 +114,7 @@ impl GuestStream {
     /// Says whether the stream rests between two requests. An idle one that is dropped ends
     /// for the guest as an idle connection does, without the reset of a broken exchange.
     pub fn set_idle(&mut self, idle: bool) {
-        if let ReadFrom::Quic(read) = &mut self.read.0 {
+        if let ReadFrom::Quic(read) = &mut self.read.from {
             read.idle = idle;
         }
         if let WriteTo::Quic(write) = &mut self.write.half {
@@ -126,7 +127,7 @@ impl GuestStream {
     /// most; what is still unread is lost.
     pub async fn delivered(&mut self) -> Option<u64> {
         let receipt = &self.session.as_ref()?.receipt;
-        let read = match &mut self.read.0 {
+        let read = match &mut self.read.from {
             ReadFrom::Quic(read) => Some(&mut **read),
             ReadFrom::Tcp(..) => None,
         };
@@ -140,7 +141,12 @@ impl GuestStream {
 
 /// The half that reads.
 #[derive(Debug)]
-pub struct GuestRead(ReadFrom);
+pub struct GuestRead {
+    from: ReadFrom,
+    /// Once it is decided which run it leads to. Here, because whoever takes the stream apart
+    /// goes on reading.
+    stream: Option<RunStream>,
+}
 
 #[derive(Debug)]
 enum ReadFrom {
@@ -153,7 +159,7 @@ enum ReadFrom {
 
 impl AsyncRead for GuestRead {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().0 {
+        match &mut self.get_mut().from {
             ReadFrom::Tcp(half, counted) => {
                 let before = buf.filled().len();
                 let read = Pin::new(half).poll_read(cx, buf);

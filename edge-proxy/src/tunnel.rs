@@ -23,14 +23,15 @@ const CORDON: Duration = Duration::from_millis(200);
 
 /// The guest's half of an upgraded connection, waiting for the client's half.
 pub struct Tunnel {
+    /// Keeps the run awake while there is data on the tunnel. In front of the stream, so that
+    /// it ends before that does.
+    pub guard: Option<ActivityGuard>,
     /// From the guest.
     pub read: GuestRead,
     /// To the guest.
     pub write: GuestWrite,
     /// Guest bytes that were read together with the head of its 101.
     pub early: Bytes,
-    /// Keeps the run awake while there is data on the tunnel.
-    pub guard: Option<ActivityGuard>,
     /// A WebSocket, or something else.
     pub class: StreamClass,
     /// Called when it was closed because its sprite fell asleep.

@@ -29,7 +29,7 @@ const STREAM_WAIT: Duration = Duration::from_millis(250);
 /// Back-off after a failed connect: the first, doubled up to the last.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 /// Leases are renewed, and silence is looked for, this often.
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Ticks in which we sent and heard nothing, before the tunnel is renewed, and before the
 /// session counts as dead.
 const SILENT_RENEW: u32 = 2;
@@ -122,6 +122,10 @@ impl QuicEdge {
     #[must_use]
     pub fn link(&self) -> &Arc<UserspaceLink> {
         &self.0.link
+    }
+
+    pub(crate) fn lease_mismatches(&self) -> u64 {
+        self.0.sessions.pin().values().map(|session| session.runs.mismatches()).sum()
     }
 
     /// Makes the session to a host before it is needed.

@@ -1,15 +1,24 @@
 //! What this edge process has in progress on one host: one gate per (sprite, run), and the
 //! leases that follow from them.
 
-use crate::activity::RunActivity;
+use super::edge::TICK;
+use crate::activity::{RECONCILE_EVERY, RunActivity};
 use crate::wire::Lease;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+/// Leases are asked for once a [`TICK`]: after so many of them, claims are compared with streams.
+const RECONCILE_TICKS: u64 = RECONCILE_EVERY.as_secs() / TICK.as_secs();
+
 /// The runs streams of this edge lead to.
 #[derive(Debug, Default)]
-pub(crate) struct Runs(Mutex<BTreeMap<(Arc<str>, u64), Run>>);
+pub(crate) struct Runs {
+    state: Mutex<BTreeMap<(Arc<str>, u64), Run>>,
+    ticks: AtomicU64,
+    mismatches: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Run {
@@ -41,6 +50,9 @@ impl Runs {
     /// What the owner must hear now: everything open, and once more what no longer is, so
     /// that it need not wait for the lease to expire. Forgets runs without streams.
     pub(super) fn leases(&self) -> Vec<Lease> {
+        if (self.ticks.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(RECONCILE_TICKS) {
+            self.reconcile();
+        }
         let mut leases = Vec::new();
         self.lock().retain(|(sprite, number), run| {
             let (open, sockets) = (run.activity.open(), run.activity.sockets());
@@ -55,13 +67,29 @@ impl Runs {
         leases
     }
 
+    /// Claims that have no stream under them are no longer made.
+    fn reconcile(&self) {
+        for ((sprite, number), run) in &*self.lock() {
+            let found = run.activity.reconcile();
+            if found > 0 {
+                tracing::warn!(%sprite, run = number, found, streams = run.activity.streams(), "claims without a stream count no more");
+                self.mismatches.fetch_add(found.into(), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Claims that had no stream under them.
+    pub(super) fn mismatches(&self) -> u64 {
+        self.mismatches.load(Ordering::Relaxed)
+    }
+
     /// The session is gone and every claim with it.
     pub(super) fn forget_claims(&self) {
         self.lock().values_mut().for_each(|run| run.claimed = false);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(Arc<str>, u64), Run>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,5 +114,26 @@ mod tests {
         drop(activity);
         runs.leases();
         assert!(runs.lock().is_empty());
+    }
+    #[test]
+    fn a_claim_that_was_lost_is_given_back_within_two_minutes_and_one_with_a_stream_is_not() {
+        let runs = Runs::default();
+        let (lost, kept) = (runs.activity("lost", 1), runs.activity("kept", 1));
+        let (stream, guard) = (kept.stream(), kept.begin());
+        std::mem::forget(lost.begin());
+        drop(lost);
+        let claims = |runs: &Runs| -> Vec<_> {
+            let leases = runs.leases().into_iter().filter(|lease| lease.open > 0);
+            leases.map(|lease| lease.sprite).collect()
+        };
+        for _ in 1..2 * RECONCILE_TICKS {
+            assert_eq!((claims(&runs), runs.mismatches()), (vec!["kept".into(), "lost".into()], 0));
+        }
+        let last = runs.leases();
+        assert!(last.iter().any(|lease| lease.sprite == "lost" && lease.open == 0), "the owner is told at once");
+        for _ in 0..2 * RECONCILE_TICKS {
+            assert_eq!((claims(&runs), runs.mismatches()), (vec!["kept".to_owned()], 1));
+        }
+        drop((guard, stream));
     }
 }

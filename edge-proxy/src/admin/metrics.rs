@@ -4,6 +4,7 @@ use super::api::{Admin, Answer};
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use http_body_util::Full;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
@@ -22,6 +23,9 @@ pub(super) fn answer(admin: &Admin) -> Answer {
         gauge
     };
     registry.register("holds", "Requests held at this moment", gauge(admin.edge.waker.held()));
+    let mismatches = admin.owner.lease_mismatches() + admin.edge.backhaul.lease_mismatches();
+    let lost = "Claims on a run that had no stream under them";
+    registry.register("lease_mismatch", lost, ConstCounter::new(mismatches));
     registry.register("client_connections", "Client connections", gauge(admin.edge.connections()));
     registry.register("routes", "Routes in the table", gauge(admin.table.len()));
     let mut text = String::new();

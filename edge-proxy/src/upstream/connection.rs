@@ -79,13 +79,14 @@ pub struct Connection<L: Link> {
 }
 
 struct Inner<L: Link> {
+    /// In front of the stream, so that it ends before that does.
+    guard: Option<L::Guard>,
     link: L,
     place: Place,
     pending: Bytes,
     decoder: HeadDecoder,
     asked: Asked,
     interim: u8,
-    guard: Option<L::Guard>,
     /// A write was begun and not finished, or an interim answer broke a rule.
     spoiled: bool,
     reused: bool,

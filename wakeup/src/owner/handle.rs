@@ -14,7 +14,7 @@ use crate::drivers::{Adopted, DoorKeeper, Drivers, ProcessSettings};
 use crate::ledger::{Ledger, LedgerError, LedgerSettings, Stamp};
 use crate::metrics::OwnerMetrics;
 use crate::spec::{Depth, Receipt, SpriteSpec, SpriteStatus, Why};
-use backhaul::activity::RunActivity;
+use backhaul::activity::{RECONCILE_EVERY, RunActivity};
 use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
 use backhaul::wire::{Asleep, Cause, ClientClass, Open, Opened, Reply, ToOwner, Unknown, VERSION, WakeKind};
 use dashmap::DashMap;
@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
@@ -70,6 +70,8 @@ pub(super) struct Shared {
     pub(super) drivers: Drivers,
     pub(super) metrics: OwnerMetrics,
     pub(super) ledger: Arc<Ledger>,
+    /// Claims on a run of streams that are no more.
+    pub(super) mismatches: AtomicU64,
     /// Guests of an owner before this one that were found alive, and when they were ended.
     pub(super) reaped: BTreeMap<SpriteName, Stamp>,
 }
@@ -198,6 +200,7 @@ impl OwnerHandle {
             drivers,
             metrics: OwnerMetrics::default(),
             ledger,
+            mismatches: AtomicU64::new(0),
             reaped,
         });
         let (commands, receiver) = mpsc::channel(QUEUE_LEN);
@@ -223,6 +226,7 @@ impl OwnerHandle {
             commands: commands.downgrade(),
         };
         tokio::spawn(task.run(receiver));
+        tokio::spawn(reconcile(Arc::downgrade(&shared)));
         Ok(Self { shared, commands })
     }
 
@@ -242,6 +246,13 @@ impl OwnerHandle {
     #[must_use]
     pub fn metrics(&self) -> &OwnerMetrics {
         &self.shared.metrics
+    }
+
+    /// Claims on runs of this host that had no stream under them and count no more
+    /// ([`RunActivity::reconcile`]).
+    #[must_use]
+    pub fn lease_mismatches(&self) -> u64 {
+        self.shared.mismatches.load(Ordering::Relaxed)
     }
 
     /// Bytes to and from the guest in the run that is awake.
@@ -436,6 +447,22 @@ impl OwnerHandle {
             lost_memory: false,
         };
         Ok(Admitted { opened, guest, activity: run.activity })
+    }
+}
+
+/// Looks each minute whether what claims a run has a stream, until the owner is gone.
+async fn reconcile(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(RECONCILE_EVERY).await;
+        let Some(shared) = shared.upgrade() else { return };
+        for run in &shared.runs {
+            let found = run.activity.reconcile();
+            if found > 0 {
+                let streams = run.activity.streams();
+                tracing::warn!(sprite = %run.key(), run = run.run, found, streams, "claims without a stream count no more");
+                shared.mismatches.fetch_add(found.into(), Ordering::Relaxed);
+            }
+        }
     }
 }
 

@@ -1,0 +1,63 @@
+//! An owner at work, with the clock of the test: what it does by itself when time passes.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
+
+use backhaul::owner::{EdgeId, Owner};
+use backhaul::wire::{Open, VERSION};
+use router::names::SpriteName;
+use std::time::Duration;
+use wakeup::drivers::DoorKeeper;
+use wakeup::ledger::LedgerSettings;
+use wakeup::owner::{HostSettings, OwnerHandle, Rang};
+use wakeup::spec::{DriverSpec, SpriteSpec};
+
+async fn owner() -> (OwnerHandle, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = HostSettings {
+        directory: directory.path().join("sprites"),
+        host: config::Host::default(),
+        drivers: config::Drivers::default(),
+        doors: DoorKeeper::default(),
+        rang: Rang::default(),
+        ledger: LedgerSettings { directory: directory.path().join("ledger"), segment_bytes: 1 << 20, keep_bytes: 0 },
+    };
+    (OwnerHandle::start(settings).await.unwrap(), directory)
+}
+
+/// A sprite that always runs.
+fn app(generation: u64) -> SpriteSpec {
+    let driver = DriverSpec::Fixed { address: "127.0.0.1:9".parse().unwrap() };
+    SpriteSpec::new(SpriteName::parse("app").unwrap(), generation, driver)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_guard_is_found_by_the_owner_within_two_minutes_and_a_live_one_is_left_alone() {
+    let (owner, _directory) = owner().await;
+    owner.upsert(app(1)).await;
+    let open = Open { version: VERSION, sprite: "app".into(), generation: 1, ..Open::default() };
+    let run = owner.open(EdgeId(1), open).await.unwrap().activity;
+    let (_stream, _guard) = (run.stream(), run.begin().unwrap());
+    std::mem::forget(run.begin());
+    tokio::time::sleep(Duration::from_secs(119)).await;
+    assert_eq!((run.open(), owner.lease_mismatches()), (2, 0));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((run.open(), owner.lease_mismatches()), (1, 1));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!((run.open(), owner.lease_mismatches()), (1, 1));
+    owner.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_knows_more_than_the_owner_is_served_when_the_owner_has_heard_too() {
+    let (owner, _directory) = owner().await;
+    owner.upsert(app(1)).await;
+    let open = Open { version: VERSION, sprite: "app".into(), generation: 2, ..Open::default() };
+    let opened = tokio::spawn(owner.open(EdgeId(1), open.clone()));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!opened.is_finished(), "it waits");
+    owner.upsert(app(2)).await;
+    assert!(opened.await.unwrap().is_ok());
+    let in_vain = Open { generation: 3, ..open };
+    let refused = owner.open(EdgeId(1), in_vain).await.unwrap_err();
+    assert_eq!(refused, backhaul::wire::Reply::Unknown(backhaul::wire::Unknown { my_generation: 2 }));
+    owner.shutdown().await;
+}
