@@ -103,7 +103,7 @@ impl World {
                     self.send(&Event::ToOwner(session(self, host), EdgeMessage::Withdraw(withdraw)));
                 }
             }
-            hold::Action::Release(id, opened) => self.released(id, &opened),
+            hold::Action::Release(id, opened, _) => self.released(id, &opened),
             hold::Action::Refuse(id, error) => self.refused(id, error),
             hold::Action::Runs(name, generation, run) => {
                 self.edges[edge].turns.remove(&flight_of(&name, generation));
@@ -144,8 +144,8 @@ impl World {
 
     fn owner_acts(&mut self, host: HostId, action: owner::Action) {
         use owner::Action::{
-            Answer, CloseGate, Continue, Cordon, Destroy, Destroyed, End, Ended, Freeze, Hold, Probe, Receipt,
-            ReopenGate, RunBegan, RunEnded, Running, Start, Suspend, Unhold, WakeFailed,
+            Answer, CaughtUp, CloseGate, Continue, Cordon, Destroy, Destroyed, End, Ended, Freeze, Hold, Probe,
+            Receipt, ReopenGate, RunBegan, RunEnded, Running, Start, Suspend, Unhold, Unwanted, WakeFailed,
         };
         match action {
             Start { name, run, token } => {
@@ -184,7 +184,8 @@ impl World {
                     guest.present = guest.listening;
                 }
             }
-            Ended { .. } | Cordon { .. } | Receipt { .. } => {}
+            // Streams here are opened by edges that were told a run: none of them is ahead.
+            CaughtUp { .. } | Ended { .. } | Cordon { .. } | Receipt { .. } | Unwanted(_) => {}
             RunBegan { ref name, generation, run, .. } | WakeFailed { ref name, generation, run, .. } => {
                 self.owner(host).runs.insert(name.clone(), (generation, run));
                 self.awake.told(host, &action);

@@ -89,8 +89,8 @@ pub enum Action {
     Wake(HostId, Wake),
     /// Send to the owner: nobody here waits any more.
     Withdraw(HostId, Withdraw),
-    /// This request's wait is over: it runs.
-    Release(u64, Opened),
+    /// This request's wait is over: it runs. With it, how many may be on their way at once.
+    Release(u64, Opened, usize),
     /// This request's wait is over.
     Refuse(u64, HoldError),
     /// This run runs and nobody waits any more: new requests need not ask.

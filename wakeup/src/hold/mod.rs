@@ -1,12 +1,16 @@
 //! The holds at the edge: requests that wait while their sprite wakes.
 //!
-//! `core.rs` decides who waits and for how long; `waker.rs` is what a request awaits;
-//! `views.rs` is why a warm request needs neither.
+//! `core.rs` decides who waits and for how long; `desk.rs` is how the threads share it,
+//! `waker.rs` what a request awaits; `views.rs` is why a warm request needs none of them.
 
 mod budget;
 pub mod core;
 mod damping;
+mod desk;
 mod prefix;
+#[cfg(test)]
+mod schedules;
+mod sync;
 mod views;
 mod waker;
 

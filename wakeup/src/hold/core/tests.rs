@@ -160,7 +160,7 @@ fn all_requests_of_one_sprite_share_one_wake_and_each_is_released_once() {
         .into_iter()
         .filter(|action| !matches!(action, Action::Runs(..)))
         .map(|action| match action {
-            Action::Release(id, _) => id,
+            Action::Release(id, ..) => id,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -301,7 +301,7 @@ fn the_owner_s_deadline_ends_nobody_who_has_patience_left() {
     bench.later(250);
     assert_eq!(bench.wakes().len(), 1);
     bench.answer(&wakes[0], ready());
-    assert!(matches!(bench.actions()[..], [Action::Release(id, _), Action::Runs(..)] if id == patient));
+    assert!(matches!(bench.actions()[..], [Action::Release(id, ..), Action::Runs(..)] if id == patient));
     bench.assert_empty();
 }
 
@@ -400,7 +400,7 @@ fn release_goes_round_the_clients() {
         .actions()
         .into_iter()
         .filter_map(|action| match action {
-            Action::Release(id, _) => Some(id),
+            Action::Release(id, ..) => Some(id),
             _ => None,
         })
         .collect();

@@ -41,7 +41,7 @@ impl Holds {
             let opened = release.opened.clone();
             // The first has caused the wake, as far as this edge knows.
             release.opened.joined = true;
-            self.actions.push_back(Action::Release(id, opened));
+            self.actions.push_back(Action::Release(id, opened, release.window()));
         }
         if release.is_empty() {
             self.releases.insert(key.clone(), release);

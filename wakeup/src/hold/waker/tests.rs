@@ -1,9 +1,10 @@
 use super::*;
 use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
-use backhaul::wire::{Asleep, Cordon, Open, Outcome, Reply, Wake, WakeAnswer};
+use backhaul::wire::{Asleep, Cordon, EdgeMessage, Open, Opened, Outcome, Reply, Wake, WakeAnswer};
 use router::access::Access;
 use router::route::Generation;
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use tokio::task::JoinHandle;
 
 /// An owner that notes what it is told and says what the test wants.

@@ -93,7 +93,7 @@ proptest! {
                         wakes.push(wake);
                     }
                     Action::Withdraw(..) | Action::Runs(..) => {}
-                    Action::Release(id, _) => {
+                    Action::Release(id, ..) => {
                         let ended = waiting.remove(&id);
                         prop_assert!(ended.is_some(), "{} ended twice", id);
                         if let Some((_, sprite, _, port)) = ended {

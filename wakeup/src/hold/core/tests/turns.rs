@@ -4,7 +4,7 @@ use super::*;
 
 fn released(bench: &mut Bench) -> Vec<u64> {
     let released = bench.actions().into_iter().filter_map(|action| match action {
-        Action::Release(id, _) => Some(id),
+        Action::Release(id, ..) => Some(id),
         _ => None,
     });
     released.collect()
@@ -181,4 +181,25 @@ fn a_deadline_says_how_long_it_may_still_take() {
     bench.later(1_000);
     let eta = Duration::from_secs(6);
     assert_eq!(bench.refusal(id), Some(HoldError::Deadline { phase: Phase::Queued, eta }));
+}
+
+#[test]
+fn each_that_goes_tells_how_many_might_be_on_their_way() {
+    let (mut bench, ids) = turns(40);
+    let windows = |bench: &mut Bench| -> Vec<_> {
+        let windows = bench.actions().into_iter().filter_map(|action| match action {
+            Action::Release(_, _, window) => Some(window),
+            _ => None,
+        });
+        windows.collect()
+    };
+    assert_eq!(windows(&mut bench), [8; 8]);
+    bench.later(25);
+    assert_eq!(windows(&mut bench), [16; 8]);
+    bench.holds.handle_fared(bench.now, &key("a", 0), ids[0], Fared::Reset);
+    bench.holds.handle_fared(bench.now, &key("a", 0), ids[1], Fared::Reset);
+    for id in &ids[2..16] {
+        bench.holds.handle_fared(bench.now, &key("a", 0), *id, Fared::Well);
+    }
+    assert_eq!(windows(&mut bench), [4; 4], "halved twice");
 }
