@@ -130,6 +130,9 @@ fn count(metrics: &EdgeMetrics, held: Duration, waited: &Waited) {
         Waited::Page(_) => (HoldOutcome::Page, false),
     };
     metrics.held(outcome, held, joined);
+    if let Waited::Ended(Ok((woken, _))) = waited {
+        metrics.let_go(woken.window);
+    }
 }
 
 /// What the head of a request takes, bytes: names and values, and what holds them.

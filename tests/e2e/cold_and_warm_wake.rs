@@ -157,6 +157,11 @@ async fn what_is_counted_can_be_read_and_names_no_sprite() {
         "wakes_total{reason_class=\"http\",result=\"ready\"} 1",
         "wake_seconds_count{kind=\"cold\",phase=\"port_wait\"} 1",
         "holds 0",
+        "release_window_count 1",
+        "release_window_sum 8.0",
+        "wakes_withdrawn_total 0",
+        "wakes_abandoned_total 0",
+        "lease_mismatch_total 0",
     ] {
         assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
     }

@@ -31,6 +31,13 @@ async fn crowd(demo: &Demo, name: &str) -> (Exchange, Vec<Exchange>) {
     (leader, others)
 }
 
+/// What is counted of wakes nobody waited for.
+async fn unwanted(demo: &Demo) -> Vec<String> {
+    let metrics = String::from_utf8(demo.try_admin(&["metrics"]).await.stdout).unwrap();
+    let counts = |line: &&str| line.starts_with("wakes_withdrawn_total") || line.starts_with("wakes_abandoned_total");
+    metrics.lines().filter(counts).map(str::to_owned).collect()
+}
+
 async fn all_served(others: Vec<Exchange>) {
     for (number, answer) in futures_util::future::join_all(others).await.into_iter().enumerate() {
         assert_eq!(answer.unwrap(), 200, "waiter {number}");
@@ -94,6 +101,7 @@ async fn all_leave_before_the_start_and_nothing_ever_runs() {
     all.iter().for_each(Exchange::abort);
     demo.wait_held(1).await;
     demo.wait_state("crowd", "asleep").await;
+    assert_eq!(unwanted(&demo).await, ["wakes_withdrawn_total 1", "wakes_abandoned_total 0"]);
     std::fs::write(&gate, b"").unwrap();
     assert_eq!(before.await.unwrap(), 503);
     // Its place in the queue is over; the next in it starts, and it would have been the next.
@@ -122,6 +130,7 @@ async fn all_leave_after_the_start_and_it_sleeps_again_soon() {
     })
     .await;
     assert_eq!(demo.receipts("crowd").await.len(), 1);
+    assert_eq!(unwanted(&demo).await, ["wakes_withdrawn_total 0", "wakes_abandoned_total 1"]);
     let answer = demo.get("crowd", "/").await;
     assert_eq!((answer.status, &answer.json()["starts"]), (200, &1.into()), "{answer:?}");
 }

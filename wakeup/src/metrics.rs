@@ -3,6 +3,7 @@
 //!
 //! Nothing here is touched by a request to a running sprite.
 
+use crate::owner::core::Unwanted;
 use backhaul::wire::{Cause, WakeKind};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -14,6 +15,12 @@ use std::time::Duration;
 /// Seconds: fine below one, up to the cap of every hold (`wake.md` §9).
 const BUCKETS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0];
+
+/// Requests that may be on their way at once: from one to the bound of all holds.
+const WINDOWS: [f64; 14] =
+    [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, WINDOW_MAX as f64];
+/// A window that has grown beyond this is none (`wake.md` §5: requests held per process).
+const WINDOW_MAX: u32 = 8_192;
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -71,6 +78,7 @@ pub struct EdgeMetrics {
     races: Family<OfOutcome, Counter>,
     damped: Counter,
     early: Family<OfOutcome, Counter>,
+    release_window: Histogram,
 }
 
 impl Default for EdgeMetrics {
@@ -81,6 +89,7 @@ impl Default for EdgeMetrics {
             races: Family::default(),
             damped: Counter::default(),
             early: Family::default(),
+            release_window: Histogram::new(WINDOWS),
         }
     }
 }
@@ -93,6 +102,8 @@ impl EdgeMetrics {
         registry.register("sleep_race", "Requests whose sprite slept when they came", self.races.clone());
         registry.register("reconnects_damped", "Sockets that came back by themselves", self.damped.clone());
         registry.register("wakes_at_client_hello", "Wakes begun before their request came", self.early.clone());
+        let window = "How many held requests might be on their way at once when one of them was let go";
+        registry.register("release_window", window, self.release_window.clone());
     }
 
     /// A hold ended.
@@ -101,6 +112,11 @@ impl EdgeMetrics {
         if joined {
             self.joined.inc();
         }
+    }
+
+    /// A held request was let go while that many might be on their way.
+    pub fn let_go(&self, window: usize) {
+        self.release_window.observe(u32::try_from(window).unwrap_or(u32::MAX).min(WINDOW_MAX).into());
     }
 
     /// A request was sent to a sprite that slept; `again` if it was held once more.
@@ -127,6 +143,8 @@ pub struct OwnerMetrics {
     wake_seconds: Histograms<OfPhase>,
     refused: Family<OfRefusal, Counter>,
     joined: Counter,
+    withdrawn: Counter,
+    abandoned: Counter,
 }
 
 impl Default for OwnerMetrics {
@@ -136,6 +154,8 @@ impl Default for OwnerMetrics {
             wake_seconds: Family::new_with_constructor(histogram),
             refused: Family::default(),
             joined: Counter::default(),
+            withdrawn: Counter::default(),
+            abandoned: Counter::default(),
         }
     }
 }
@@ -147,6 +167,10 @@ impl OwnerMetrics {
         registry.register("wake_seconds", "How long each phase of a wake took", self.wake_seconds.clone());
         registry.register("wakes_refused", "Wakes that were refused, by cause", self.refused.clone());
         registry.register("wakes_joined_at_owner", "Waiters that joined a wake of another", self.joined.clone());
+        let withdrawn = "Wakes that had not begun when nobody waited any more, and did not";
+        registry.register("wakes_withdrawn", withdrawn, self.withdrawn.clone());
+        let abandoned = "Wakes that were gone through with although nobody waited any more";
+        registry.register("wakes_abandoned", abandoned, self.abandoned.clone());
     }
 
     /// A wake came to its end.
@@ -164,6 +188,14 @@ impl OwnerMetrics {
             self.wake_seconds.get_or_create(&of).observe(took.as_secs_f64());
         }
         self.joined.inc_by(u64::try_from(waiters.saturating_sub(1)).unwrap_or(u64::MAX));
+    }
+
+    /// Nobody waited for a wake in the end.
+    pub(crate) fn unwanted(&self, what: Unwanted) {
+        match what {
+            Unwanted::Withdrawn => self.withdrawn.inc(),
+            Unwanted::Abandoned => self.abandoned.inc(),
+        };
     }
 
     /// A waiter was refused.
@@ -192,6 +224,10 @@ mod tests {
         edge.raced(true);
         edge.damped();
         edge.early("begun");
+        edge.let_go(8);
+        edge.let_go(usize::MAX);
+        owner.unwanted(Unwanted::Withdrawn);
+        owner.unwanted(Unwanted::Abandoned);
         owner.woke("http GET", WakeKind::Warm, "ready", 3, [Duration::ZERO; 3]);
         owner.woke("strange", WakeKind::Cold, "ready", 1, [Duration::ZERO; 3]);
         owner.refused(Cause::HostBusy);
@@ -203,6 +239,12 @@ mod tests {
             "sleep_race_total{outcome=\"held\"} 1",
             "reconnects_damped_total 1",
             "wakes_at_client_hello_total{outcome=\"begun\"} 1",
+            "release_window_bucket{le=\"4.0\"} 0",
+            "release_window_bucket{le=\"8.0\"} 1",
+            "release_window_bucket{le=\"8192.0\"} 2",
+            "release_window_sum 8200.0",
+            "wakes_withdrawn_total 1",
+            "wakes_abandoned_total 1",
             "wakes_total{reason_class=\"http\",result=\"ready\"} 1",
             "wakes_total{reason_class=\"other\",result=\"ready\"} 1",
             "wake_seconds_count{kind=\"warm\",phase=\"starting\"} 1",

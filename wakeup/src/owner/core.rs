@@ -5,9 +5,8 @@
 //! something given up changes nothing. Chance (the jitter of the back-off) comes from a
 //! seed. What it deliberately does not know: HTTP, streams, where a guest listens.
 //!
-//! Here is who it knows and who claims what; `wake.rs` leads to running (`ahead.rs`: who knows
-//! more than this owner), `stop.rs` to
-//! sleep, `due.rs` does what time brings.
+//! Here is who it knows and who claims what; `ahead.rs` is for who knows more than this owner,
+//! `wake.rs` leads to running, `stop.rs` to sleep, `due.rs` does what time brings.
 
 mod actions;
 mod ahead;
@@ -25,7 +24,7 @@ mod wake;
 mod why;
 
 pub use super::sprite::{CoreSpec, WaiterId, WakeRecord};
-pub use actions::{Action, Activity, Answer, CoreSettings, WakeRequest};
+pub use actions::{Action, Activity, Answer, CoreSettings, Unwanted, WakeRequest};
 pub use ahead::{AHEAD_MAX, AHEAD_WAIT};
 pub(super) use budget::{AwakeMeter, WakeBudget};
 pub(super) use history::History;

@@ -361,6 +361,7 @@ impl Task {
                 Action::Running { name, run, since } => self.running(name, run, since),
                 Action::Ended { name, run } => self.ended(&name, run),
                 Action::Receipt { name, run, record, result } => self.receipt(&name, run, &record, result),
+                Action::Unwanted(what) => self.shared.metrics.unwanted(what),
                 for_the_ledger @ (Action::RunBegan { .. }
                 | Action::RunEnded { .. }
                 | Action::WakeFailed { .. }

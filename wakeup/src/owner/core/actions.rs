@@ -98,6 +98,8 @@ pub enum Action {
     Ended { name: SpriteName, run: u64 },
     /// A wake came to its end.
     Receipt { name: SpriteName, run: u64, record: WakeRecord, result: &'static str },
+    /// For the metrics: a wake nobody waited for in the end.
+    Unwanted(Unwanted),
     /// For the ledger: since `at` the driver has it running. `None` as kind: it was found so.
     RunBegan { name: SpriteName, generation: u64, run: u64, at: Instant, kind: WakeKind, reason: String },
     /// For the ledger: the run that began at `since` is over.
@@ -106,6 +108,15 @@ pub enum Action {
     WakeFailed { name: SpriteName, generation: u64, run: u64, at: Instant, reason: String, detail: String },
     /// For the ledger: it is destroyed.
     Destroyed { name: SpriteName, generation: u64, run: u64, at: Instant },
+}
+
+/// What became of a wake nobody waited for any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwanted {
+    /// It had not begun, and did not.
+    Withdrawn,
+    /// It was gone through with.
+    Abandoned,
 }
 
 /// What a waiter is told.

@@ -1,7 +1,9 @@
 //! Towards running: who waits, the start queue, what the driver reports on the way.
 
 use super::super::sprite::{Sprite, Stage, State, Waiter};
-use super::{Action, Answer, OwnerCore, REASON_CHARS_MAX, WAITERS_MAX, WaiterId, WakeRecord, WakeRequest, current};
+use super::{
+    Action, Answer, OwnerCore, REASON_CHARS_MAX, Unwanted, WAITERS_MAX, WaiterId, WakeRecord, WakeRequest, current,
+};
 use crate::ledger::StopReason;
 use crate::spec::Depth;
 use backhaul::wire::{Cause, ClientClass, Phase, WakeKind};
@@ -215,13 +217,19 @@ impl OwnerCore {
 
     pub(super) fn leave(&mut self, now: Instant, name: &SpriteName, waiter: WaiterId) {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
-        sprite.waiters.remove(&waiter);
-        if sprite.waiters.is_empty() {
+        let waited = sprite.waiters.remove(&waiter).is_some();
+        if waited && sprite.waiters.is_empty() {
             match &mut sprite.state {
-                State::Waking { phase: Phase::Queued, .. } => self.unqueue(now, name),
+                State::Waking { phase: Phase::Queued, .. } => {
+                    self.actions.push_back(Action::Unwanted(Unwanted::Withdrawn));
+                    self.unqueue(now, name);
+                }
                 // A guest that had been running keeps its own idle timeout.
                 State::Waking { kind, .. } => sprite.abandoned = *kind != WakeKind::None,
-                State::Stopping { stage: Stage::Committed { wake_next }, .. } => *wake_next = false,
+                State::Stopping { stage: Stage::Committed { wake_next }, .. } => {
+                    let withdrawn = std::mem::replace(wake_next, false);
+                    self.actions.extend(withdrawn.then_some(Action::Unwanted(Unwanted::Withdrawn)));
+                }
                 _ => {}
             }
         }
@@ -291,6 +299,7 @@ impl OwnerCore {
                 let record = sprite.wake.take().map(|record| WakeRecord { ready: Some(now), ..record });
                 let took = record.as_ref().map_or(Duration::ZERO, |record| now.saturating_duration_since(record.asked));
                 sprite.history.note(kind, took);
+                self.actions.extend(sprite.abandoned.then_some(Action::Unwanted(Unwanted::Abandoned)));
                 self.actions.push_back(Action::Running { name: name.clone(), run, since: now });
                 if let Some(record) = record {
                     self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "ready" });
@@ -386,6 +395,7 @@ impl OwnerCore {
     pub(super) fn port_stays_closed(&mut self, now: Instant, name: &SpriteName) {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
         sprite.enter(now, State::Running { since: now, port_open: false, gate_asked: false });
+        self.actions.extend(sprite.abandoned.then_some(Action::Unwanted(Unwanted::Abandoned)));
         let run = sprite.run;
         if let Some(record) = sprite.wake.take() {
             self.actions.push_back(Action::Receipt { name: name.clone(), run, record, result: "port_closed" });

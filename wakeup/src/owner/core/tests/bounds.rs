@@ -238,3 +238,47 @@ fn sockets_without_data_keep_it_awake_for_a_quarter_of_an_hour_and_no_longer() {
     let why = bench.core.why(bench.now, &name("a"), &bench.quiet).unwrap();
     assert_eq!((why.leases[0].open, why.leases[0].sockets, why.sleeps_in_ms > Some(0)), (3, 2, true), "{why:?}");
 }
+
+#[test]
+fn a_claim_that_was_lost_does_not_keep_it_awake_for_ever() {
+    // Its streams are compared with its items each minute, as the owner does.
+    for reconciled in [true, false] {
+        let mut bench = Bench::new(&["a"]);
+        bench.run("a");
+        let activity = backhaul::activity::RunActivity::new(bench.now);
+        std::mem::forget(activity.begin());
+        for _ in 0..3 {
+            bench.quiet.1 = activity.open();
+            bench.later(60.0);
+            if reconciled {
+                activity.reconcile();
+            }
+        }
+        assert_eq!(bench.gate().is_some(), reconciled);
+    }
+}
+
+#[test]
+fn a_wake_nobody_waits_for_is_counted_as_withdrawn_or_as_abandoned() {
+    let unwanted = |bench: &mut Bench| -> Vec<_> {
+        let counted = bench.actions().into_iter().filter_map(|action| match action {
+            Action::Unwanted(what) => Some(what),
+            _ => None,
+        });
+        counted.collect()
+    };
+    let mut bench = Bench::new(&["a", "b", "c"]);
+    let waiters: Vec<_> = ["a", "b", "c"].into_iter().map(|sprite| bench.wake(sprite)).collect();
+    let starts = bench.starts();
+    // It is behind the two slots.
+    bench.core.handle_withdraw(bench.now, waiters[2]);
+    assert_eq!(unwanted(&mut bench), [Unwanted::Withdrawn]);
+    bench.core.handle_withdraw(bench.now, waiters[0]);
+    bench.core.handle_withdraw(bench.now, waiters[0]);
+    assert_eq!(unwanted(&mut bench), [], "somebody may still join");
+    for (sprite, (_, token)) in ["a", "b"].into_iter().zip(starts) {
+        bench.core.handle_started(bench.now, &name(sprite), token);
+        bench.core.handle_port_open(bench.now, &name(sprite), token);
+    }
+    assert_eq!(unwanted(&mut bench), [Unwanted::Abandoned], "and not the one that was waited for");
+}
