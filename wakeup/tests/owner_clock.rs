@@ -55,7 +55,7 @@ async fn a_stream_that_knows_more_than_the_owner_is_served_when_the_owner_has_he
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!opened.is_finished(), "it waits");
     owner.upsert(app(2)).await;
-    assert!(opened.await.unwrap().is_ok());
+    assert_eq!(opened.await.unwrap().unwrap().opened.generation, 2);
     let in_vain = Open { generation: 3, ..open };
     let refused = owner.open(EdgeId(1), in_vain).await.unwrap_err();
     assert_eq!(refused, backhaul::wire::Reply::Unknown(backhaul::wire::Unknown { my_generation: 2 }));

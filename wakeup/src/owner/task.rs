@@ -191,8 +191,9 @@ impl Task {
         let name = spec.name.clone();
         self.timers.set(&name, &spec.wake_at);
         if let Some(mut present) = self.shared.runs.get_mut(&name) {
-            // Ports may be declared while it runs.
+            // Ports may be declared while it runs, and it may be placed here anew.
             present.ports = spec.ports.as_slice().into();
+            present.generation = present.generation.max(spec.generation);
         }
         self.specs.insert(name.clone(), spec);
         self.core.handle_upsert(now, &name, core);
