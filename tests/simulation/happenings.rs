@@ -188,6 +188,9 @@ impl World {
         } else if looks == 0 {
             self.owner(from.host).core.handle_release(now, name);
         } else {
+            // Who lets others wait for a snapshot ends that for a mover too: there is one hold.
+            // Without it those who wait would wake what is put to sleep, again and again.
+            self.owner(from.host).core.handle_hold(now, name, Duration::from_secs(30));
             self.owner(from.host).core.handle_sleep(now, name, Depth::Cold);
             self.after(MOVE_LOOK_MS, Event::MoveOn(name.clone(), to, looks - 1));
         }

@@ -342,11 +342,18 @@ impl Holds {
     }
 
     /// A host answered. What is about a flight that ended, or comes from another host than
-    /// the one that was asked, is ignored.
+    /// the one that was asked, is ignored; but an owner that waits for nobody is told so.
     pub fn handle_answer(&mut self, now: Instant, host: HostId, answer: WakeAnswer) {
-        let id = wake_id(answer.wake_id_high, answer.wake_id_low);
-        let Some(key) = self.by_wake.get(&id).cloned() else { return };
-        let Some(outcome) = answer.outcome else { return };
+        let WakeAnswer { wake_id_high, wake_id_low, outcome } = answer;
+        let Some(outcome) = outcome else { return };
+        let Some(key) = self.by_wake.get(&wake_id(wake_id_high, wake_id_low)).cloned() else {
+            if matches!(outcome, Outcome::Accepted(_)) {
+                // A question was sent twice, since its answer was long on the way. The second
+                // one came to a sprite that had been put to sleep in between.
+                self.actions.push_back(Action::Withdraw(host, Withdraw { wake_id_high, wake_id_low }));
+            }
+            return;
+        };
         let Some(flight) = self.flights.get_mut(&key).filter(|flight| flight.host == host) else { return };
         flight.accepted();
         self.suspects.clear(host);

@@ -267,6 +267,25 @@ fn an_accepted_wake_is_asked_about_every_two_seconds_so_that_a_lost_ready_is_tol
 }
 
 #[test]
+fn a_second_question_that_is_accepted_when_the_first_was_answered_is_withdrawn() {
+    let mut bench = Bench::standard();
+    bench.request("a");
+    let first = bench.wakes().remove(0);
+    bench.later(250);
+    let second = bench.wakes().remove(0);
+    bench.answer(&first, ready());
+    bench.actions();
+    bench.accept(&second);
+    let [Action::Withdraw(HOST, withdraw)] = &bench.actions()[..] else { panic!("the owner waits for nobody") };
+    assert_eq!((withdraw.wake_id_high, withdraw.wake_id_low), (first.wake_id_high, first.wake_id_low));
+    // Nobody is to be told about what has an end by itself.
+    bench.answer(&second, ready());
+    bench.answer(&second, Outcome::Progress(Progress::default()));
+    assert!(bench.actions().is_empty());
+    bench.assert_empty();
+}
+
+#[test]
 fn deadlines_that_grow_by_little_are_told_with_the_next_question() {
     let mut bench = Bench::standard();
     for _ in 0..100 {
