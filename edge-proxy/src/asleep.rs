@@ -79,16 +79,9 @@ fn damp(edge: &Edge, client: &Client, parts: &Parts, name: &SpriteName) -> Resul
         return Ok(());
     }
     let key = forward::socket_key(client, &parts.headers, name);
-    if !forward::is_socket(&parts.headers) {
-        edge.damping.visited(&key);
-        return Ok(());
-    }
-    // Somebody else is waking it: to join costs nothing.
-    if edge.waker.is_waking(name) {
-        return Ok(());
-    }
-    let checked = edge.damping.check(Instant::now(), &key);
-    checked.map_err(|retry_after| {
+    let socket = forward::is_socket(&parts.headers);
+    let arrives = edge.damping.arrives(Instant::now(), &key, socket, || edge.waker.is_waking(name));
+    arrives.map_err(|retry_after| {
         edge.metrics.damped();
         RequestError::AsleepIdle { retry_after }
     })

@@ -1,5 +1,6 @@
 //! The body of an answer: ours, or the sprite's streamed through.
 
+use crate::sleep_mark::EventBody;
 use crate::upstream::{GuestBody, UpstreamError};
 use crate::waiting::WaitingEvents;
 use bytes::Bytes;
@@ -13,6 +14,8 @@ pub enum EdgeBody {
     Full(Option<Bytes>),
     /// The sprite's, read as the client reads: back-pressure is the absence of a poll.
     Sprite(GuestBody),
+    /// The same for a client that comes back by itself when it ends.
+    Events(Box<EventBody>),
     /// Events for the waiting page.
     Waiting(Box<WaitingEvents>),
 }
@@ -39,6 +42,7 @@ impl Body for EdgeBody {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Sprite(body) => Pin::new(body).poll_frame(cx),
+            Self::Events(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Waiting(events) => events.poll_event(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
@@ -47,6 +51,7 @@ impl Body for EdgeBody {
         match self {
             Self::Full(bytes) => bytes.is_none(),
             Self::Sprite(body) => body.is_end_stream(),
+            Self::Events(body) => body.is_end_stream(),
             Self::Waiting(_) => false,
         }
     }
@@ -55,6 +60,7 @@ impl Body for EdgeBody {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Sprite(body) => body.size_hint(),
+            Self::Events(body) => body.size_hint(),
             Self::Waiting(_) => SizeHint::default(),
         }
     }

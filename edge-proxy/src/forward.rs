@@ -13,6 +13,7 @@ use crate::headers;
 use crate::request::{Destination, Exchange};
 use crate::resolve::Elsewhere;
 use crate::respond;
+use crate::sleep_mark::{EventBody, SleepMark};
 use crate::tunnel::Tunnel;
 use crate::upstream::{
     Asked, GuestBody, GuestConnection, Place, Received, RequestFraming, RequestHead, ResponseHead, UpstreamError,
@@ -326,27 +327,21 @@ fn answer(
     if let Some(woken) = &exchange.woken {
         respond::tell_wake(response.headers_mut(), woken, exchange.held.unwrap_or_default(), connect);
     }
+    let (asked, class) = (&exchange.parts.headers, class(&exchange.parts.headers));
+    let mark = |name: &SpriteName| SleepMark::new(Rc::clone(worker), socket_key(client, asked, name));
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        let name = connection.place().name.clone();
+        let mark = mark(&connection.place().name);
         let (stream, early, guard) = connection.into_tunnel();
-        let fell_asleep = mark_on_sleep(worker, client, &exchange.parts.headers, name);
-        let class = class(&exchange.parts.headers);
-        client.tunnel.set(Some(Tunnel { read: stream.read, write: stream.write, early, guard, class, fell_asleep }));
+        client.tunnel.set(Some(Tunnel { read: stream.read, write: stream.write, early, guard, class, mark }));
         return response;
     }
-    *response.body_mut() = EdgeBody::Sprite(GuestBody::new(connection, &head, Rc::clone(&worker.pool)));
+    let socket = (class == StreamClass::Sse).then(|| (mark(&connection.place().name), connection.run()));
+    let body = GuestBody::new(connection, &head, Rc::clone(&worker.pool));
+    *response.body_mut() = match socket {
+        Some((mark, run)) => EdgeBody::Events(Box::new(EventBody::new(body, mark, run))),
+        None => EdgeBody::Sprite(body),
+    };
     response
-}
-
-/// Remembers whose socket it was when its sprite falls asleep under it.
-fn mark_on_sleep(
-    worker: &Rc<Worker>,
-    client: &Client,
-    headers: &HeaderMap,
-    name: SpriteName,
-) -> Option<Box<dyn FnOnce()>> {
-    let (worker, key) = (Rc::clone(worker), socket_key(client, headers, &name));
-    Some(Box::new(move || worker.edge.damping.mark(Instant::now(), key)))
 }
 
 /// Whose socket a request is, or could be.

@@ -31,6 +31,7 @@ pub mod resolve;
 pub mod respond;
 pub mod run;
 pub mod sample;
+pub mod sleep_mark;
 pub mod target;
 pub mod tunnel;
 pub mod upstream;

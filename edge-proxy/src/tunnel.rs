@@ -3,6 +3,7 @@
 //! Nothing is changed on the way. Of a WebSocket the frame headers are read, to tell whether
 //! anybody is there and where a close frame of ours may stand.
 
+use crate::sleep_mark::SleepMark;
 use crate::websocket::{CLOSE_IDLE, FrameWatch};
 use backhaul::activity::{ActivityGuard, RunActivity};
 use backhaul::wire::StreamClass;
@@ -34,8 +35,8 @@ pub struct Tunnel {
     pub early: Bytes,
     /// A WebSocket, or something else.
     pub class: StreamClass,
-    /// Called when it was closed because its sprite fell asleep.
-    pub fell_asleep: Option<Box<dyn FnOnce()>>,
+    /// Made when it ends because its sprite fell asleep.
+    pub mark: SleepMark,
 }
 
 impl Tunnel {
@@ -48,7 +49,7 @@ impl Tunnel {
     /// # Errors
     /// The first failing side; both are then dropped, which resets them.
     pub async fn relay<S: AsyncRead + AsyncWrite + Unpin>(self, client: S, sent: Bytes) -> io::Result<()> {
-        let Self { mut read, mut write, early, mut guard, class, fell_asleep } = self;
+        let Self { mut read, mut write, early, mut guard, class, mark } = self;
         if let Some(guard) = &mut guard {
             guard.becomes_socket();
         }
@@ -71,16 +72,18 @@ impl Tunnel {
                 () = asleep(&run) => Ok(()),
             }
         };
-        if run.as_ref().is_some_and(|run| run.is_cordoned()) {
+        let Some(run) = &run else { return relayed };
+        if run.is_cordoned() {
             if class == StreamClass::WebSocket && down_watch.at_boundary() {
                 // The client may be gone as well.
                 let _ = client_write.write_all(CLOSE_IDLE).await;
             }
             let _ = client_write.shutdown().await;
-            if let Some(fell_asleep) = fell_asleep {
-                fell_asleep();
-            }
+            mark.ended(run);
             return Ok(());
+        }
+        if relayed.is_err() {
+            mark.broke(Arc::clone(run));
         }
         relayed
     }

@@ -26,6 +26,7 @@ mod oracle;
 mod orders;
 mod qemu_driver;
 mod real_apps;
+mod reconnects;
 mod sleep_race;
 mod slow_apps;
 mod streaming;

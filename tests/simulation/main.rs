@@ -17,6 +17,7 @@ mod invariants;
 mod moves;
 mod mutations;
 mod owners;
+mod reconnects;
 mod requests;
 mod scenarios;
 mod world;

@@ -9,6 +9,7 @@ use super::pool::Pool;
 use super::upload::{Upload, write_parts};
 use super::{RequestFraming, UpstreamError};
 use backhaul::GuestStream;
+use backhaul::activity::RunActivity;
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::Body;
 use router::names::SpriteName;
@@ -18,6 +19,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
@@ -336,6 +338,12 @@ impl<L: Link + 'static> Connection<L> {
 }
 
 impl Connection<GuestStream> {
+    /// What the run it leads to has in progress.
+    #[must_use]
+    pub fn run(&self) -> Arc<RunActivity> {
+        Arc::clone(self.inner.link.activity())
+    }
+
     /// Whether the owner has said that nothing of the current request reached the guest.
     pub async fn nothing_delivered(&mut self) -> bool {
         self.inner.link.delivered().await.is_some_and(|bytes| bytes <= self.inner.request_offset)

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a mark lasts, counted from the last refusal (`wake.md` §8).
+/// How long a mark lasts, counted from when its socket may come again (`wake.md` §8).
 const LASTS: Duration = Duration::from_secs(600);
 /// First pause that is asked for; doubled up to [`LASTS`] (`wake.md` §8).
 const FIRST: Duration = Duration::from_secs(30);
@@ -75,11 +75,28 @@ impl Damping {
         marks.from.entry(key.from).or_default().push(mark);
     }
 
-    /// A socket wants to wake its sprite.
+    /// A request came for a sprite that is not known to run. `socket` says whether browsers
+    /// make such a request by themselves; `is_waking`, whether somebody else wakes the sprite
+    /// already: to join costs nothing.
     ///
     /// # Errors
-    /// It comes back by itself: when it may try again.
-    pub fn check(&self, now: Instant, key: &SocketKey) -> Result<(), Duration> {
+    /// It is a socket that comes back by itself: when it may try again.
+    pub fn arrives(
+        &self,
+        now: Instant,
+        key: &SocketKey,
+        socket: bool,
+        is_waking: impl FnOnce() -> bool,
+    ) -> Result<(), Duration> {
+        if !socket {
+            self.visited(key);
+            return Ok(());
+        }
+        if is_waking() { Ok(()) } else { self.check(now, key) }
+    }
+
+    /// A socket wants to wake its sprite.
+    fn check(&self, now: Instant, key: &SocketKey) -> Result<(), Duration> {
         let mut marks = self.lock();
         let Some(mark) = marks.find(key) else { return Ok(()) };
         if mark.until <= now {
@@ -88,13 +105,14 @@ impl Damping {
         }
         let pause = (FIRST * (1 << mark.refused.min(5))).min(LASTS);
         mark.refused = mark.refused.saturating_add(1);
-        // A client that does not keep to the pauses is a loop: it stays marked.
-        mark.until = now + LASTS;
+        // A client that does not keep to the pauses is a loop: it stays marked. One that does
+        // comes back behind the pause, and must not find the mark gone for that.
+        mark.until = now + pause + LASTS;
         Err(pause)
     }
 
     /// Somebody of the same session came: its sockets may wake again.
-    pub fn visited(&self, key: &SocketKey) {
+    fn visited(&self, key: &SocketKey) {
         self.lock().remove(key);
     }
 
@@ -172,7 +190,9 @@ mod tests {
         damping.mark(now, key(1));
         let pauses: Vec<_> = (0..7).map(|_| damping.check(now, &key(1)).unwrap_err().as_secs()).collect();
         assert_eq!(pauses, [30, 60, 120, 240, 480, 600, 600]);
-        assert_eq!(damping.check(now + LASTS, &key(1)), Ok(()));
+        let comes = now + Duration::from_secs(600);
+        assert!(damping.check(comes, &key(1)).is_err(), "it did as it was told");
+        assert_eq!(damping.check(comes + Duration::from_secs(600) + LASTS, &key(1)), Ok(()));
         assert!(damping.is_empty());
     }
 
