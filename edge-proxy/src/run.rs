@@ -127,7 +127,7 @@ impl Running {
             owner.upsert(spec).await;
         }
         let domains = static_sprites(config, &store, &owner).await?;
-        owner.settle();
+        owner.settle().await;
 
         let webhook = Webhook::load(&config.webhook, Arc::clone(owner.ledger()), &config.data_dir.join("ledger"))?;
         let webhook = webhook.map(|webhook| {

@@ -50,15 +50,33 @@ async fn a_machine_keeps_its_memory_through_both_sleeps_and_no_memory_is_loaded_
     let second = demo.get(&format!("{port}--vm"), COUNT).await;
     assert_eq!(Counted::of(&second), last.next());
 
-    // One that was changed meanwhile is not loaded: the disk is what is left.
+    // One that was changed meanwhile is not loaded: the disk is what is left, and that is said.
     demo.sleep_cold("vm").await;
-    let file = std::fs::OpenOptions::new().write(true).open(memory.join("memory")).unwrap();
-    let length = file.metadata().unwrap().len();
-    file.set_len(length / 2).unwrap();
+    let cut = || {
+        let file = std::fs::OpenOptions::new().write(true).open(memory.join("memory")).unwrap();
+        let length = file.metadata().unwrap().len();
+        file.set_len(length / 2).unwrap();
+    };
+    cut();
+    let before = demo.receipts("vm").await.len();
     let booted = Counted::of(&demo.boot("vm").await);
     assert_ne!(booted.boot, last.boot);
+    assert_eq!(demo.receipts("vm").await[before]["lost_memory"], true);
     assert!(demo.log().contains("its memory is lost"), "{}", demo.log());
     assert!(!memory.join("memory.json").exists() && !memory.join("memory").exists());
+
+    // Where its people want to decide about that, no visitor boots it; they do.
+    demo.admin(&["sprite", "limits", "vm", "--refuse-lossy", "true"]).await;
+    demo.sleep_cold("vm").await;
+    cut();
+    for _ in 0..2 {
+        let refused = demo.get("vm", COUNT).await;
+        assert_eq!((refused.status, &refused.json()["code"]), (503, &"wake_refused_lossy".into()), "{refused:?}");
+        assert!(demo.machines("vm").is_empty());
+    }
+    let woken = demo.try_admin(&["sprite", "wake", "vm"]).await;
+    eprintln!("woken by its people: {}", String::from_utf8_lossy(&woken.stdout));
+    assert_ne!(Counted::of(&demo.boot("vm").await).boot, booted.boot);
 
     // Destroyed, nothing of it is left.
     demo.sleep_cold("vm").await;

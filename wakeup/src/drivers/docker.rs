@@ -8,7 +8,7 @@
 
 mod engine;
 
-use self::engine::{Engine, Found};
+use self::engine::{Engine, Found, Listed};
 use super::probe::stays_open;
 use super::{Adopted, DriverError, Started, WakeDriver, probe};
 use crate::spec::{Depth, DockerSpec, DriverSpec, SpriteSpec};
@@ -16,7 +16,7 @@ use backhaul::owner::BoxFuture;
 use config::DockerDriver as Settings;
 use router::names::SpriteName;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -255,6 +255,38 @@ impl Inner {
         Some(Adopted { depth: found.paused.then_some(Depth::Warm), guest })
     }
 
+    /// Stops them, and no more: an engine's disk of a sprite may be worth something, and a sprite
+    /// that is made again by this name removes it.
+    async fn end_unowned(self: Arc<Self>, own: BTreeSet<SpriteName>) -> Vec<SpriteName> {
+        let listed = match self.engine.running(OWNER).await {
+            Ok(listed) => listed,
+            // A host without an engine is none of our business.
+            Err(error) if own.is_empty() => {
+                tracing::debug!(%error, "no container of a sprite that is no more was looked for");
+                return Vec::new();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "containers of sprites that are no more would not be found");
+                return Vec::new();
+            }
+        };
+        let mut ended = Vec::new();
+        for Listed { id, labels } in listed {
+            let label = |name| labels.get(name).map_or("", String::as_str);
+            let Ok(name) = SpriteName::parse(label(SPRITE)) else { continue };
+            // One that was begun meanwhile is its sprite's.
+            if label(OWNER) != self.owner || own.contains(&name) || self.lock().contains_key(&name) {
+                continue;
+            }
+            tracing::warn!(sprite = %name, container = id, "stopping a container that belongs to no sprite");
+            match self.engine.stop(&id, true).await {
+                Ok(()) => ended.push(name),
+                Err(error) => tracing::error!(sprite = %name, %error, "a container of no sprite may run"),
+            }
+        }
+        ended
+    }
+
     fn place(&self, name: &SpriteName) -> Option<Place> {
         self.lock().get(name)?.place
     }
@@ -364,6 +396,10 @@ impl WakeDriver for DockerDriver {
 
     fn adopt(&self, spec: &SpriteSpec) -> BoxFuture<Option<Adopted>> {
         Box::pin(Arc::clone(&self.0).adopt(spec.clone()))
+    }
+
+    fn end_unowned(&self, own: BTreeSet<SpriteName>) -> BoxFuture<Vec<SpriteName>> {
+        Box::pin(Arc::clone(&self.0).end_unowned(own))
     }
 
     fn ready(self: Arc<Self>, name: SpriteName, address: SocketAddr, fresh: bool) -> BoxFuture<SocketAddr> {

@@ -15,12 +15,12 @@ use self::api::Api;
 use self::files::Files;
 use self::vmm::Vmm;
 use super::process::system;
-use super::{Adopted, DriverError, Started, WakeDriver};
+use super::{Adopted, DriverError, Started, WakeDriver, sprites_in};
 use crate::spec::{Depth, DriverSpec, FirecrackerSpec, SpriteSpec};
 use backhaul::owner::BoxFuture;
 use config::FirecrackerDriver as Settings;
 use router::names::SpriteName;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -96,11 +96,21 @@ impl Inner {
             vmm.end().await;
         }
         if claimed {
-            match self.run(&spec, machine, turn, &files, true).await {
-                Ok(started) => return Ok(started),
+            let loaded = self.run(&spec, machine, turn, &files, true).await;
+            let ended = !self.lock().get(&spec.name).is_some_and(|known| known.turn == turn);
+            return match loaded {
+                // It was ended meanwhile, and that is why it did not load.
+                Err(_) if ended => Err(DriverError::NoGuest),
                 // Whether it ran for a moment or not, it is ended, and its disk is what is left.
-                Err(error) => tracing::warn!(sprite = %spec.name, %error, "its memory cannot be loaded; it boots"),
-            }
+                Err(error) => {
+                    files.lose_snapshot(spec.generation).map_err(system("cannot give up its memory"))?;
+                    Err(DriverError::MemoryLost { reason: error.to_string() })
+                }
+                loaded => loaded,
+            };
+        }
+        if files.has_lost_snapshot(spec.generation) {
+            return Err(DriverError::MemoryLost { reason: "it was not whole on disk".into() });
         }
         self.run(&spec, machine, turn, &files, false).await
     }
@@ -158,32 +168,36 @@ impl Inner {
     async fn suspend(self: Arc<Self>, name: SpriteName) {
         let Some(Machine { generation, vmm: Some(vmm), .. }) = self.lock().get(&name).cloned() else { return };
         let files = self.files(&name);
-        let written = self.write_snapshot(&files).await;
+        let written = self.write_snapshot(&files, generation).await;
         vmm.end().await;
         if let Some(machine) = self.lock().get_mut(&name) {
             machine.vmm = None;
         }
         let kept = match written {
             // Only now does the guest's disk change no more.
-            Ok(()) => files.keep_snapshot(generation).await.map_err(system("cannot keep its memory")),
+            Ok(()) => files.keep_snapshot().await.map_err(system("cannot keep its memory")),
             Err(error) => Err(error),
         };
         if let Err(error) = kept {
             tracing::warn!(sprite = %name, %error, "it sleeps without its memory");
-            files.remove_snapshots();
+            // Ended meanwhile, it is to leave nothing behind.
+            let still_there = self.lock().contains_key(&name);
+            if still_there && let Err(error) = files.lose_snapshot(generation) {
+                tracing::error!(sprite = %name, %error, "nobody will be told that its memory is lost");
+            }
         }
     }
 
-    async fn write_snapshot(&self, files: &Files) -> Result<(), DriverError> {
-        files.begin_snapshot().map_err(system("cannot make room for its memory"))?;
+    async fn write_snapshot(&self, files: &Files, generation: u64) -> Result<(), DriverError> {
+        files.begin_snapshot(generation).map_err(system("cannot make room for its memory"))?;
         let api = self.api(files);
         api.pause().await?;
         api.snapshot(&files.next()).await
     }
 
     async fn end(self: Arc<Self>, name: SpriteName) {
-        let Some(machine) = self.lock().remove(&name) else { return };
-        if let Some(vmm) = machine.vmm {
+        let vmm = self.lock().remove(&name).and_then(|machine| machine.vmm);
+        if let Some(vmm) = vmm {
             vmm.end().await;
         }
         self.files(&name).remove_snapshots();
@@ -204,6 +218,8 @@ impl Inner {
                     return None;
                 }
             };
+            // It runs, or may: whatever was written of it is worth nothing.
+            files.remove_snapshots();
             self.lock().insert(spec.name.clone(), known(Some(Arc::new(vmm))));
             return Some(Adopted { depth, guest: Some(Started { address, at: Instant::now(), exited }) });
         }
@@ -213,6 +229,21 @@ impl Inner {
         // Known, so that its memory goes with it.
         self.lock().insert(spec.name.clone(), known(None));
         Some(Adopted { depth: Some(Depth::Cold), guest: None })
+    }
+
+    async fn end_unowned(self: Arc<Self>, own: BTreeSet<SpriteName>) -> Vec<SpriteName> {
+        let mut ended = Vec::new();
+        for name in sprites_in(&self.directory) {
+            // One that was begun meanwhile is its sprite's.
+            if own.contains(&name) || self.lock().contains_key(&name) {
+                continue;
+            }
+            let Some((vmm, _)) = Vmm::found(&self.files(&name), self.log_bytes) else { continue };
+            tracing::warn!(sprite = %name, "ending a VMM that belongs to no sprite");
+            vmm.end().await;
+            ended.push(name);
+        }
+        ended
     }
 }
 
@@ -249,6 +280,10 @@ impl WakeDriver for FirecrackerDriver {
 
     fn adopt(&self, spec: &SpriteSpec) -> BoxFuture<Option<Adopted>> {
         Box::pin(Arc::clone(&self.0).adopt(spec.clone()))
+    }
+
+    fn end_unowned(&self, own: BTreeSet<SpriteName>) -> BoxFuture<Vec<SpriteName>> {
+        Box::pin(Arc::clone(&self.0).end_unowned(own))
     }
 
     /// The address is the guest's alone; nobody here can know better.

@@ -33,7 +33,9 @@ pub use qemu::{QemuDriver, QemuSettings};
 use crate::spec::{Depth, DriverSpec, SpriteSpec};
 use backhaul::owner::BoxFuture;
 use router::names::SpriteName;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -106,6 +108,12 @@ pub enum DriverError {
         /// Why.
         reason: String,
     },
+    /// What it slept with cannot be had back; what is left is its disk.
+    #[error("its memory is lost: {reason}")]
+    MemoryLost {
+        /// Why.
+        reason: String,
+    },
     /// Some process of the guest could not be stopped in time.
     #[error("the guest did not stop in time")]
     NotStopped,
@@ -113,7 +121,16 @@ pub enum DriverError {
 
 /// Acts on guests. Calls for one sprite never overlap; calls for different ones do.
 pub trait WakeDriver: Send + Sync + 'static {
-    /// Starts the guest from its disk.
+    /// Starts the guest: with the memory that [`suspend`] wrote, or from its disk when it wrote
+    /// none.
+    ///
+    /// # Errors
+    /// [`DriverError::MemoryLost`] when there should be a memory and it cannot be had back: the
+    /// caller decides whether the guest may begin without, and says so by [`end`] before the next
+    /// start. Until then each start says the same, whichever owner asks.
+    ///
+    /// [`suspend`]: WakeDriver::suspend
+    /// [`end`]: WakeDriver::end
     fn start(&self, spec: &SpriteSpec) -> BoxFuture<Result<Started, DriverError>>;
     /// Continues a frozen guest; when it was done. Returns once the guest is really running:
     /// a frozen listener accepts connections too, so a port says nothing before that.
@@ -132,7 +149,8 @@ pub trait WakeDriver: Send + Sync + 'static {
     }
     /// Puts a running or frozen guest to sleep so that nothing of it is in memory. A driver
     /// that can writes its memory to disk, and the next [`WakeDriver::start`] goes on from
-    /// there; by default the guest ends.
+    /// there, or says that it was lost; by default the guest ends, which loses nothing anybody
+    /// counted on.
     fn suspend(&self, name: &SpriteName) -> BoxFuture<()> {
         self.end(name)
     }
@@ -151,6 +169,14 @@ pub trait WakeDriver: Send + Sync + 'static {
     fn adopt(&self, spec: &SpriteSpec) -> BoxFuture<Option<Adopted>> {
         let _ = spec;
         Box::pin(async { None })
+    }
+    /// Ends the guests of this host's sprites, as they are told apart by its directory, that run
+    /// and belong to none of `own` (all sprites with this driver): an owner before this one was
+    /// killed while it destroyed theirs. Whose were ended. Asked once, when every sprite is
+    /// known. By default there are none: guests end with their owner, or are somebody else's.
+    fn end_unowned(&self, own: BTreeSet<SpriteName>) -> BoxFuture<Vec<SpriteName>> {
+        let _ = own;
+        Box::pin(async { Vec::new() })
     }
     /// Resolves when the guest that was started is ready at `address`; where it is then.
     /// Never ends by itself: the caller bounds it. `fresh` after a start, not after a
@@ -175,6 +201,12 @@ pub trait WakeDriver: Send + Sync + 'static {
     fn owns_listener(&self, name: &SpriteName, address: SocketAddr) -> bool;
     /// Where the guest's HTTP port is, if it was started.
     fn address(&self, name: &SpriteName) -> Option<SocketAddr>;
+}
+
+/// Sprites that have, or had, a directory in `directory`.
+fn sprites_in(directory: &Path) -> impl Iterator<Item = SpriteName> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| SpriteName::parse(entry.file_name().to_str()?).ok())
 }
 
 /// All drivers of a host.
@@ -227,5 +259,18 @@ impl Drivers {
     /// Ends what an owner that died left behind; whose guests were found alive.
     pub async fn reap_orphans(&self) -> Vec<SpriteName> {
         self.process.reap_orphans().await
+    }
+
+    /// Ends what runs and belongs to none of `sprites`, which are all of this host; whose guests
+    /// were ended.
+    pub async fn end_unowned(&self, sprites: &[SpriteSpec]) -> Vec<SpriteName> {
+        let of = |is: fn(&DriverSpec) -> bool| -> BTreeSet<SpriteName> {
+            sprites.iter().filter(|spec| is(&spec.driver)).map(|spec| spec.name.clone()).collect()
+        };
+        let qemu = self.qemu.end_unowned(of(|driver| matches!(driver, DriverSpec::Qemu(_))));
+        let docker = self.docker.end_unowned(of(|driver| matches!(driver, DriverSpec::Docker(_))));
+        let firecracker = self.firecracker.end_unowned(of(|driver| matches!(driver, DriverSpec::Firecracker(_))));
+        let (qemu, docker, firecracker) = tokio::join!(qemu, docker, firecracker);
+        [qemu, docker, firecracker].concat()
     }
 }

@@ -20,12 +20,12 @@ use self::process::{Process, Record};
 use self::qmp::{Qmp, QmpError, Status, connect};
 use super::log::Log;
 use super::ports::{Ports, reserve};
-use super::{Adopted, DriverError, Started, WakeDriver};
+use super::{Adopted, DriverError, Started, WakeDriver, sprites_in};
 use crate::spec::{Depth, DriverSpec, QemuSpec, SpriteSpec};
 use backhaul::owner::BoxFuture;
 use config::Accel;
 use router::names::SpriteName;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -133,9 +133,14 @@ impl Inner {
         let until = Instant::now() + self.settings.qemu.boot_wait;
         let sprite = Arc::new(sprite);
         let memory = self.memory(&sprite.name);
-        let begun = match memory.exists() {
-            true => self.restored(&sprite, &memory, until).await?,
-            false => self.begin(&sprite, false, None).await?,
+        let begun = if memory.exists(sprite.generation) {
+            self.restored(&sprite, &memory, until).await?
+        } else if memory.is_lost(sprite.generation) {
+            return Err(DriverError::MemoryLost { reason: "it was not whole on disk".into() });
+        } else {
+            // One of a sprite that had this name before.
+            memory.remove().map_err(system("cannot remove a memory that is not its own"))?;
+            self.begin(&sprite, false).await?
         };
         let Begun { machine, exited, qmp } = begun;
         // QEMU serves one connection at a time.
@@ -152,9 +157,9 @@ impl Inner {
         Ok(Started { address, at: Instant::now(), exited })
     }
 
-    /// Begins it with the memory it had; without, when that cannot be loaded.
+    /// Begins it with the memory it had. One that cannot be loaded is lost.
     async fn restored(&self, sprite: &Arc<SpriteSpec>, memory: &Memory, until: Instant) -> Result<Begun, DriverError> {
-        let mut begun = self.begin(sprite, true, None).await?;
+        let mut begun = self.begin(sprite, true).await?;
         let loaded = async {
             let label = self.label(sprite, begun.qmp.version())?;
             memory.load(&mut begun.qmp, &label, until).await
@@ -170,10 +175,14 @@ impl Inner {
                 Ok(begun)
             }
             Some(reason) => {
-                tracing::warn!(sprite = %sprite.name, reason, "its memory is lost; it boots");
+                if !self.forget(&begun.machine) {
+                    // It was ended meanwhile, and that is why it did not load.
+                    return Err(DriverError::NoGuest);
+                }
+                tracing::warn!(sprite = %sprite.name, reason, "its memory is lost");
                 begun.machine.process.kill().await;
-                memory.remove().map_err(system("cannot remove a memory that cannot be loaded"))?;
-                self.begin(sprite, false, Some(begun.machine.process.pid())).await
+                memory.lose(sprite.generation).map_err(system("cannot remove a memory that cannot be loaded"))?;
+                Err(DriverError::MemoryLost { reason })
             }
         }
     }
@@ -183,14 +192,8 @@ impl Inner {
         Label::now(sprite, spec, self.accel(spec), version).map_err(system("cannot look at its kernel and disks"))
     }
 
-    /// Begins QEMU and waits until it can be asked. `instead_of` is the process it takes the
-    /// place of: without that one it was ended meanwhile, and must not begin again.
-    async fn begin(
-        &self,
-        sprite: &Arc<SpriteSpec>,
-        waits_for_memory: bool,
-        instead_of: Option<i32>,
-    ) -> Result<Begun, DriverError> {
+    /// Begins QEMU and waits until it can be asked.
+    async fn begin(&self, sprite: &Arc<SpriteSpec>, waits_for_memory: bool) -> Result<Begun, DriverError> {
         let spec = spec_of(sprite)?;
         let directory = self.directory(&sprite.name);
         std::fs::create_dir_all(&directory).map_err(system("cannot make the sprite's directory"))?;
@@ -214,10 +217,7 @@ impl Inner {
             proof: Arc::default(),
             _reserved: Some(Arc::new(reserved)),
         };
-        if !self.enter(&machine, instead_of) {
-            process.kill().await;
-            return Err(DriverError::NoGuest);
-        }
+        self.lock().insert(sprite.name.clone(), machine.clone());
         let greeted = tokio::select! {
             greeted = tokio::time::timeout(GREETING_WAIT, self.greeting(&sprite.name)) => greeted,
             reason = process.ended() => return Err(DriverError::Machine { reason }),
@@ -234,15 +234,13 @@ impl Inner {
         }
     }
 
-    /// Makes it the sprite's machine; `false` when it was to take the place of another.
-    fn enter(&self, machine: &Machine, instead_of: Option<i32>) -> bool {
+    /// It is the sprite's machine no more; `false` when it was not: it may have been ended, and
+    /// another begun.
+    fn forget(&self, machine: &Machine) -> bool {
         let mut machines = self.lock();
-        let present = machines.get(&machine.sprite.name).map(|present| present.process.pid());
-        let may = instead_of.is_none() || instead_of == present;
-        if may {
-            machines.insert(machine.sprite.name.clone(), machine.clone());
-        }
-        may
+        let name = &machine.sprite.name;
+        let present = machines.get(name).is_some_and(|present| present.process.pid() == machine.process.pid());
+        present && machines.remove(name).is_some()
     }
 
     /// Its control socket appears a little after QEMU began. Bounded by the caller.
@@ -297,28 +295,35 @@ impl Inner {
             reason = machine.process.ended() => Err(DriverError::Machine { reason }),
         };
         match saved {
-            Ok(bytes) => {
+            Ok((bytes, mut qmp)) => {
+                // It may be gone before it has answered.
+                let _ = qmp.execute("quit", serde_json::Value::Null).await;
+                let _ = tokio::time::timeout(QUIT_WAIT, machine.process.ended()).await;
                 let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(sprite = %name, bytes, took_ms, "its memory is on disk");
             }
-            Err(error) => tracing::warn!(sprite = %name, %error, "its memory is lost; it will boot"),
+            Err(error) => {
+                tracing::warn!(sprite = %name, %error, "its memory is lost");
+                // Ended meanwhile, it is to leave nothing behind.
+                if self.machine(&name).is_some_and(|present| present.process.pid() == machine.process.pid())
+                    && let Err(error) = self.memory(&name).lose(machine.sprite.generation)
+                {
+                    tracing::error!(sprite = %name, %error, "nobody will be told that its memory is lost");
+                }
+            }
         }
-        // Only this machine: it may have been ended and begun again meanwhile.
-        self.lock().retain(|of, present| *of != name || present.process.pid() != machine.process.pid());
+        self.forget(&machine);
         machine.process.kill().await;
     }
 
-    /// Writes its memory and lets QEMU end by itself.
-    async fn save(&self, machine: &Machine) -> Result<u64, DriverError> {
+    /// Writes its memory: how many bytes, and the connection QEMU was asked over.
+    async fn save(&self, machine: &Machine) -> Result<(u64, Qmp), DriverError> {
         let name = &machine.sprite.name;
         let mut qmp = self.qmp(name).await?;
         qmp.stop().await?;
         let label = self.label(&machine.sprite, qmp.version())?;
         let bytes = self.memory(name).save(&mut qmp, &label).await?;
-        // It may be gone before it has answered.
-        let _ = qmp.execute("quit", serde_json::Value::Null).await;
-        let _ = tokio::time::timeout(QUIT_WAIT, machine.process.ended()).await;
-        Ok(bytes)
+        Ok((bytes, qmp))
     }
 
     async fn adopt(self: Arc<Self>, sprite: SpriteSpec) -> Option<Adopted> {
@@ -326,12 +331,12 @@ impl Inner {
         let directory = self.directory(&name);
         let asleep = |there: bool| there.then_some(Adopted { depth: Some(Depth::Cold), guest: None });
         let memory = self.memory(&name);
-        let Some(record) = Record::read(&directory) else { return asleep(memory.exists()) };
+        let Some(record) = Record::read(&directory) else { return asleep(memory.exists(sprite.generation)) };
         let (process, exited) = match Process::found(&record, &directory) {
             Ok(Some(found)) => found,
             Ok(None) => {
                 record.remove(&directory);
-                return asleep(memory.exists());
+                return asleep(memory.exists(sprite.generation));
             }
             Err(error) => {
                 tracing::error!(sprite = %name, pid = record.pid, %error, "a machine that may run cannot be watched");
@@ -344,12 +349,14 @@ impl Inner {
         };
         // While there is a memory its guest has not run, so the process has nothing to lose.
         let depth = match status {
-            Ok(Status::Running) if !memory.exists() && record.generation == sprite.generation => None,
-            Ok(Status::Paused) if !memory.exists() && record.generation == sprite.generation => Some(Depth::Warm),
+            Ok(Status::Running) if !memory.exists(sprite.generation) && record.generation == sprite.generation => None,
+            Ok(Status::Paused) if !memory.exists(sprite.generation) && record.generation == sprite.generation => {
+                Some(Depth::Warm)
+            }
             status => {
                 tracing::info!(sprite = %name, pid = record.pid, ?status, "a machine of no use is ended");
                 process.kill().await;
-                return asleep(memory.exists());
+                return asleep(memory.exists(sprite.generation));
             }
         };
         let log = Log::open(&directory.join("output.log"), self.settings.log_bytes);
@@ -365,9 +372,37 @@ impl Inner {
             // Whoever has it by now found the port itself in use and passed on.
             _reserved: reserve(record.address.port()).ok().map(Arc::new),
         };
-        self.enter(&machine, None);
+        // What is left of a memory that was loaded, if an owner died before it was removed.
+        if let Err(error) = memory.remove() {
+            tracing::warn!(sprite = %name, %error, "what is left of its last memory cannot be removed");
+        }
+        self.lock().insert(name, machine);
         let guest = Started { address: record.address.into(), at: Instant::now(), exited };
         Some(Adopted { depth, guest: Some(guest) })
+    }
+
+    async fn end_unowned(self: Arc<Self>, own: BTreeSet<SpriteName>) -> Vec<SpriteName> {
+        let mut ended = Vec::new();
+        for name in sprites_in(&self.settings.directory) {
+            // One that was begun meanwhile is its sprite's.
+            if own.contains(&name) || self.machine(&name).is_some() {
+                continue;
+            }
+            let directory = self.directory(&name);
+            let Some(record) = Record::read(&directory) else { continue };
+            match Process::found(&record, &directory) {
+                Ok(Some((process, _))) => {
+                    tracing::warn!(sprite = %name, pid = record.pid, "ending a machine that belongs to no sprite");
+                    process.kill().await;
+                    ended.push(name);
+                }
+                Ok(None) => record.remove(&directory),
+                Err(error) => {
+                    tracing::error!(sprite = %name, pid = record.pid, %error, "a machine of no sprite may run");
+                }
+            }
+        }
+        ended
     }
 
     async fn ready(self: Arc<Self>, name: SpriteName, address: SocketAddr) -> SocketAddr {
@@ -422,6 +457,10 @@ impl WakeDriver for QemuDriver {
 
     fn adopt(&self, spec: &SpriteSpec) -> BoxFuture<Option<Adopted>> {
         Box::pin(Arc::clone(&self.0).adopt(spec.clone()))
+    }
+
+    fn end_unowned(&self, own: BTreeSet<SpriteName>) -> BoxFuture<Vec<SpriteName>> {
+        Box::pin(Arc::clone(&self.0).end_unowned(own))
     }
 
     /// After a start and after a continue alike, for its own port and those it declares: the

@@ -119,6 +119,7 @@ pub(super) enum Command {
     /// Something that needs the core and answers by itself.
     Core(OnCore),
     Statuses(Option<SpriteName>, oneshot::Sender<Vec<SpriteStatus>>),
+    Specs(oneshot::Sender<Vec<SpriteSpec>>),
     PortLost(SpriteName, u64),
     Event(SpriteName, u64, Event),
     Shutdown(oneshot::Sender<()>),
@@ -230,10 +231,17 @@ impl OwnerHandle {
         Ok(Self { shared, commands })
     }
 
-    /// Every sprite of this host was made known: what an owner before this one left open of
-    /// any other has ended.
-    pub fn settle(&self) {
-        self.shared.ledger.settle(&self.shared.reaped);
+    /// Every sprite of this host was made known: guests that run and belong to none of them are
+    /// ended, since an owner before this one was killed while it destroyed theirs, and what it
+    /// left open in the ledger of any other has ended. Takes as long as an engine or a machine
+    /// takes to end what there is; nothing else waits for it.
+    pub async fn settle(&self) {
+        let sprites = self.ask(Command::Specs).await.unwrap_or_default();
+        let unowned = self.shared.drivers.end_unowned(&sprites).await;
+        let now = Stamp::now();
+        let unowned = unowned.into_iter().map(|name| (name, now));
+        let ended = self.shared.reaped.clone().into_iter().chain(unowned).collect();
+        self.shared.ledger.settle(&ended);
     }
 
     /// The ledger of this host's runs.

@@ -9,7 +9,7 @@ use super::handle::{Command, Event, Order, RECEIPTS, Run, SELF, Shared, SleepErr
 use super::sprite::CoreSpec;
 use super::teller::{Teller, resumed, started, tell_when_it_exits};
 use super::timers::{Rang, Timers};
-use crate::drivers::{Adopted, Started, WakeDriver};
+use crate::drivers::{Adopted, DriverError, Started, WakeDriver};
 use crate::spec::{Depth, DriverSpec, Receipt, SpriteSpec, SpriteStatus, StateName};
 use backhaul::activity::RunActivity;
 use backhaul::owner::EdgeId;
@@ -166,6 +166,7 @@ impl Task {
                 };
                 let _ = done.send(statuses.into_iter().map(open).collect());
             }
+            Command::Specs(done) => drop(done.send(self.specs.values().cloned().collect())),
             Command::PortLost(name, run) => self.core.handle_port_lost(&name, run),
             Command::Event(name, run, event) => self.event(now, &name, run, event),
             Command::Shutdown(_) => unreachable!("taken by the loop"),
@@ -390,18 +391,24 @@ impl Task {
             }
             let tell = Teller { commands, name, run };
             let begun = match resume {
-                true => match resumed(&*driver, &tell.name).await {
-                    Some(begun) => Ok(begun),
-                    None => {
-                        // It died while it was frozen: its disk is what is left.
-                        driver.end(&tell.name).await;
-                        if !tell.memory_lost(token).await {
-                            return;
-                        }
-                        started(&*driver, &spec, &tell).await
-                    }
-                },
+                true => resumed(&*driver, &tell.name).await,
                 false => started(&*driver, &spec, &tell).await,
+            };
+            let begun = match begun {
+                // Its disk is what is left.
+                Err(DriverError::MemoryLost { reason }) => {
+                    if !tell.memory_lost(token, &reason).await {
+                        return;
+                    }
+                    // Its driver need not remember any more that there was a memory.
+                    driver.end(&tell.name).await;
+                    if over.has_changed().is_err() {
+                        // Ended meanwhile: what began now would belong to nobody.
+                        return;
+                    }
+                    started(&*driver, &spec, &tell).await
+                }
+                begun => begun,
             };
             match begun {
                 Ok((at, address)) => {

@@ -23,17 +23,25 @@ impl Teller {
     }
 
     /// Says that only the disk is left; whether it is to be started from that.
-    pub(super) async fn memory_lost(&self, token: u64) -> bool {
+    pub(super) async fn memory_lost(&self, token: u64, reason: &str) -> bool {
+        tracing::info!(sprite = %self.name, reason, "what it had in memory is lost");
         let (goes_on, told) = oneshot::channel();
         self.send(Event::MemoryLost { token, goes_on }).await;
         told.await.unwrap_or(false)
     }
 }
 
-/// Continues a frozen guest; nothing when that cannot be done.
-pub(super) async fn resumed(driver: &dyn WakeDriver, name: &SpriteName) -> Option<(Instant, SocketAddr)> {
-    let at = driver.resume(name).await.ok()?;
-    Some((at, driver.address(name)?))
+/// Continues a frozen guest. One that cannot be continued has died in its sleep: it is ended,
+/// and its memory is lost.
+pub(super) async fn resumed(driver: &dyn WakeDriver, name: &SpriteName) -> Result<(Instant, SocketAddr), DriverError> {
+    let resumed = driver.resume(name).await;
+    match resumed.and_then(|at| Ok((at, driver.address(name).ok_or(DriverError::NoGuest)?))) {
+        Ok(resumed) => Ok(resumed),
+        Err(error) => {
+            driver.end(name).await;
+            Err(DriverError::MemoryLost { reason: error.to_string() })
+        }
+    }
 }
 
 /// Starts a guest, and has its end told.

@@ -73,6 +73,19 @@ impl Engine {
         }
     }
 
+    /// Containers with this label that run or are paused.
+    pub(super) async fn running(&self, label: &str) -> Result<Vec<Listed>, DriverError> {
+        // {"label":["…"],"status":["running","paused"]}
+        let path = format!(
+            "/containers/json?all=true&filters=%7B%22label%22%3A%5B%22{label}%22%5D%2C%22status%22%3A%5B%22running%22%2C%22paused%22%5D%7D"
+        );
+        let answer = self.ask("list them", Method::GET, &path, None).await?;
+        if answer.status != StatusCode::OK {
+            return Err(refused("list them", &answer));
+        }
+        serde_json::from_slice(&answer.body).map_err(|error| failed("list them", error.to_string()))
+    }
+
     pub(super) async fn create(&self, name: &str, definition: &Value) -> Result<(), DriverError> {
         let path = format!("/containers/create?name={name}");
         let answer = self.ask("make it", Method::POST, &path, Some(definition)).await?;
@@ -187,6 +200,14 @@ fn refused(what: &'static str, answer: &Answer) -> DriverError {
 
 fn told(answer: &Answer) -> String {
     answer.told(&["message"])
+}
+
+/// What is read of an entry of `GET /containers/json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Listed {
+    pub(super) id: String,
+    pub(super) labels: HashMap<String, String>,
 }
 
 /// What is read of `GET /containers/{id}/json`; an engine may say `null` for any list.

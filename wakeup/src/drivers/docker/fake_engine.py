@@ -21,6 +21,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import urllib.parse
 
 SOCKET, LOG = sys.argv[1], sys.argv[2]
 PODMAN = "podman" in sys.argv[3:]
@@ -160,6 +161,20 @@ def create(query, body):
     return 201, {"Id": containers[name[1]].id, "Warnings": []}
 
 
+def listed(query):
+    query = urllib.parse.parse_qs(query, strict_parsing=True)
+    must(set(query) == {"all", "filters"} and query["all"] == ["true"], "list: all and filters")
+    filters = json.loads(query["filters"][0])
+    must(set(filters) == {"label", "status"}, "filters: label and status")
+    described = [container.describe() for container in containers.values()]
+    return 200, [
+        {"Id": one["Id"], "Names": [one["Name"]], "State": one["State"]["Status"], "Labels": one["Config"]["Labels"]}
+        for one in described
+        if one["State"]["Status"] in filters["status"]
+        and all(label in one["Config"]["Labels"] for label in filters["label"])
+    ]
+
+
 def find(name):
     for container in containers.values():
         if name in (container.name, container.id):
@@ -221,6 +236,9 @@ def answer(method, path, query, body):
     if method == "POST" and parts[1:] == ["create"]:
         with lock:
             return create(query, body)
+    if method == "GET" and parts[1:] == ["json"]:
+        with lock:
+            return listed(query)
     must(len(parts) in (2, 3), "a container")
     if method == "POST" and parts[2:] == ["wait"]:
         must(body is None, "no body")

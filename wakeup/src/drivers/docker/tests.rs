@@ -278,6 +278,33 @@ async fn a_name_that_is_taken_is_not_taken_over_and_that_of_an_earlier_sprite_is
 }
 
 #[tokio::test]
+async fn a_container_of_no_sprite_is_stopped_and_kept_and_one_of_anybody_else_is_left_alone() {
+    for frozen in [false, true] {
+        let bench = Bench::new("docker").await;
+        let spec = of_image(json!({}));
+        let old = bench.driver();
+        old.start(&spec).await.unwrap();
+        if frozen {
+            old.freeze(&spec.name).await.unwrap();
+        }
+        bench.asked();
+        let mut other = bench.driver();
+        Arc::get_mut(&mut other.0).unwrap().owner = "/elsewhere".into();
+        assert_eq!(other.end_unowned(BTreeSet::new()).await, []);
+        assert_eq!(bench.driver().end_unowned(BTreeSet::from([spec.name.clone()])).await, []);
+        assert_eq!(old.end_unowned(BTreeSet::new()).await, [], "it is known");
+        assert_eq!(bench.asked(), [""; 0]);
+        assert_eq!(bench.driver().end_unowned(BTreeSet::new()).await, [spec.name.clone()]);
+        let asked = bench.asked();
+        assert!(asked.last().unwrap().ends_with("/stop?t=1 204"), "{asked:?}");
+        assert_eq!(bench.driver().end_unowned(BTreeSet::new()).await, []);
+        // It is there for whoever has its name next, which is a sprite that was made again.
+        bench.driver().start(&SpriteSpec { generation: 4, ..spec }).await.unwrap();
+        assert_eq!(bench.asked()[0], "DELETE /containers/sprite-a?force=true&v=true 204");
+    }
+}
+
+#[tokio::test]
 async fn what_the_engine_refuses_is_told_in_its_words() {
     let bench = Bench::new("docker").await;
     let driver = bench.driver();

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `firecracker/api.sock` | the VMM's API |
 //! | `firecracker/vmm` | which process it is |
-//! | `firecracker/next/` | a snapshot that is being written; never loaded |
+//! | `firecracker/next/` | a snapshot that is being written, or was lost; never loaded |
 //! | `firecracker/snapshot/` | a whole one, on disk with everything in it |
 //! | `firecracker/claimed/` | one that a VMM was told to load; never loaded again |
 //! | `output.log` | what the VMM printed |
@@ -69,18 +69,19 @@ impl Files {
     }
 
     /// An empty place for a snapshot to be written to.
-    pub(super) fn begin_snapshot(&self) -> io::Result<()> {
-        remove(&self.own.join("next"))?;
-        fs::create_dir(self.own.join("next"))
+    pub(super) fn begin_snapshot(&self, generation: u64) -> io::Result<()> {
+        let next = self.own.join("next");
+        remove(&next)?;
+        fs::create_dir(&next)?;
+        fs::write(next.join("generation"), generation.to_string())
     }
 
     /// Makes what was written count, once it would survive the loss of power.
-    pub(super) async fn keep_snapshot(&self, generation: u64) -> io::Result<()> {
+    pub(super) async fn keep_snapshot(&self) -> io::Result<()> {
         let files = self.clone();
         // Gigabytes may have to reach the disk.
         tokio::task::spawn_blocking(move || {
             let next = files.own.join("next");
-            fs::write(next.join("generation"), generation.to_string())?;
             let Snapshot { state, memory } = files.next();
             for file in [state, memory, next.join("generation"), next.clone()] {
                 File::open(file)?.sync_all()?;
@@ -95,7 +96,7 @@ impl Files {
 
     /// Whether there is a whole snapshot of this placement.
     pub(super) fn has_snapshot(&self, generation: u64) -> bool {
-        fs::read_to_string(self.whole().join("generation")).is_ok_and(|of| of == generation.to_string())
+        is_of(&self.whole(), generation)
     }
 
     /// Takes the snapshot, if there is one, for the one time it may be loaded.
@@ -110,6 +111,17 @@ impl Files {
         // On disk before the guest runs, or a loss of power would bring it back.
         File::open(&self.own)?.sync_all()?;
         Ok(true)
+    }
+
+    /// Gives the memory up, and keeps in mind that there was to be one.
+    pub(super) fn lose_snapshot(&self, generation: u64) -> io::Result<()> {
+        self.remove_all(&["snapshot", "claimed"]);
+        self.begin_snapshot(generation)
+    }
+
+    /// Whether there was to be a memory of this placement and it is not whole.
+    pub(super) fn has_lost_snapshot(&self, generation: u64) -> bool {
+        is_of(&self.own.join("next"), generation)
     }
 
     pub(super) fn remove_claimed(&self) {
@@ -134,6 +146,10 @@ impl Snapshot {
     fn inside(folder: &Path) -> Self {
         Self { state: folder.join("state"), memory: folder.join("memory") }
     }
+}
+
+fn is_of(folder: &Path, generation: u64) -> bool {
+    fs::read_to_string(folder.join("generation")).is_ok_and(|of| of == generation.to_string())
 }
 
 fn remove(folder: &Path) -> io::Result<()> {

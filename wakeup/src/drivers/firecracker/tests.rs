@@ -185,6 +185,12 @@ async fn a_memory_that_cannot_be_loaded_or_is_of_an_earlier_placement_is_not_kep
     driver.suspend(&spec.name).await;
     std::fs::write(bench.own().join("snapshot/state"), "not one").unwrap();
     std::fs::write(bench.own().join("requests.log"), "").unwrap();
+    // Told until somebody decides, whichever owner asks.
+    let next = bench.driver();
+    for driver in [&driver, &next] {
+        assert!(matches!(driver.start(&spec).await, Err(DriverError::MemoryLost { .. })));
+    }
+    next.end(&spec.name).await;
     driver.start(&spec).await.unwrap();
     assert_eq!(says(&driver, &spec).await, "asked 1 times\n");
     let log = std::fs::read_to_string(bench.own().join("requests.log")).unwrap();
@@ -231,6 +237,22 @@ async fn a_new_owner_finds_a_machine_as_it_is() {
     assert_eq!(says(&fourth, &spec).await, "asked 3 times\n");
     fourth.end(name).await;
     assert!(bench.driver().adopt(&spec).await.is_none());
+}
+
+#[tokio::test]
+async fn a_vmm_of_no_sprite_is_ended_and_one_of_a_sprite_is_not() {
+    let bench = Bench::new();
+    let (old, spec) = (bench.driver(), bench.spec());
+    old.start(&spec).await.unwrap();
+    old.leave(&spec.name).await;
+    let next = bench.driver();
+    assert_eq!(next.end_unowned(BTreeSet::from([spec.name.clone()])).await, []);
+    assert!(next.adopt(&spec).await.is_some());
+    assert_eq!(next.end_unowned(BTreeSet::new()).await, []);
+    says(&next, &spec).await;
+    assert_eq!(bench.driver().end_unowned(BTreeSet::new()).await, [spec.name.clone()]);
+    assert!(!bench.own().join("vmm").exists());
+    assert_eq!(bench.driver().end_unowned(BTreeSet::new()).await, []);
 }
 
 #[tokio::test]

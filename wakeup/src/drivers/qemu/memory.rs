@@ -3,6 +3,9 @@
 //! A label beside it says what it belongs to. While there is a label, its guest has not run
 //! since the memory was written: it is written last, and removed before the guest runs again.
 //! Loaded a second time, a memory would meet a disk that went on without it.
+//!
+//! A mark (`memory.lost`) says that there was to be a memory: it is there from the begin of a
+//! save until the label is, and from then on that it could not be loaded.
 
 use super::super::DriverError;
 use super::qmp::{Qmp, QmpError, Status};
@@ -34,6 +37,8 @@ const DESCRIPTOR: &str = "memory";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Label {
+    /// The placement. What a deleted sprite left behind is nothing of one that has its name now.
+    generation: u64,
     /// The machine.
     spec: QemuSpec,
     accel: Accel,
@@ -61,6 +66,7 @@ impl Label {
         let disks = spec.disks.iter().map(|disk| &disk.path);
         let files = spec.kernel.iter().chain(&spec.initrd).chain(disks).map(|path| Seen::now(path));
         Ok(Self {
+            generation: sprite.generation,
             spec: spec.clone(),
             accel,
             ports: sprite.ports.clone(),
@@ -109,16 +115,48 @@ impl Memory {
         self.directory.join(name)
     }
 
-    /// Whether there is one.
-    pub(super) fn exists(&self) -> bool {
-        self.path("memory.json").exists()
+    /// Whether there is one of this placement; a label that cannot be read is taken for its.
+    pub(super) fn exists(&self, generation: u64) -> bool {
+        /// All of a label that counts here.
+        #[derive(Deserialize)]
+        struct Of {
+            generation: u64,
+        }
+        let Ok(label) = std::fs::read(self.path("memory.json")) else { return false };
+        serde_json::from_slice(&label).map_or(true, |of: Of| of.generation == generation)
     }
 
-    /// Removes it, label first and for good.
+    /// Whether there was to be one of this placement and there is none.
+    pub(super) fn is_lost(&self, generation: u64) -> bool {
+        let marked = std::fs::read_to_string(self.path("memory.lost"));
+        !self.exists(generation) && marked.is_ok_and(|of| of == generation.to_string())
+    }
+
+    /// Gives it up, and keeps in mind that there was to be one.
+    ///
+    /// # Errors
+    /// It may still be there: the guest must not run.
+    pub(super) fn lose(&self, generation: u64) -> io::Result<()> {
+        self.mark(generation)?;
+        self.remove_it()
+    }
+
+    fn mark(&self, generation: u64) -> io::Result<()> {
+        // What a guest had in memory is nobody else's business.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        std::fs::write(self.path("memory.lost"), generation.to_string())
+    }
+
+    /// Removes it, label first and for good, and then the mark.
     ///
     /// # Errors
     /// It may still be there: the guest must not run.
     pub(super) fn remove(&self) -> io::Result<()> {
+        self.remove_it()?;
+        gone(&self.path("memory.lost")).map(drop)
+    }
+
+    fn remove_it(&self) -> io::Result<()> {
         if gone(&self.path("memory.json"))? {
             // A power cut could bring the label back otherwise.
             File::open(&self.directory)?.sync_all()?;
@@ -128,25 +166,15 @@ impl Memory {
     }
 
     /// Writes the memory of a stopped machine, for `label`; its size in bytes. When this
-    /// returns it is on disk. On an error there is none.
+    /// returns it is on disk. On an error there is none that would be loaded: the caller gives it up.
     pub(super) async fn save(&self, qmp: &mut Qmp, label: &Label) -> Result<u64, DriverError> {
         let bytes_max = (u64::from(label.spec.memory_mib) << 20) + BESIDES_BYTES;
         let saved = tokio::time::timeout(SAVE_WAIT, self.write(qmp, label, bytes_max)).await;
-        let saved = saved.unwrap_or_else(|_| Err(failed(format!("its memory was not written in {SAVE_WAIT:?}"))));
-        if saved.is_err() {
-            // Half a memory without a label is never loaded; this only frees its space.
-            let _ = self.remove();
-        }
-        saved
+        saved.unwrap_or_else(|_| Err(failed(format!("its memory was not written in {SAVE_WAIT:?}"))))
     }
 
     async fn write(&self, qmp: &mut Qmp, label: &Label, bytes_max: u64) -> Result<u64, DriverError> {
-        // What a guest had in memory is nobody else's business.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)
-            .map_err(system("cannot make a folder for its memory"))?;
+        self.mark(label.generation).map_err(system("cannot make a folder for its memory"))?;
         let next = self.path("memory.next");
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next);
         let mut file = file.map_err(system("cannot open a file for its memory"))?;
@@ -178,7 +206,8 @@ impl Memory {
         file.write_all(&serde_json::to_vec(label)?)?;
         file.sync_all()?;
         std::fs::rename(next, self.path("memory.json"))?;
-        File::open(&self.directory)?.sync_all()
+        File::open(&self.directory)?.sync_all()?;
+        gone(&self.path("memory.lost")).map(drop)
     }
 
     /// Loads it into a machine that waits for it; what does not fit is refused. The caller

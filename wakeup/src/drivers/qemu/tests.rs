@@ -67,7 +67,6 @@ impl Bench {
     }
 
     fn has_memory(&self) -> bool {
-        assert!(!self.file("memory.next").exists());
         let labelled = self.file("memory.json").exists();
         assert_eq!(labelled, self.file("memory").exists());
         labelled
@@ -145,10 +144,49 @@ async fn a_memory_that_cannot_be_written_is_lost_and_its_machine_ends() {
     driver.suspend(&sprite.name).await;
     assert_eq!((bench.has_memory(), bench.alive()), (false, 0));
     assert!(matches!(driver.resume(&sprite.name).await, Err(DriverError::NoGuest)));
+    std::fs::remove_file(bench.file("fail-save")).unwrap();
+    // Told until somebody decides, whichever owner asks.
+    for driver in [&driver, &bench.driver()] {
+        assert!(driver.adopt(&sprite).await.is_none());
+        assert!(is_lost(&driver.start(&sprite).await));
+    }
+    assert_eq!(bench.how(), ["boots"], "nothing began meanwhile");
+    driver.end(&sprite.name).await;
+    driver.start(&sprite).await.unwrap();
+    driver.end(&sprite.name).await;
 }
 
 #[tokio::test]
-async fn a_memory_that_does_not_load_or_fit_is_removed_and_the_guest_boots() {
+async fn an_owner_that_dies_in_a_save_leaves_a_loss_and_what_a_deleted_sprite_left_is_none() {
+    let bench = Bench::new(22_080);
+    let (driver, sprite) = (bench.driver(), bench.sprite());
+    driver.start(&sprite).await.unwrap();
+    driver.suspend(&sprite.name).await;
+    // As far as it had come: the mark is there, the label is not.
+    std::fs::rename(bench.file("memory.json"), bench.file("label")).unwrap();
+    std::fs::write(bench.file("memory.lost"), "1").unwrap();
+    assert!(is_lost(&bench.driver().start(&sprite).await));
+
+    // The name was given to another sprite: neither the mark nor the memory is of its own.
+    let namesake = SpriteSpec { generation: 2, ..sprite };
+    driver.start(&namesake).await.unwrap();
+    driver.end(&namesake.name).await;
+    std::fs::write(bench.file("memory"), "booted by nobody").unwrap();
+    std::fs::rename(bench.file("label"), bench.file("memory.json")).unwrap();
+    let driver = bench.driver();
+    assert!(driver.adopt(&namesake).await.is_none());
+    let started = driver.start(&namesake).await.unwrap();
+    assert_ne!(asked(started.address).await, "booted by nobody");
+    assert_eq!((bench.has_memory(), bench.alive()), (false, 1));
+    driver.end(&namesake.name).await;
+}
+
+fn is_lost(started: &Result<Started, DriverError>) -> bool {
+    matches!(started, Err(DriverError::MemoryLost { .. }))
+}
+
+#[tokio::test]
+async fn a_memory_that_does_not_load_or_fit_is_lost_and_once_that_is_accepted_the_guest_boots() {
     let bench = Bench::new(22_020);
     let (driver, sprite) = (bench.driver(), bench.sprite());
     let disk = bench.root.path().join("disk");
@@ -166,6 +204,11 @@ async fn a_memory_that_does_not_load_or_fit_is_removed_and_the_guest_boots() {
         driver.suspend(&sprite.name).await;
         spoil();
         let before = bench.begun().len();
+        for _ in 0..2 {
+            assert!(is_lost(&driver.start(&sprite).await), "{what}");
+            assert_eq!((bench.has_memory(), bench.alive()), (false, 0), "{what}");
+        }
+        driver.end(&sprite.name).await;
         let started = driver.start(&sprite).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_ne!(asked(started.address).await, memory, "{what}");
         assert_eq!(bench.how()[before..], ["waits", "boots"], "{what}");
@@ -254,6 +297,24 @@ async fn the_next_owner_takes_what_runs_and_what_is_frozen_and_ends_what_is_of_n
 }
 
 #[tokio::test]
+async fn a_machine_of_no_sprite_is_ended_and_one_of_a_sprite_is_not() {
+    let bench = Bench::new(22_090);
+    let (driver, sprite) = (bench.driver(), bench.sprite());
+    driver.start(&sprite).await.unwrap();
+    driver.leave(&sprite.name).await;
+    let driver = bench.driver();
+    assert_eq!(driver.end_unowned(BTreeSet::from([sprite.name.clone()])).await, []);
+    assert!(driver.adopt(&sprite).await.is_some());
+    // Known to the driver, it is somebody's.
+    assert_eq!(driver.end_unowned(BTreeSet::new()).await, []);
+    assert_eq!(bench.alive(), 1);
+    let driver = bench.driver();
+    assert_eq!(driver.end_unowned(BTreeSet::new()).await, [sprite.name.clone()]);
+    assert_eq!((bench.alive(), bench.file("machine.json").exists()), (0, false));
+    assert_eq!(driver.end_unowned(BTreeSet::new()).await, []);
+}
+
+#[tokio::test]
 async fn a_stranger_with_its_number_is_left_alone() {
     let bench = Bench::new(22_060);
     let (driver, sprite) = (bench.driver(), bench.sprite());
@@ -272,7 +333,7 @@ async fn a_machine_that_waited_for_its_memory_when_its_owner_died_has_not_run() 
     let memory = asked(started.address).await;
     driver.suspend(&sprite.name).await;
     // As far as it had come: it waits, and the label is there.
-    let begun = driver.0.begin(&Arc::new(sprite.clone()), true, None).await.unwrap();
+    let begun = driver.0.begin(&Arc::new(sprite.clone()), true).await.unwrap();
     drop(begun);
     driver.leave(&sprite.name).await;
     let driver = bench.driver();

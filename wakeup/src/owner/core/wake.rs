@@ -260,8 +260,8 @@ impl OwnerCore {
         self.arm(now, name);
     }
 
-    /// The frozen guest was no more: the wake goes on as a cold one, unless its people want to
-    /// decide about that. Whether it goes on.
+    /// The frozen guest was no more, or what it had written of its memory cannot be loaded: the
+    /// wake goes on as a cold one, unless its people want to decide about that. Whether it goes on.
     pub fn handle_memory_lost(&mut self, now: Instant, name: &SpriteName, token: u64) -> bool {
         let Some(sprite) = current(&mut self.sprites, name, token) else { return false };
         let State::Waking { phase: Phase::Starting, kind } = &mut sprite.state else { return false };
@@ -271,7 +271,10 @@ impl OwnerCore {
             record.kind = WakeKind::Cold;
             record.lost_memory = true;
         }
+        // A start from the disk has as long as any other.
+        sprite.since = now;
         if !sprite.spec.limits.refuse_lossy || sprite.waiters.values().any(|waiter| waiter.operator) {
+            self.arm(now, name);
             return true;
         }
         let (run, record) = (sprite.run, sprite.wake.take());

@@ -160,6 +160,32 @@ fn a_lossy_wake_can_be_left_to_its_people() {
 }
 
 #[test]
+fn a_memory_on_disk_that_is_lost_is_told_and_a_start_without_it_has_its_time() {
+    let mut bench = Bench::new(&["a", "b"]);
+    for (sprite, refuses) in [("a", false), ("b", true)] {
+        bench.set(sprite, |spec| spec.limits.refuse_lossy = refuses);
+        bench.wake(sprite);
+        bench.live(0);
+        assert!(bench.core.handle_sleep(bench.now, &name(sprite), Depth::Cold));
+        bench.live(0);
+        assert_eq!(bench.warmth(sprite), Some(Depth::Cold));
+        bench.wake(sprite);
+        let (_, token) = bench.starts()[0];
+        bench.now += START_TIMEOUT - Duration::from_secs(1);
+        assert_eq!(bench.core.handle_memory_lost(bench.now, &name(sprite), token), !refuses);
+        if refuses {
+            assert!(matches!(&bench.live(0)[..], [(_, Answer::Refused { cause: Cause::LossyWake, .. })]));
+        } else {
+            assert_eq!(bench.live(2), [], "it does not hang yet");
+            bench.core.handle_started(bench.now, &name(sprite), token);
+            bench.core.handle_port_open(bench.now, &name(sprite), token);
+            let answers = bench.live(0);
+            assert!(matches!(&answers[..], [(_, Answer::Ready(opened))] if opened.lost_memory), "{answers:?}");
+        }
+    }
+}
+
+#[test]
 fn one_that_moved_says_where_to_who_is_behind_and_ends_here() {
     let mut bench = Bench::new(&["a"]);
     let waiter = bench.wake("a");
