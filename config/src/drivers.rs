@@ -3,8 +3,10 @@
 //!
 //! One section per driver. A driver nobody uses needs none of its settings to be right.
 
+mod process;
 mod qemu;
 
+pub use process::{Cgroup, ProcessDriver};
 pub use qemu::{Accel, Qemu};
 
 use crate::text::all_positive;
@@ -25,6 +27,8 @@ pub struct Drivers {
     pub firecracker: FirecrackerDriver,
     /// Machines of an orchestrator.
     pub http: HttpDriver,
+    /// Commands of this machine.
+    pub process: ProcessDriver,
     /// Virtual machines of QEMU.
     pub qemu: Qemu,
 }
@@ -107,7 +111,7 @@ impl Default for HttpDriver {
 
 impl Drivers {
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
-        let Self { docker, firecracker, http, qemu } = self;
+        let Self { docker, firecracker, http, process: _, qemu } = self;
         qemu.check()?;
         all_positive(&[
             ("drivers.docker.timeout", docker.timeout),

@@ -17,14 +17,14 @@ mod text;
 mod webhook;
 
 pub use backhaul::{BackhaulConfig, Link};
-pub use drivers::{Accel, DockerDriver, Drivers, FirecrackerDriver, HttpDriver, Qemu};
+pub use drivers::{Accel, Cgroup, DockerDriver, Drivers, FirecrackerDriver, HttpDriver, ProcessDriver, Qemu};
 pub use error::ConfigError;
 pub use hold::Hold;
 pub use host::Host;
 pub use ledger::Ledger;
 pub use limits::Limits;
 pub use listen::{Admin, Listen, Names, Tls, UnknownNames};
-pub use sprite::StaticSprite;
+pub use sprite::{MEMORY_MIB, StaticSprite};
 pub use webhook::Webhook;
 
 use serde::{Deserialize, Serialize};

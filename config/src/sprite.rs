@@ -17,6 +17,9 @@ pub struct StaticSprite {
     /// What to run with `$PORT`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
+    /// The most memory the command may have, MiB; no bound when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
     /// Ports that may be asked for as `8080--name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
@@ -27,6 +30,8 @@ pub struct StaticSprite {
 
 /// Longest host name, bytes (RFC 1035 §2.3.4, without the dot at its end).
 const DOMAIN_BYTES_MAX: usize = 253;
+/// What a command may be limited to, MiB (chosen: below, no shell begins for sure; above is 1 TiB).
+pub const MEMORY_MIB: std::ops::RangeInclusive<u32> = 4..=1 << 20;
 /// Most declared ports of one sprite (chosen; the routing table has the same limit).
 const PORTS_MAX: usize = 16;
 
@@ -52,6 +57,9 @@ impl StaticSprite {
     fn check(&self) -> Result<(), (&'static str, String)> {
         if self.address.is_some() == self.command.is_some() {
             return Err(("name", format!("{:?} needs an address or a command, and not both", self.name)));
+        }
+        if self.memory_mib.is_some_and(|mib| self.command.is_none() || !MEMORY_MIB.contains(&mib)) {
+            return Err(("memory_mib", "4 to 1048576, for a command".into()));
         }
         if self.ports.len() > PORTS_MAX || self.ports.contains(&0) {
             return Err(("ports", format!("at most {PORTS_MAX} ports, none of them 0")));

@@ -103,6 +103,8 @@ fn the_sprite_that_is_wrong_is_the_one_shown() {
         ("name = \"b\"\ncommand = \"c\"\ndomains = [\"A.example\"]", "f.toml:9:1", "twice"),
         ("name = \"b\"\ncommand = \"c\"\ndomains = [\"-a.example\"]", "f.toml:9:1", "no domain name"),
         ("name = \"b\"", "f.toml:7:1", "an address or a command"),
+        ("name = \"b\"\ncommand = \"c\"\nmemory_mib = 3", "f.toml:9:1", "sprite.memory_mib: 4 to 1048576"),
+        ("name = \"b\"\naddress = \"127.0.0.1:1\"\nmemory_mib = 64", "f.toml:9:1", "for a command"),
     ] {
         let (at, message) = wrong(&format!("{first}[[sprite]]\n{second}\n"));
         assert_eq!(at, place, "{second}");
@@ -172,4 +174,16 @@ fn every_value_out_of_its_bounds_is_named() {
     }
     // Long enough to overflow a clock.
     assert!(wrong("[host]\nwarm_for = \"400days\"\n").1.contains("365days"));
+}
+
+#[test]
+fn a_cgroup_is_auto_none_or_a_path() {
+    let set = |value: &str| Config::parse(&format!("[drivers.process]\ncgroup = {value:?}\n"), "f.toml");
+    for value in ["auto", "none", "/sys/fs/cgroup/sprites"] {
+        let config = set(value).unwrap();
+        assert_eq!(Config::parse(&config.to_toml(), "f").unwrap(), config);
+    }
+    assert_eq!(set("/a").unwrap().drivers.process.cgroup, Cgroup::At("/a".into()));
+    let refused = set("a").unwrap_err().to_string();
+    assert!(refused.contains("absolute path of a cgroup") && refused.contains("f.toml:2:"), "{refused}");
 }

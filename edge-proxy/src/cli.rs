@@ -156,6 +156,9 @@ pub enum SpriteCommand {
         /// Run by `sh -c` in the sprite's own directory.
         #[arg(long, required_unless_present_any = ["wake_command", "driver"])]
         command: Option<String>,
+        /// The most memory the command and all it begins may have, MiB; docs/drivers.md says where that can be kept.
+        #[arg(long, value_name = "MIB", requires = "command")]
+        memory_mib: Option<u32>,
         /// Wakes a machine somebody else runs, instead: prints {"address":"IP:PORT"}.
         #[arg(long, value_name = "COMMAND", conflicts_with = "command", requires = "sleep_command")]
         wake_command: Option<String>,

@@ -58,7 +58,7 @@ fn configured(arguments: &DemoArguments) -> Result<Config, String> {
 async fn make_samples(running: &Running) -> anyhow::Result<()> {
     let admin = &running.admin;
     for (name, _) in SAMPLES {
-        let driver = DriverSpec::Process { command: format!("exec \"$EDGE_PROXY\" sample {name}") };
+        let driver = DriverSpec::Process { command: format!("exec \"$EDGE_PROXY\" sample {name}"), memory_mib: None };
         let new = NewSprite {
             name: SpriteName::parse(name)?,
             driver,

@@ -242,7 +242,7 @@ async fn static_sprites(
         let name = SpriteName::parse(&sprite.name).map_err(|error| anyhow!("sprite {:?}: {error}", sprite.name))?;
         let driver = match (&sprite.address, &sprite.command) {
             (Some(address), _) => DriverSpec::Fixed { address: *address },
-            (None, Some(command)) => DriverSpec::Process { command: command.clone() },
+            (None, Some(command)) => DriverSpec::Process { command: command.clone(), memory_mib: sprite.memory_mib },
             (None, None) => return Err(anyhow!("sprite {name}: needs an address or a command")),
         };
         let generation = admin::sprites::publish_static(store, LOCAL_HOST, &name, &sprite.ports)?;

@@ -107,10 +107,13 @@ impl SpriteLimits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum DriverSpec {
-    /// A command in its own process group (`drivers/process.rs`).
+    /// A command on this host (`drivers/process.rs`).
     Process {
         /// Given to `sh -c`.
         command: String,
+        /// The most memory all its processes together may have, MiB; no bound when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory_mib: Option<u32>,
     },
     /// A machine somebody else runs, woken and put to sleep by commands (`drivers/command.rs`).
     Command {
@@ -132,6 +135,21 @@ pub enum DriverSpec {
     Firecracker(FirecrackerSpec),
     /// A machine of an orchestrator, asked over HTTP (`drivers/http.rs`).
     Http(HttpSpec),
+}
+
+impl DriverSpec {
+    /// Checks what the types alone cannot say of a command on this host.
+    ///
+    /// # Errors
+    /// The field that is wrong, and what would be right.
+    pub fn check_memory(&self) -> Result<(), Wrong> {
+        match self {
+            Self::Process { memory_mib: Some(mib), .. } if !config::MEMORY_MIB.contains(mib) => {
+                Err(("memory_mib", "4 to 1048576"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A field that is wrong, and what would be right.
@@ -178,7 +196,7 @@ pub struct SpriteStatus {
     pub state: StateName,
     /// While asleep: how deep.
     pub warmth: Option<Depth>,
-    /// While failed: why.
+    /// While failed: why. While asleep: how its last run ended, if its guest died.
     pub cause: Option<String>,
     /// Milliseconds in this state.
     pub since_ms: u64,

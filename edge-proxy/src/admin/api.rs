@@ -85,6 +85,9 @@ pub struct CreateRequest {
     /// Driver `process`: for `sh -c`, with `$PORT`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
+    /// Driver `process`: the most memory it may have, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
     /// Driver `command`: wakes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wake_command: Option<String>,
@@ -273,7 +276,10 @@ impl Admin {
             value["ports"] = spec.ports.into();
             value["idle_timeout_s"] = spec.idle_timeout.map_or(Value::Null, |timeout| timeout.as_secs_f64().into());
             match spec.driver {
-                DriverSpec::Process { command } => value["command"] = command.into(),
+                DriverSpec::Process { command, memory_mib } => {
+                    value["command"] = command.into();
+                    value["memory_mib"] = memory_mib.into();
+                }
                 DriverSpec::Command { wake, sleep } => {
                     value["wake_command"] = wake.into();
                     value["sleep_command"] = sleep.into();
@@ -294,7 +300,10 @@ impl Admin {
         let idle_timeout = idle_timeout.map_err(|error| wrong(format!("idle_timeout: {error}")))?;
         let new = NewSprite {
             name: name.clone(),
-            driver: driver(asked.driver, asked.command, asked.wake_command, asked.sleep_command)?,
+            driver: limited(
+                driver(asked.driver, asked.command, asked.wake_command, asked.sleep_command)?,
+                asked.memory_mib,
+            )?,
             ports: asked.ports,
             idle_timeout,
             access: Access::Public,
@@ -533,12 +542,23 @@ fn driver(
 ) -> Result<DriverSpec, Problem> {
     match (driver, command, wake, sleep) {
         (Some(driver), None, None, None) => Ok(driver),
-        (None, Some(command), None, None) => Ok(DriverSpec::Process { command }),
+        (None, Some(command), None, None) => Ok(DriverSpec::Process { command, memory_mib: None }),
         (None, None, Some(wake), Some(sleep)) => Ok(DriverSpec::Command { wake, sleep }),
         _ => Err((
             StatusCode::BAD_REQUEST,
             "command: exactly one of command, driver, and wake_command with sleep_command".into(),
         )),
+    }
+}
+
+/// With the limit that is asked for beside a command.
+fn limited(driver: DriverSpec, asked: Option<u32>) -> Result<DriverSpec, Problem> {
+    match (driver, asked) {
+        (DriverSpec::Process { command, memory_mib }, asked) => {
+            Ok(DriverSpec::Process { command, memory_mib: asked.or(memory_mib) })
+        }
+        (driver, None) => Ok(driver),
+        _ => Err((StatusCode::BAD_REQUEST, "memory_mib: it belongs to a command; other drivers have their own".into())),
     }
 }
 
@@ -560,7 +580,7 @@ pub(crate) fn failed(error: SpriteError) -> Problem {
     let status = match &error {
         SpriteError::Exists(_) | SpriteError::Public | SpriteError::Defined(_) => StatusCode::CONFLICT,
         SpriteError::Unknown(_) => StatusCode::NOT_FOUND,
-        SpriteError::Field { .. } => StatusCode::BAD_REQUEST,
+        SpriteError::Field { .. } | SpriteError::Host(_) => StatusCode::BAD_REQUEST,
         SpriteError::Corrupt(_) | SpriteError::Store(_) | SpriteError::Random => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, error.to_string())

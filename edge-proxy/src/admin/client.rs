@@ -20,6 +20,7 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
         SpriteCommand::Create {
             name,
             command,
+            memory_mib,
             wake_command,
             sleep_command,
             driver,
@@ -40,6 +41,9 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
                 Ok(Some(driver)) => body["driver"] = driver,
                 Ok(None) => {}
                 Err(error) => return print(Err(error), json),
+            }
+            if let Some(mib) = memory_mib {
+                body["memory_mib"] = mib.into();
             }
             body["wake"] = wake.into();
             body["wake_paths"] = wake_path.into();

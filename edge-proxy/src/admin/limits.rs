@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn only_what_is_named_changes_and_null_goes_back() {
-        let driver = DriverSpec::Process { command: "true".into() };
+        let driver = DriverSpec::Process { command: "true".into(), memory_mib: None };
         let mut spec = SpriteSpec::new(SpriteName::parse("a").unwrap(), 1, driver);
         let mut set = |value: Value| apply(&mut spec, value.as_object().unwrap());
         set(json!({ "awake_per_day": "8h", "wakes_per_hour": 5, "refuse_lossy": true })).unwrap();

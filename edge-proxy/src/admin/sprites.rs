@@ -7,6 +7,7 @@ use router::rows::{PORTS_MAX, ROW_VERSION, SpriteRow};
 use router::store::{EmbeddedStore, StoreError};
 use router::wake::WakeRules;
 use std::time::Duration;
+use wakeup::drivers::DriverError;
 use wakeup::owner::OwnerHandle;
 use wakeup::spec::{DriverSpec, SpriteSpec};
 
@@ -52,6 +53,9 @@ pub enum SpriteError {
         /// What would be right.
         rule: &'static str,
     },
+    /// This host cannot do what it needs.
+    #[error(transparent)]
+    Host(DriverError),
     /// It is public: there is nothing to open.
     #[error("it is public; make it private first")]
     Public,
@@ -77,6 +81,7 @@ pub async fn create(
     new: NewSprite,
 ) -> Result<SpriteSpec, SpriteError> {
     check(&new)?;
+    owner.check(&new.driver).map_err(SpriteError::Host)?;
     let NewSprite { name, driver, ports, idle_timeout, access, wake } = new;
     let key = SpriteRow::key(&name);
     let present = store.get(&key)?;
@@ -125,13 +130,14 @@ fn check(new: &NewSprite) -> Result<(), SpriteError> {
     let field = |(field, rule)| SpriteError::Field { field, rule };
     let wrong = |command: &String| command.trim().is_empty() || command.len() > COMMAND_BYTES_MAX;
     let commands: &[&String] = match &new.driver {
-        DriverSpec::Process { command } => &[command],
+        DriverSpec::Process { command, .. } => &[command],
         DriverSpec::Command { wake, sleep } => &[wake, sleep],
         DriverSpec::Fixed { .. } | DriverSpec::Qemu(_) => &[],
         DriverSpec::Docker(docker) => docker.check().map(|()| &[][..]).map_err(field)?,
         DriverSpec::Firecracker(firecracker) => firecracker.check().map(|()| &[][..]).map_err(field)?,
         DriverSpec::Http(http) => http.check().map(|()| &[][..]).map_err(field)?,
     };
+    new.driver.check_memory().map_err(field)?;
     if commands.iter().any(|command| wrong(command)) {
         return Err(SpriteError::Field { field: "command", rule: "1 to 16384 bytes" });
     }

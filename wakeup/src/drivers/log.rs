@@ -65,6 +65,7 @@ pub(super) fn begin_anew_over(path: &Path, bytes_max: u64) -> std::io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt;
 
     #[test]
     fn a_log_keeps_to_its_bound_and_keeps_the_end() {
@@ -77,6 +78,27 @@ mod tests {
         let (now, before) = (std::fs::read(&path).unwrap(), std::fs::read(path.with_extension("log.1")).unwrap());
         assert!(now.len() <= 4096 && before.len() <= 4096);
         assert!(now.ends_with(b"line 999\n"));
+    }
+
+    #[tokio::test]
+    async fn what_is_followed_keeps_to_the_bound_too_and_a_log_that_cannot_be_written_drains_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("output.log");
+        let log = Log::open(&path, 10_000).unwrap();
+        let write = async |bytes: &[u8]| {
+            let (mut guest, output) = tokio::io::duplex(64);
+            log.follow(output);
+            // Ends only when everything was read.
+            guest.write_all(bytes).await.unwrap();
+            guest.shutdown().await.unwrap();
+        };
+        let text = vec![b'x'; 100_000];
+        write(&text).await;
+        let kept = || [path.clone(), path.with_extension("log.1")].map(|path| path.metadata().map_or(0, |m| m.len()));
+        assert!(kept().iter().all(|bytes| *bytes <= 10_000), "{:?}", kept());
+        assert!(kept().iter().sum::<u64>() > 10_000, "{:?}", kept());
+        drop(dir);
+        write(&text).await;
     }
 
     #[test]

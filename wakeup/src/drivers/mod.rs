@@ -114,6 +114,12 @@ pub enum DriverError {
         /// Why.
         reason: String,
     },
+    /// It has a limit of memory, and this host cannot keep it.
+    #[error("memory_mib: memory cannot be limited on this host: {reason}")]
+    NoMemoryLimit {
+        /// Why.
+        reason: String,
+    },
     /// Some process of the guest could not be stopped in time.
     #[error("the guest did not stop in time")]
     NotStopped,
@@ -224,7 +230,7 @@ impl Drivers {
     /// With these settings of the `process` driver and those of the sections `[drivers.NAME]`.
     #[must_use]
     pub fn new(process: ProcessSettings, settings: config::Drivers) -> Self {
-        let config::Drivers { docker, firecracker, http, qemu } = settings;
+        let config::Drivers { docker, firecracker, http, process: _, qemu } = settings;
         let qemu = QemuSettings {
             directory: process.directory.clone(),
             first_port: process.first_port,
@@ -253,6 +259,17 @@ impl Drivers {
             DriverSpec::Docker(_) => Arc::clone(&self.docker) as Arc<dyn WakeDriver>,
             DriverSpec::Firecracker(_) => Arc::clone(&self.firecracker) as Arc<dyn WakeDriver>,
             DriverSpec::Fixed { address } => Arc::new(FixedDriver::new(*address)),
+        }
+    }
+
+    /// Whether this host can do what `spec` says, as far as that is known before it is done.
+    ///
+    /// # Errors
+    /// [`DriverError::NoMemoryLimit`].
+    pub fn check(&self, spec: &DriverSpec) -> Result<(), DriverError> {
+        match spec {
+            DriverSpec::Process { memory_mib: Some(_), .. } => self.process.check_memory_limit(),
+            _ => Ok(()),
         }
     }
 

@@ -1,23 +1,33 @@
 //! Driver `process`: a sprite is a command in its own process group, with `$PORT` and a
 //! directory of its own that survives.
 //!
-//! Warm sleep stops the group (SIGSTOP), cold sleep ends it (SIGTERM, then SIGKILL).
-//! A frozen listener still accepts connections, in the kernel, so a guest counts as
-//! continued only when its leader is no longer stopped. Commands that leave their group
-//! (`setsid`) are beyond it: that takes a cgroup.
+//! Where this process may make cgroups (v2), each guest has one of its own (`cgroup.rs`): it is
+//! frozen, ended and limited as a whole, whatever its processes do. Elsewhere it is held by
+//! signals to its process group (`group.rs`), and has no limit of memory. Which of the two is
+//! found out once, at the start, and logged.
+//!
+//! A frozen listener still accepts connections, in the kernel, so a guest counts as continued
+//! only when the kernel says that it runs.
 
+mod cgroup;
+mod cgroups;
+mod group;
 mod listeners;
 
+use self::cgroup::Cgroup;
+use self::cgroups::{Cgroups, forget};
+pub(super) use self::group::end_group;
+use self::group::members_of;
 use self::listeners::listening_sockets;
 use super::log::Log;
 use super::ports::Ports;
 use super::stat::Stat;
-use super::{DoorKeeper, DriverError, Started, WakeDriver};
+use super::{DoorKeeper, DriverError, Started, WakeDriver, sprites_in};
 use crate::spec::{DriverSpec, SpriteSpec};
 use backhaul::owner::BoxFuture;
 use router::names::SpriteName;
-use rustix::process::{Pid, Signal, kill_process_group};
-use std::collections::HashMap;
+use rustix::process::Pid;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixListener;
@@ -28,13 +38,16 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 
-/// How long every process of a group may need to be seen stopped (chosen: the kernel
+/// How long every process of a guest may need to be seen stopped (chosen: the kernel
 /// needs microseconds, a process in disk sleep longer).
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long after SIGKILL a group may still be seen (chosen, as above).
+/// How long after SIGKILL a guest may still be seen (chosen, as above).
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two looks at `/proc`.
+/// Pause between two looks at what the kernel says.
 const LOOK: Duration = Duration::from_millis(2);
+/// Moves itself into a cgroup before it is the command: nothing that the command begins can be
+/// outside of it.
+const INSIDE: &str = "echo 0 >\"$1\" || exit; exec sh -c \"$2\"";
 
 /// Section `[host]`, as far as this driver is concerned.
 #[derive(Clone, Debug)]
@@ -49,6 +62,8 @@ pub struct ProcessSettings {
     pub stop_grace: Duration,
     /// Log of a sprite's output, bytes.
     pub log_bytes: u64,
+    /// Where cgroups are made.
+    pub cgroup: config::Cgroup,
     /// What guests can speak to.
     pub doors: DoorKeeper,
 }
@@ -61,12 +76,16 @@ pub struct ProcessDriver {
 struct Inner {
     settings: ProcessSettings,
     ports: Ports,
+    /// Or why there are none.
+    cgroups: Result<Cgroups, String>,
     groups: Mutex<HashMap<SpriteName, Group>>,
 }
 
 #[derive(Clone)]
 struct Group {
     leader: Pid,
+    /// None for one that is held by signals.
+    cgroup: Option<Arc<Cgroup>>,
     address: SocketAddr,
     /// True once the leader was waited for.
     gone: watch::Receiver<bool>,
@@ -75,29 +94,40 @@ struct Group {
 }
 
 impl ProcessDriver {
-    /// With these settings.
+    /// With these settings. Finds out whether guests can have cgroups, which takes a few
+    /// milliseconds.
     #[must_use]
     pub fn new(settings: ProcessSettings) -> Self {
         let ports = Ports::new(settings.first_port, settings.last_port);
-        Self { inner: Arc::new(Inner { settings, ports, groups: Mutex::default() }) }
+        let cgroups = Cgroups::set_up(&settings.cgroup, &settings.directory);
+        tell_what_is_used(&settings.cgroup, &cgroups);
+        Self { inner: Arc::new(Inner { settings, ports, cgroups, groups: Mutex::default() }) }
     }
 
-    /// Ends the groups an owner that died left behind. A group is ours only if its leader
-    /// is the very process that was recorded: same id, same start time.
+    /// Whether guests can have a limit of memory here.
+    pub(super) fn check_memory_limit(&self) -> Result<(), DriverError> {
+        let limited = self.inner.cgroups.as_ref().map_err(Clone::clone).and_then(Cgroups::memory);
+        limited.map_err(|reason| DriverError::NoMemoryLimit { reason })
+    }
+
+    /// Ends what an owner that died left behind: what is in cgroups it made, and process groups.
+    /// A group is ours only if its leader is the very process that was recorded: same id, same
+    /// start time.
     pub(super) async fn reap_orphans(&self) -> Vec<SpriteName> {
-        let Ok(entries) = std::fs::read_dir(&self.inner.settings.directory) else { return Vec::new() };
-        let mut reaped = Vec::new();
-        for entry in entries.flatten() {
-            let record = entry.path().join("process");
+        let directory = &self.inner.settings.directory;
+        let folder = self.inner.cgroups.as_ref().ok().map(Cgroups::folder);
+        let mut reaped: BTreeSet<_> = cgroups::reap(directory, folder).await.into_iter().collect();
+        for name in sprites_in(directory) {
+            let record = directory.join(name.as_str()).join("process");
             let Ok(text) = std::fs::read_to_string(&record) else { continue };
             if let Some(leader) = recorded_leader(&text) {
-                tracing::info!(sprite = ?entry.file_name(), pid = leader.as_raw_nonzero().get(), "ending an orphan");
+                tracing::info!(sprite = %name, pid = leader.as_raw_nonzero().get(), "ending an orphan");
                 end_group(leader, Duration::ZERO).await;
-                reaped.extend(entry.file_name().to_str().and_then(|name| SpriteName::parse(name).ok()));
+                reaped.insert(name);
             }
             remove_record(&record);
         }
-        reaped
+        reaped.into_iter().collect()
     }
 }
 
@@ -111,18 +141,23 @@ impl Inner {
     }
 
     async fn start(self: Arc<Self>, spec: SpriteSpec) -> Result<Started, DriverError> {
-        let DriverSpec::Process { command } = &spec.driver else { return Err(DriverError::NoGuest) };
+        let DriverSpec::Process { command, memory_mib } = &spec.driver else { return Err(DriverError::NoGuest) };
         let directory = self.settings.directory.join(spec.name.as_str());
         let data = directory.join("data");
         std::fs::create_dir_all(&data).map_err(system("cannot make the sprite's directory"))?;
         let log =
             Log::open(&directory.join("output.log"), self.settings.log_bytes).map_err(system("cannot open its log"))?;
         let (port, reserved) = self.ports.pick(&[])?;
-        let mut command = command_of(command, &spec.name, port, &data);
+        let cgroup = self.cgroup(&spec.name, &directory, *memory_mib)?;
+        let mut command = command_of(command, &spec.name, port, &data, cgroup.as_deref());
         if let Some(door) = self.settings.doors.open(&spec.name) {
             command.env("SPRITE_API", door);
         }
-        let mut child = command.spawn().map_err(system("cannot start its command"))?;
+        let spawned = command.spawn().map_err(system("cannot start its command"));
+        if let (Err(_), Some(cgroup)) = (&spawned, &cgroup) {
+            forget(cgroup, &directory);
+        }
+        let mut child = spawned?;
         let at = Instant::now();
         let leader =
             child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).ok_or(DriverError::NoGuest)?;
@@ -139,49 +174,73 @@ impl Inner {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (gone_sender, gone) = watch::channel(false);
         let (exited_sender, exited) = oneshot::channel();
-        self.lock().insert(spec.name.clone(), Group { leader, address, gone, _reserved: Arc::new(reserved) });
-        let door = (self.settings.doors.clone(), spec.name.clone());
-        tokio::spawn(watch_leader(child, leader, record, door, gone_sender, exited_sender));
+        let group = Group { leader, cgroup: cgroup.clone(), address, gone, _reserved: Arc::new(reserved) };
+        self.lock().insert(spec.name.clone(), group);
+        let (name, doors) = (spec.name, self.settings.doors.clone());
+        let left = Left { name, leader, cgroup, directory, record, doors };
+        tokio::spawn(async move {
+            let detail = left.ended(child).await;
+            gone_sender.send_replace(true);
+            // Nobody listens any more when the owner itself ended it.
+            let _ = exited_sender.send(detail);
+        });
         Ok(Started { address, at, exited })
     }
 
-    async fn resume(self: Arc<Self>, name: SpriteName) -> Result<Instant, DriverError> {
-        let group = self.group(&name).ok_or(DriverError::NoGuest)?;
-        let at = Instant::now();
-        kill_process_group(group.leader, Signal::CONT).map_err(|error| system("cannot continue it")(error.into()))?;
-        // The kernel makes the group runnable before the call returns; this is the proof.
-        let end = Instant::now() + FREEZE_TIMEOUT;
-        loop {
-            match state_of(group.leader) {
-                None => return Err(DriverError::NoGuest),
-                Some('T' | 't') if Instant::now() < end => tokio::task::yield_now().await,
-                Some('T' | 't') => return Err(DriverError::NotStopped),
-                Some(_) => return Ok(at),
+    /// A cgroup for a guest. One with a limit of memory has one or does not begin; another is held
+    /// by signals when it cannot have one.
+    fn cgroup(
+        &self,
+        name: &SpriteName,
+        directory: &Path,
+        memory_mib: Option<u32>,
+    ) -> Result<Option<Arc<Cgroup>>, DriverError> {
+        let refused = |reason: &String| match memory_mib {
+            Some(_) => Err(DriverError::NoMemoryLimit { reason: reason.clone() }),
+            None => Ok(None),
+        };
+        let cgroups = match &self.cgroups {
+            Ok(cgroups) => cgroups,
+            Err(reason) => return refused(reason),
+        };
+        if let (Some(_), Err(reason)) = (memory_mib, cgroups.memory()) {
+            return refused(&reason);
+        }
+        match cgroups.make(name, directory, memory_mib) {
+            Ok(cgroup) => Ok(Some(Arc::new(cgroup))),
+            Err(error) => {
+                tracing::warn!(sprite = %name, %error, "no cgroup can be made for it");
+                refused(&format!("no cgroup can be made for it: {error}"))
             }
         }
     }
 
+    async fn resume(self: Arc<Self>, name: SpriteName) -> Result<Instant, DriverError> {
+        let Group { leader, cgroup, .. } = self.group(&name).ok_or(DriverError::NoGuest)?;
+        let at = Instant::now();
+        match cgroup {
+            Some(cgroup) if cgroup.is_empty() => Err(DriverError::NoGuest),
+            Some(cgroup) => cgroup.thaw().await,
+            None => group::thaw(leader).await,
+        }
+        .map(|()| at)
+    }
+
     async fn freeze(self: Arc<Self>, name: SpriteName) -> Result<(), DriverError> {
-        let group = self.group(&name).ok_or(DriverError::NoGuest)?;
-        let end = Instant::now() + FREEZE_TIMEOUT;
-        loop {
-            // Again in each round: a child forked in between would run on.
-            kill_process_group(group.leader, Signal::STOP).map_err(|error| system("cannot freeze it")(error.into()))?;
-            let members = members_of(group.leader);
-            if members.iter().all(|(_, state)| matches!(state, 'T' | 't')) {
-                return Ok(());
-            }
-            if Instant::now() >= end {
-                return Err(DriverError::NotStopped);
-            }
-            tokio::time::sleep(LOOK).await;
+        let Group { leader, cgroup, .. } = self.group(&name).ok_or(DriverError::NoGuest)?;
+        match cgroup {
+            Some(cgroup) => cgroup.freeze().await,
+            None => group::freeze(leader).await,
         }
     }
 
     async fn end(self: Arc<Self>, name: SpriteName) {
         let Some(group) = self.lock().remove(&name) else { return };
         let grace = if *group.gone.borrow() { Duration::ZERO } else { self.settings.stop_grace };
-        end_group(group.leader, grace).await;
+        match &group.cgroup {
+            Some(cgroup) => cgroup.end(grace).await,
+            None => end_group(group.leader, grace).await,
+        }
         let mut gone = group.gone;
         // Reaped by its own task, which ends with the leader.
         let _ = tokio::time::timeout(KILL_TIMEOUT, gone.wait_for(|gone| *gone)).await;
@@ -206,7 +265,7 @@ impl WakeDriver for ProcessDriver {
     }
 
     fn owns_listener(&self, name: &SpriteName, address: SocketAddr) -> bool {
-        self.inner.group(name).is_some_and(|group| listens(group.leader, address.port()))
+        self.inner.group(name).is_some_and(|group| group.listens(address.port()))
     }
 
     fn address(&self, name: &SpriteName) -> Option<SocketAddr> {
@@ -218,9 +277,30 @@ pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> DriverErro
     move |source| DriverError::System { what, source }
 }
 
-fn command_of(command: &str, name: &SpriteName, port: u16, data: &Path) -> Command {
+/// One line at the start, for who wonders how guests are held on this host.
+fn tell_what_is_used(choice: &config::Cgroup, cgroups: &Result<Cgroups, String>) {
+    match cgroups {
+        Ok(cgroups) => {
+            let memory = cgroups.memory().map_or_else(|reason| format!("no: {reason}"), |()| "yes".into());
+            let folder = cgroups.folder().display();
+            tracing::info!(%folder, memory_limits = memory, "commands run in cgroups of their own");
+        }
+        Err(reason) if matches!(choice, config::Cgroup::At(_)) => {
+            tracing::warn!(reason, "commands have no cgroups: they are held by signals to their process groups");
+        }
+        Err(reason) => {
+            tracing::info!(reason, "commands have no cgroups: they are held by signals to their process groups");
+        }
+    }
+}
+
+fn command_of(command: &str, name: &SpriteName, port: u16, data: &Path, cgroup: Option<&Cgroup>) -> Command {
     let mut child = Command::new("sh");
-    child.arg("-c").arg(command).current_dir(data).env_clear().process_group(0);
+    match cgroup {
+        Some(cgroup) => child.arg("-c").arg(INSIDE).arg("sh").arg(cgroup.path().join("cgroup.procs")).arg(command),
+        None => child.arg("-c").arg(command),
+    };
+    child.current_dir(data).env_clear().process_group(0);
     // What a login would have; nothing of the edge's own environment leaks into a guest.
     child.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()));
     child.env("HOME", data).env("LANG", "C.UTF-8");
@@ -232,26 +312,39 @@ fn command_of(command: &str, name: &SpriteName, port: u16, data: &Path) -> Comma
     child
 }
 
-/// Waits for the leader, ends what is left of its group, and tells.
-async fn watch_leader(
-    mut child: Child,
+/// What is to be put away once a guest's leader has ended.
+struct Left {
+    name: SpriteName,
     leader: Pid,
+    cgroup: Option<Arc<Cgroup>>,
+    directory: PathBuf,
     record: PathBuf,
-    (doors, name): (DoorKeeper, SpriteName),
-    gone: watch::Sender<bool>,
-    exited: oneshot::Sender<String>,
-) {
-    let detail = match child.wait().await {
-        Ok(status) => describe(status),
-        Err(error) => format!("it cannot be waited for: {error}"),
-    };
-    // A group without its leader is no sprite: helpers it left behind would hold the port.
-    end_group(leader, Duration::ZERO).await;
-    remove_record(&record);
-    doors.close(&name);
-    gone.send_replace(true);
-    // Nobody listens any more when the owner itself ended it.
-    let _ = exited.send(detail);
+    doors: DoorKeeper,
+}
+
+impl Left {
+    /// Waits for the leader and ends what is left of its guest; how it ended.
+    async fn ended(self, mut child: Child) -> String {
+        let mut detail = match child.wait().await {
+            Ok(status) => describe(status),
+            Err(error) => format!("it cannot be waited for: {error}"),
+        };
+        // A guest without its leader is no sprite: helpers it left behind would hold the port.
+        match &self.cgroup {
+            Some(cgroup) => {
+                cgroup.end(Duration::ZERO).await;
+                if let Some(cause) = cgroup.ran_out_of_memory() {
+                    tracing::warn!(sprite = %self.name, cause, "a guest died");
+                    detail = cause;
+                }
+                forget(cgroup, &self.directory);
+            }
+            None => end_group(self.leader, Duration::ZERO).await,
+        }
+        remove_record(&self.record);
+        self.doors.close(&self.name);
+        detail
+    }
 }
 
 /// How a process ended, in words.
@@ -264,62 +357,27 @@ pub(super) fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// SIGTERM, `grace`, SIGKILL; returns when no process of the group is left, or after
-/// [`KILL_TIMEOUT`]. A frozen group is continued, or it could not act on the SIGTERM.
-pub(super) async fn end_group(leader: Pid, grace: Duration) {
-    if !grace.is_zero() {
-        // A group that is gone already is what we want.
-        let _ = kill_process_group(leader, Signal::TERM);
-        let _ = kill_process_group(leader, Signal::CONT);
-        if emptied(leader, grace).await {
-            return;
+impl Group {
+    /// Whether a process of it holds a socket that listens on `port`. Its own answer is what makes
+    /// a guest ready: a stranger's on the same port would be another sprite's.
+    fn listens(&self, port: u16) -> bool {
+        let sockets = listening_sockets(port);
+        let holds = |pid: i32| {
+            let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+            entries.flatten().any(|entry| {
+                std::fs::read_link(entry.path()).is_ok_and(|to| sockets.iter().any(|s| to.as_os_str() == s.as_str()))
+            })
+        };
+        !sockets.is_empty() && (holds(self.leader.as_raw_nonzero().get()) || self.members().into_iter().any(holds))
+    }
+
+    /// Its living processes.
+    fn members(&self) -> Vec<i32> {
+        match &self.cgroup {
+            Some(cgroup) => cgroup.processes().into_iter().map(|pid| pid.as_raw_nonzero().get()).collect(),
+            None => members_of(self.leader).into_iter().map(|(pid, _)| pid).collect(),
         }
     }
-    let _ = kill_process_group(leader, Signal::KILL);
-    if !emptied(leader, KILL_TIMEOUT).await {
-        tracing::error!(pid = leader.as_raw_nonzero().get(), "a sprite's processes do not die");
-    }
-}
-
-async fn emptied(leader: Pid, within: Duration) -> bool {
-    let end = Instant::now() + within;
-    loop {
-        if members_of(leader).is_empty() {
-            return true;
-        }
-        if Instant::now() >= end {
-            return false;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// Living processes of a group with their state, from `/proc`. A zombie is none: it runs
-/// nothing and holds nothing, and who reaps it is not ours to say.
-fn members_of(leader: Pid) -> Vec<(i32, char)> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let stats = pids.filter_map(|pid| Stat::read(pid).map(|stat| (pid, stat)));
-    let ours = |stat: &Stat| stat.group == leader.as_raw_nonzero().get() && !matches!(stat.state, 'Z' | 'X');
-    stats.filter(|(_, stat)| ours(stat)).map(|(pid, stat)| (pid, stat.state)).collect()
-}
-
-fn state_of(pid: Pid) -> Option<char> {
-    Stat::read(pid.as_raw_nonzero().get()).map(|stat| stat.state)
-}
-
-/// Whether a process of the group holds a socket that listens on `port`. Its own answer
-/// is what makes a guest ready: a stranger's on the same port would be another sprite's.
-fn listens(leader: Pid, port: u16) -> bool {
-    let sockets = listening_sockets(port);
-    let holds = |pid: i32| {
-        let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        entries.flatten().any(|entry| {
-            std::fs::read_link(entry.path()).is_ok_and(|to| sockets.iter().any(|s| to.as_os_str() == s.as_str()))
-        })
-    };
-    !sockets.is_empty()
-        && (holds(leader.as_raw_nonzero().get()) || members_of(leader).into_iter().any(|(pid, _)| holds(pid)))
 }
 
 /// `PID START_TIME`, replaced as a whole.

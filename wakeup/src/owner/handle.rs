@@ -10,10 +10,10 @@ use super::cordons::Cordons;
 use super::core::{Activity, CoreSettings, OwnerCore, TaskError, WaiterId, WakeRequest};
 use super::task::Task;
 use super::timers::{Rang, Timers};
-use crate::drivers::{Adopted, DoorKeeper, Drivers, ProcessSettings};
+use crate::drivers::{Adopted, DoorKeeper, DriverError, Drivers, ProcessSettings};
 use crate::ledger::{Ledger, LedgerError, LedgerSettings, Stamp};
 use crate::metrics::OwnerMetrics;
-use crate::spec::{Depth, Receipt, SpriteSpec, SpriteStatus, Why};
+use crate::spec::{Depth, DriverSpec, Receipt, SpriteSpec, SpriteStatus, Why};
 use backhaul::activity::{RECONCILE_EVERY, RunActivity};
 use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
 use backhaul::wire::{Asleep, Cause, ClientClass, Open, Opened, Reply, ToOwner, Unknown, VERSION, WakeKind};
@@ -185,6 +185,7 @@ impl OwnerHandle {
             last_port: host.last_port,
             stop_grace: host.stop_grace,
             log_bytes: host.log_bytes,
+            cgroup: settings.drivers.process.cgroup.clone(),
             doors: settings.doors,
         };
         let drivers = Drivers::new(process, settings.drivers);
@@ -269,10 +270,21 @@ impl OwnerHandle {
         self.shared.runs.get(name).filter(|run| !run.always).map(|run| run.activity.bytes())
     }
 
+    /// Whether this host can do what `spec` says, as far as that is known before it is done.
+    ///
+    /// # Errors
+    /// Why not, in words for who defines it.
+    pub fn check(&self, spec: &DriverSpec) -> Result<(), DriverError> {
+        self.shared.drivers.check(spec)
+    }
+
     /// Makes a sprite known, or changes it. Returns when it counts. Calls for one sprite must
     /// not overlap.
     pub async fn upsert(&self, spec: SpriteSpec) {
         let known = self.shared.known.contains_key(&spec.name);
+        if let Err(error) = self.check(&spec.driver) {
+            tracing::warn!(sprite = %spec.name, %error, "it will not wake on this host");
+        }
         let adopted = if known { None } else { self.shared.drivers.of(&spec.driver).adopt(&spec).await };
         self.ask(|done| Command::Upsert(Box::new(spec), adopted, done)).await;
     }

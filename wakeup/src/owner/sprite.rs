@@ -67,6 +67,8 @@ pub(super) struct Sprite {
     pub(super) failures: u32,
     /// It slept warm and its memory is gone: those of the next wake are told.
     pub(super) lost_memory: bool,
+    /// How its guest died, until it runs again.
+    pub(super) died_of: Option<String>,
     /// Nobody waited for the end of its last wake.
     pub(super) abandoned: bool,
     /// Wakes by strangers.
@@ -183,6 +185,7 @@ impl Sprite {
             tasks: BTreeMap::new(),
             failures: 0,
             lost_memory: false,
+            died_of: None,
             abandoned: false,
             budget: WakeBudget::new(),
             generous_until: None,
@@ -262,7 +265,7 @@ impl Sprite {
     pub(super) fn status(&self, name: &SpriteName, now: Instant) -> SpriteStatus {
         let (state, warmth, cause) = match &self.state {
             State::Asleep(_) | State::Failed { .. } if self.stopped => (StateName::Stopped, None, None),
-            State::Asleep(depth) => (StateName::Asleep, Some(*depth), None),
+            State::Asleep(depth) => (StateName::Asleep, Some(*depth), self.died_of.clone()),
             State::Waking { .. } => (StateName::Waking, None, None),
             State::Running { .. } => (StateName::Running, None, None),
             State::Stopping { .. } => (StateName::Stopping, None, None),

@@ -9,6 +9,7 @@ fn check(spec: &DriverSpec) -> Result<(), Wrong> {
         DriverSpec::Docker(docker) => docker.check(),
         DriverSpec::Firecracker(firecracker) => firecracker.check(),
         DriverSpec::Http(http) => http.check(),
+        DriverSpec::Process { .. } => spec.check_memory(),
         other => panic!("{other:?} has no rules of its own"),
     }
 }
@@ -20,6 +21,8 @@ fn wrong(text: &str) -> &'static str {
 #[test]
 fn each_driver_reads_back_as_it_was_written() {
     for text in [
+        r#"{"process":{"command":"a"}}"#,
+        r#"{"process":{"command":"a","memory_mib":64}}"#,
         r#"{"docker":{"container":"web","port":8080}}"#,
         r#"{"docker":{"image":"web:1","port":80,"publish":true,"command":["a","b"],"environment":{"A":"1"},"volumes":["v:/v"],"network":"n","memory_mib":64,"cpu_millis":500}}"#,
         r#"{"firecracker":{"kernel":"/k","boot_args":"a=b","rootfs":"/r","vcpus":2,"memory_mib":256,"tap":"tap0","mac":"06:00:AC:10:00:02","guest_address":"172.16.0.2","port":80}}"#,
@@ -71,6 +74,9 @@ fn every_field_out_of_its_bounds_is_named() {
         ("firecracker.initrd", "80", r#"80,"initrd":"i""#),
     ] {
         assert_eq!(wrong(&machine.replacen(from, to, 1)), field, "{to}");
+    }
+    for mib in [0, 3, 1_048_577] {
+        assert_eq!(wrong(&format!(r#"{{"process":{{"command":"a","memory_mib":{mib}}}}}"#)), "memory_mib");
     }
     for url in ["ftp://a", "a.example", "/path", "https://user@a", "https://a/?b=c", ""] {
         assert_eq!(wrong(&format!(r#"{{"http":{{"url":"{url}"}}}}"#)), "http.url");

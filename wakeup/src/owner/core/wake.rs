@@ -246,6 +246,7 @@ impl OwnerCore {
         *phase = Phase::PortWait;
         let kind = *kind;
         sprite.since = now;
+        sprite.died_of = None;
         if let Some(record) = &mut sprite.wake {
             record.started = Some(now);
         }
@@ -339,7 +340,7 @@ impl OwnerCore {
                 // It had been running, and its port was looked at for the very reason that it
                 // died: whoever waits gets a start, not the failure of one.
                 sprite.wake = None;
-                self.died(now, name);
+                self.died(now, name, detail);
                 self.wake_for_waiters(now, name);
             }
             State::Waking { phase, .. } if *phase != Phase::Queued => {
@@ -352,11 +353,11 @@ impl OwnerCore {
             State::Running { since, .. } => {
                 let awake = *since;
                 sprite.forget_failures(now, awake);
-                self.died(now, name);
+                self.died(now, name, detail);
                 self.wake_for_waiters(now, name);
             }
             State::Asleep(Depth::Warm) | State::Stopping { stage: Stage::Interruptible { .. }, .. } => {
-                self.died(now, name);
+                self.died(now, name, detail);
             }
             // A committed stop reports its own end; a queued wake finds out when it starts.
             State::Stopping { .. } | State::Waking { .. } | State::Asleep(_) | State::Failed { .. } => {}
@@ -365,8 +366,9 @@ impl OwnerCore {
     }
 
     /// What it had in memory is lost, its disk is there.
-    fn died(&mut self, now: Instant, name: &SpriteName) {
+    fn died(&mut self, now: Instant, name: &SpriteName, detail: &str) {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
+        sprite.died_of = Some(detail.into());
         sprite.token += 1;
         sprite.end_claims();
         // Killed while it was frozen: its visitors left a memory behind.

@@ -186,6 +186,23 @@ fn a_memory_on_disk_that_is_lost_is_told_and_a_start_without_it_has_its_time() {
 }
 
 #[test]
+fn how_a_guest_died_is_shown_until_it_runs_again() {
+    let mut bench = Bench::new(&["a"]);
+    bench.wake("a");
+    bench.live(0);
+    let cause = |bench: &Bench| bench.core.status(&name("a"), bench.now).unwrap().cause;
+    let run = bench.core.status(&name("a"), bench.now).unwrap().run;
+    bench.core.handle_exited(bench.now, &name("a"), run, "out of memory: it wanted more than its 32 MiB");
+    bench.live(1);
+    assert_eq!(bench.state("a"), StateName::Asleep);
+    assert_eq!(cause(&bench).unwrap(), "out of memory: it wanted more than its 32 MiB");
+    bench.wake("a");
+    bench.live(0);
+    bench.awake_for("a");
+    assert_eq!((bench.state("a"), cause(&bench)), (StateName::Asleep, None), "it fell asleep by itself");
+}
+
+#[test]
 fn one_that_moved_says_where_to_who_is_behind_and_ends_here() {
     let mut bench = Bench::new(&["a"]);
     let waiter = bench.wake("a");
