@@ -13,6 +13,7 @@ mod ledger;
 mod limits;
 mod listen;
 mod sprite;
+mod store;
 mod text;
 mod webhook;
 
@@ -25,6 +26,7 @@ pub use ledger::Ledger;
 pub use limits::Limits;
 pub use listen::{Admin, Listen, Names, Tls, UnknownNames};
 pub use sprite::{MEMORY_MIB, StaticSprite};
+pub use store::{NatsStore, Store, StoreEngine};
 pub use webhook::Webhook;
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +46,8 @@ pub struct Config {
     pub tls: Tls,
     /// The admin socket.
     pub admin: Admin,
+    /// Where the routing table is kept.
+    pub store: Store,
     /// The way to the worker host.
     pub backhaul: BackhaulConfig,
     /// Bounds of the hold.
@@ -71,6 +75,7 @@ impl Default for Config {
             names: Names::default(),
             tls: Tls::default(),
             admin: Admin::default(),
+            store: Store::default(),
             backhaul: BackhaulConfig::default(),
             hold: Hold::default(),
             host: Host::default(),
@@ -118,6 +123,7 @@ impl Config {
         self.listen.check()?;
         self.names.check()?;
         self.tls.check()?;
+        self.store.check()?;
         self.backhaul.check()?;
         self.hold.check()?;
         self.host.check()?;

@@ -78,6 +78,8 @@ enum Command {
     Sprite(SpriteCommand),
     /// How the running edge is doing.
     Status,
+    /// Let go of routes that vanished from the store too many at once and are served on (store.held_removals in status).
+    AcceptRemovals,
     /// What it counts, as Prometheus reads it (GET /metrics on the admin socket).
     Metrics,
     /// What ran on this host, from when to when and why.
@@ -389,6 +391,7 @@ pub fn run_from_arguments() -> ExitCode {
         Command::Sprite(command) => client(admin::client::sprite(&cli.admin, cli.json, command)),
         Command::Metrics => client(admin::client::metrics(&cli.admin)),
         Command::Status => client(admin::client::status(&cli.admin, cli.json)),
+        Command::AcceptRemovals => client(admin::client::accept_removals(&cli.admin, cli.json)),
         Command::Ledger { after, limit } => client(admin::client::ledger(&cli.admin, cli.json, after, limit)),
     }
     .into()

@@ -67,7 +67,7 @@ async fn make_samples(running: &Running) -> anyhow::Result<()> {
             access: Access::Public,
             wake: WakeRules::default(),
         };
-        match create(&admin.store, &admin.owner, LOCAL_HOST, new).await {
+        match create(&admin.stores, &admin.owner, LOCAL_HOST, new).await {
             Ok(_) | Err(SpriteError::Exists(_)) => {}
             Err(error) => return Err(error.into()),
         }

@@ -32,6 +32,7 @@ pub mod respond;
 pub mod run;
 pub mod sample;
 pub mod sleep_mark;
+pub mod stores;
 pub mod target;
 pub mod tunnel;
 pub mod upstream;

@@ -1,11 +1,13 @@
 //! The composition root: binds what must be bound, builds each part in order, spawns,
 //! waits, drains.
 
+use crate::admin::sprites::SpriteError;
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, failed};
 use crate::door::SpriteDoors;
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
+use crate::stores::Stores;
 use crate::webhook::Webhook;
 use crate::worker::{Edge, EdgeParts, Worker};
 use acme::local_ca::LocalCa;
@@ -14,8 +16,8 @@ use anyhow::{Context, anyhow};
 use config::{Config, UnknownNames};
 use router::names::{SpriteName, Suffix};
 use router::route::HostId;
-use router::store::EmbeddedStore;
-use router::table::RouteTable;
+use router::store::Store;
+use router::table::{Lookup, RouteTable};
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::path::Path;
@@ -115,18 +117,16 @@ impl Running {
             https.first().and_then(|listeners| listeners.first()).context("no HTTPS address")?.local_addr()?;
         let socket = config.admin_socket();
         let listener = bind_admin(&socket).await?;
-        let store_path = config.data_dir.join("store.redb");
-        let store = EmbeddedStore::open(&store_path).with_context(|| format!("store {}", store_path.display()))?;
-        let store = Arc::new(store);
-        let table = load_table(&store, &config.data_dir).await;
+        let stores = Stores::open(config).await?;
+        let table = load_table(&stores.routes, &config.data_dir).await;
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
         let host = Host::start(config, LOCAL_HOST, &doors).await?;
         let owner = host.owner.clone();
-        for spec in admin::sprites::stored(&store)? {
+        for spec in admin::sprites::stored(&stores.local)? {
             owner.upsert(spec).await;
         }
-        let domains = static_sprites(config, &store, &owner).await?;
+        let domains = static_sprites(config, &stores, &table, &owner).await?;
         owner.settle().await;
 
         let webhook = Webhook::load(&config.webhook, Arc::clone(owner.ledger()), &config.data_dir.join("ledger"))?;
@@ -160,7 +160,7 @@ impl Running {
         let threads = threads.collect::<std::io::Result<Vec<_>>>()?;
         let admin = Arc::new(Admin {
             owner: owner.clone(),
-            store,
+            stores,
             table,
             edge: Arc::clone(&edge),
             host: LOCAL_HOST,
@@ -211,7 +211,7 @@ async fn bind_admin(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// The table, with what the last run knew and then what the store says.
-async fn load_table(store: &Arc<EmbeddedStore>, data_dir: &Path) -> Arc<RouteTable> {
+async fn load_table(store: &Store, data_dir: &Path) -> Arc<RouteTable> {
     let table = Arc::new(RouteTable::new());
     let last_known_good = data_dir.join("routes.last-known-good");
     match router::apply::load_last_known_good(&table, &last_known_good) {
@@ -234,7 +234,8 @@ async fn load_table(store: &Arc<EmbeddedStore>, data_dir: &Path) -> Arc<RouteTab
 /// Sprites of the config file: in the table and at the owner, not in the store's definitions.
 async fn static_sprites(
     config: &Config,
-    store: &EmbeddedStore,
+    stores: &Stores,
+    table: &RouteTable,
     owner: &OwnerHandle,
 ) -> anyhow::Result<HashMap<Box<str>, SpriteName>> {
     let mut domains = HashMap::new();
@@ -245,15 +246,41 @@ async fn static_sprites(
             (None, Some(command)) => DriverSpec::Process { command: command.clone(), memory_mib: sprite.memory_mib },
             (None, None) => return Err(anyhow!("sprite {name}: needs an address or a command")),
         };
-        let generation = admin::sprites::publish_static(store, LOCAL_HOST, &name, &sprite.ports)?;
-        owner
-            .upsert(SpriteSpec { ports: sprite.ports.clone(), ..SpriteSpec::new(name.clone(), generation, driver) })
-            .await;
+        let spec = SpriteSpec { ports: sprite.ports.clone(), ..SpriteSpec::new(name.clone(), 0, driver) };
+        let generation = match publish_static(stores, &spec).await {
+            Ok(generation) => generation,
+            Err(SpriteError::Store(error)) => {
+                tracing::warn!(sprite = %name, %error, "its route is not written yet; trying again");
+                tokio::spawn(publish_later(stores.clone(), owner.clone(), spec.clone()));
+                match table.lookup(&name) {
+                    Lookup::Found(route) => route.generation.0,
+                    Lookup::Unknown | Lookup::NotReady => 1,
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        owner.upsert(SpriteSpec { generation, ..spec }).await;
         for domain in &sprite.domains {
             domains.insert(domain.to_ascii_lowercase().into(), name.clone());
         }
     }
     Ok(domains)
+}
+
+async fn publish_static(stores: &Stores, spec: &SpriteSpec) -> Result<u64, SpriteError> {
+    admin::sprites::publish_static(stores, LOCAL_HOST, &spec.name, &spec.ports).await
+}
+
+/// Until the store takes the route of a sprite of the config file.
+async fn publish_later(stores: Stores, owner: OwnerHandle, spec: SpriteSpec) {
+    let generation = loop {
+        tokio::time::sleep(SYNC).await;
+        match publish_static(&stores, &spec).await {
+            Ok(generation) => break generation,
+            Err(error) => tracing::debug!(sprite = %spec.name, %error, "its route is not written yet"),
+        }
+    };
+    owner.upsert(SpriteSpec { generation, ..spec }).await;
 }
 
 fn acceptor(config: &Config) -> anyhow::Result<TlsAcceptor> {

@@ -4,13 +4,20 @@
 //! At start the table holds what the last run knew ([`load_last_known_good`]). Those routes
 //! are *unconfirmed* until the store speaks of them, or its snapshot is complete without
 //! them. One exception: a store that is empty and was made after the file was written has
-//! lost its rows, and serving them from the file is better than serving nothing.
+//! lost its rows, and serving them from the file is better than serving nothing. The same
+//! holds while it runs, when the store is made anew or brought back from a copy.
+//!
+//! Many rows that vanish at once are held back ([`crate::brake`]): their routes are served on until
+//! the store speaks of them again or an operator says that it is right. A tombstone is no absence:
+//! somebody wrote it, and it is believed.
 
+use crate::brake::Brake;
 use crate::last_known_good;
 use crate::names::SpriteName;
 use crate::route::Route;
 use crate::rows::{GENERATION_JUMP_MAX, RowError, SPRITE_PREFIX, SpriteRow};
-use crate::store::{Cursor, EmbeddedStore, FeedEvent, FeedReceiver, StoreError};
+use crate::store::{Cursor, Engine, FeedEvent, Store, StoreError};
+use crate::subscriber::{Heard, Subscriber};
 use crate::table::{Lookup, RouteTable};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -18,8 +25,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Pause before subscribing again after the feed failed (chosen).
-const RETRY: Duration = Duration::from_millis(500);
 /// Quiet time after which changes are written to the last-known-good file (chosen).
 const SETTLE: Duration = Duration::from_millis(200);
 /// Longest time changes stay unwritten when it never gets quiet (chosen).
@@ -32,66 +37,50 @@ const UNWRITTEN_MAX: Duration = Duration::from_secs(5);
 ///
 /// # Cancel safety
 /// Dropping it stops the table where it is; the file may be a few seconds behind.
-pub async fn follow(store: Arc<EmbeddedStore>, table: Arc<RouteTable>, last_known_good: PathBuf) {
+pub async fn follow(store: Store, table: Arc<RouteTable>, last_known_good: PathBuf) {
     let mut applier = Applier::new(Arc::clone(&table), saved_cursor(&last_known_good));
-    loop {
-        if let Some(feed) = subscribe(&store, SPRITE_PREFIX).await {
-            run(&mut applier, feed, &table, &last_known_good).await;
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-/// A feed from the store, which is asked where it may block; `None` when it failed.
-pub(crate) async fn subscribe(store: &Arc<EmbeddedStore>, prefix: &'static str) -> Option<FeedReceiver> {
-    let store = Arc::clone(store);
-    match tokio::task::spawn_blocking(move || store.subscribe(prefix, None)).await {
-        Ok(Ok(feed)) => Some(feed),
-        Ok(Err(error)) => {
-            tracing::error!(prefix, %error, "the store does not answer; what is known stays");
-            None
-        }
-        Err(error) => {
-            tracing::error!(prefix, %error, "the store failed; what is known stays");
-            None
-        }
-    }
-}
-
-async fn run(applier: &mut Applier, mut feed: FeedReceiver, table: &Arc<RouteTable>, path: &Path) {
+    let mut subscriber = Subscriber::new(store, SPRITE_PREFIX);
     let mut unwritten_since = None;
     let mut quiet_at = Instant::now();
     loop {
         let write_at = unwritten_since.map(|since: Instant| quiet_at.min(since + UNWRITTEN_MAX));
-        let event = tokio::select! {
+        let heard = tokio::select! {
             // Overdue writing goes first, or a feed that never pauses would put it off for good.
             biased;
             () = tokio::time::sleep_until(write_at.unwrap_or(quiet_at)), if write_at.is_some() => {
-                save(applier, table, path).await;
+                save(&applier, &table, &last_known_good).await;
                 unwritten_since = None;
                 continue;
             }
-            event = feed.next() => event,
+            () = table.removals_accepted() => applier.accept_removals(),
+            heard = subscriber.next() => match heard {
+                Heard::Event(event) => {
+                    table.mark_fresh();
+                    applier.handle(event, Instant::now())
+                }
+                Heard::Lost => {
+                    table.mark_stale();
+                    After::Nothing
+                }
+            },
         };
-        let Some(event) = event else { return };
-        match applier.handle(event) {
+        match heard {
             After::Nothing => {}
             After::Changed => {
                 quiet_at = Instant::now() + SETTLE;
                 unwritten_since.get_or_insert_with(Instant::now);
             }
-            After::Synced => save(applier, table, path).await,
-            After::Resync => return tracing::warn!("fell behind the routing store; starting over"),
+            After::Synced => save(&applier, &table, &last_known_good).await,
         }
     }
 }
 
-async fn save(applier: &mut Applier, table: &Arc<RouteTable>, path: &Path) {
+async fn save(applier: &Applier, table: &Arc<RouteTable>, path: &Path) {
     let Some(cursor) = applier.cursor else { return };
     let (table, to) = (Arc::clone(table), path.to_owned());
     let written = tokio::task::spawn_blocking(move || last_known_good::write(&table, cursor, &to)).await;
     match written.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-        Ok(()) => applier.saved = Some(cursor),
+        Ok(()) => {}
         Err(error) => tracing::warn!(path = %path.display(), %error, "last-known-good routes not written"),
     }
 }
@@ -109,61 +98,84 @@ enum After {
     Changed,
     /// A snapshot is complete.
     Synced,
-    /// Events were lost.
-    Resync,
 }
 
 /// The decisions, without clock, disk or task.
 struct Applier {
     table: Arc<RouteTable>,
-    /// What the last-known-good file is from.
-    saved: Option<Cursor>,
+    /// The life of the store the table's routes are from: the file's, then what was followed.
+    epoch: Option<u64>,
     /// How far the store has been followed; `None` while its rows are not to be written
     /// over the file.
     cursor: Option<Cursor>,
-    /// Names that stand in the table only because the file had them.
+    /// Names that stand in the table only because the file, or an earlier life of the store, had them.
     unconfirmed: HashSet<SpriteName>,
     /// Names the snapshot in progress has; one it lacks is swept when it ends.
     snapshot: Option<HashSet<SpriteName>>,
+    brake: Brake,
+    /// What the brake keeps in the table.
+    held: HashSet<SpriteName>,
 }
 
 impl Applier {
     fn new(table: Arc<RouteTable>, saved: Option<Cursor>) -> Self {
         let unconfirmed = table.names().into_iter().collect();
-        Self { table, saved, cursor: None, unconfirmed, snapshot: None }
+        Self {
+            table,
+            epoch: saved.map(|cursor| cursor.epoch),
+            cursor: None,
+            unconfirmed,
+            snapshot: None,
+            brake: Brake::default(),
+            held: HashSet::new(),
+        }
     }
 
-    fn handle(&mut self, event: FeedEvent) -> After {
-        match event {
-            FeedEvent::SnapshotBegin { .. } => self.snapshot = Some(HashSet::new()),
+    fn handle(&mut self, event: FeedEvent, now: Instant) -> After {
+        let after = match event {
+            FeedEvent::SnapshotBegin { epoch } => {
+                self.snapshot = Some(HashSet::new());
+                if self.epoch.is_some_and(|known| known != epoch) {
+                    // Its generations count from another beginning.
+                    self.unconfirmed = self.table.names().into_iter().collect();
+                }
+                After::Nothing
+            }
             FeedEvent::Entry(entry) => {
                 self.put(&entry.key, &entry.value);
                 if let Some(names) = &mut self.snapshot {
                     // Neither is a poisoned row swept: it is no proof that the sprite is gone.
                     names.extend(name_in(&entry.key));
                 }
+                After::Nothing
             }
-            FeedEvent::SnapshotEnd(cursor) => return self.snapshot_end(cursor),
+            FeedEvent::SnapshotEnd(cursor) => self.snapshot_end(cursor, now),
             FeedEvent::Put(entry, cursor) => {
-                self.cursor = Some(cursor);
+                self.advance(cursor);
                 self.put(&entry.key, &entry.value);
-                return After::Changed;
+                After::Changed
             }
             FeedEvent::Delete(key, cursor) => {
-                self.cursor = Some(cursor);
+                self.advance(cursor);
                 if let Some(name) = name_in(&key) {
-                    self.unconfirmed.remove(&name);
-                    self.table.apply_remove(&name);
+                    self.remove(&[name], now);
                 }
-                return After::Changed;
+                After::Changed
             }
-            FeedEvent::ResyncNeeded => return After::Resync,
-        }
-        After::Nothing
+            FeedEvent::Current(_) => After::Nothing,
+        };
+        self.table.set_held_removals(self.held.len());
+        after
+    }
+
+    fn advance(&mut self, cursor: Cursor) {
+        self.cursor = Some(cursor);
+        self.epoch = Some(cursor.epoch);
     }
 
     fn put(&mut self, key: &str, value: &[u8]) {
         let Some((name, route)) = self.checked(key, value) else { return };
+        self.held.remove(&name);
         // What the file says of a sprite is over when the store speaks of it, whatever the
         // generations: a store that was made anew or brought back from a copy has lower
         // ones, and owners go by the store.
@@ -174,22 +186,49 @@ impl Applier {
         }
     }
 
-    fn snapshot_end(&mut self, cursor: Cursor) -> After {
+    /// Takes routes out of the table, all or, if they are too many, none.
+    fn remove(&mut self, names: &[SpriteName], now: Instant) {
+        // A tombstone that goes, goes unnoticed.
+        let lives = |name: &&SpriteName| matches!(self.table.lookup(*name), Lookup::Found(known) if !known.deleted);
+        let living = names.iter().filter(lives).count();
+        if living == 0 || self.brake.admits(now, self.table.len(), living) {
+            for name in names {
+                self.held.remove(name);
+                self.unconfirmed.remove(name);
+                self.table.apply_remove(name);
+            }
+            return;
+        }
+        if self.held.is_empty() {
+            tracing::error!("too many routes vanish at once; they are served on until an operator accepts it");
+        }
+        self.held.extend(names.iter().cloned());
+    }
+
+    /// An operator says that what vanished is meant to be gone.
+    fn accept_removals(&mut self) -> After {
+        tracing::info!(routes = self.held.len(), "held removals accepted");
+        for name in std::mem::take(&mut self.held) {
+            self.unconfirmed.remove(&name);
+            self.table.apply_remove(&name);
+        }
+        self.table.set_held_removals(0);
+        After::Changed
+    }
+
+    fn snapshot_end(&mut self, cursor: Cursor, now: Instant) -> After {
         let Some(names) = self.snapshot.take() else { return After::Nothing };
-        let made_anew = self.saved.is_some_and(|saved| saved.epoch != cursor.epoch);
+        let made_anew = self.epoch.is_some_and(|known| known != cursor.epoch);
         if made_anew && names.is_empty() && !self.unconfirmed.is_empty() {
             let routes = self.unconfirmed.len();
             tracing::error!(routes, "the routing store has lost its rows; serving the last-known-good routes");
             self.table.mark_synced();
             return After::Nothing;
         }
-        for name in self.table.names() {
-            if !names.contains(&name) {
-                self.table.apply_remove(&name);
-            }
-        }
+        let gone: Vec<_> = self.table.names().into_iter().filter(|name| !names.contains(name)).collect();
+        self.remove(&gone, now);
         self.unconfirmed.clear();
-        self.cursor = Some(cursor);
+        self.advance(cursor);
         self.table.mark_synced();
         After::Synced
     }
@@ -236,17 +275,25 @@ pub fn load_last_known_good(table: &RouteTable, path: &Path) -> std::io::Result<
     Ok(routes.into_iter().filter(|(name, route)| table.apply_put(name, route.clone())).count())
 }
 
-/// Writes a sprite's row.
+/// Writes a sprite's row. A write that the store did not answer is looked for: when the row is
+/// there as it was to be, it was written.
 ///
 /// # Errors
 /// [`StoreError`] of the write.
-pub fn publish(
-    store: &EmbeddedStore,
+pub async fn publish(
+    store: &dyn Engine,
     name: &SpriteName,
     row: &SpriteRow,
     expected: Option<u64>,
 ) -> Result<u64, StoreError> {
-    store.compare_and_set(&SpriteRow::key(name), expected, Some(&row.encode()))
+    let (key, value) = (SpriteRow::key(name), row.encode());
+    match store.compare_and_set(&key, expected, Some(&value)).await {
+        Err(StoreError::Uncertain(detail)) => match store.get(&key).await {
+            Ok(Some(entry)) if entry.value == value && Some(entry.version) != expected => Ok(entry.version),
+            _ => Err(StoreError::Uncertain(detail)),
+        },
+        done => done,
+    }
 }
 
 #[cfg(test)]

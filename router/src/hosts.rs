@@ -3,16 +3,15 @@
 //! Routes hold a host's number only, so a host that changes its address is one write here
 //! and none in the routing table.
 
-use crate::apply::subscribe;
 use crate::route::{HostId, HostRow};
 use crate::rows::RowError;
-use crate::store::{EmbeddedStore, FeedEvent};
+use crate::store::{FeedEvent, Store};
+use crate::subscriber::{Heard, Subscriber};
 use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Keys of host rows begin with this; the host's number follows.
 pub const HOST_PREFIX: &str = "host/";
@@ -20,8 +19,6 @@ pub const HOST_PREFIX: &str = "host/";
 pub const PINS_MAX: usize = 8;
 /// Longest name of a host, bytes: a DNS label (RFC 1035 §2.3.4).
 const NAME_BYTES_MAX: usize = 63;
-/// Pause before subscribing again after the feed failed (chosen).
-const RETRY: Duration = Duration::from_millis(500);
 
 impl HostRow {
     /// The key of a host's row.
@@ -111,9 +108,8 @@ impl HostTable {
         });
     }
 
-    /// Applies one event; `false` when the feed must be started over. `seen` collects the
-    /// hosts of a snapshot.
-    fn handle(&self, event: FeedEvent, seen: &mut Vec<HostId>) -> bool {
+    /// Applies one event. `seen` collects the hosts of a snapshot.
+    fn handle(&self, event: FeedEvent, seen: &mut Vec<HostId>) {
         match event {
             FeedEvent::SnapshotBegin { .. } => seen.clear(),
             FeedEvent::Entry(entry) => {
@@ -128,9 +124,8 @@ impl HostTable {
                     self.apply_remove(number);
                 }
             }
-            FeedEvent::ResyncNeeded => return false,
+            FeedEvent::Current(_) => {}
         }
-        true
     }
 
     fn put(&self, key: &str, value: &[u8]) {
@@ -146,24 +141,20 @@ fn number_in(key: &str) -> Option<HostId> {
 }
 
 /// Applies the store's host rows to `hosts`; never returns.
-pub async fn follow(store: Arc<EmbeddedStore>, hosts: Arc<HostTable>) {
+pub async fn follow(store: Store, hosts: Arc<HostTable>) {
     let mut seen = Vec::new();
+    let mut subscriber = Subscriber::new(store, HOST_PREFIX);
     loop {
-        if let Some(mut feed) = subscribe(&store, HOST_PREFIX).await {
-            while let Some(event) = feed.next().await {
-                if !hosts.handle(event, &mut seen) {
-                    break;
-                }
-            }
+        if let Heard::Event(event) = subscriber.next().await {
+            hosts.handle(event, &mut seen);
         }
-        tokio::time::sleep(RETRY).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Cursor, Entry};
+    use crate::store::{Cursor, Embedded, EmbeddedStore, Entry};
 
     const CURSOR: Cursor = Cursor { epoch: 1, version: 1 };
 
@@ -216,7 +207,6 @@ mod tests {
         assert_eq!(hosts.all(), [Arc::new(row(2))]);
         handle(FeedEvent::Delete("host/2".into(), CURSOR));
         assert!(hosts.all().is_empty());
-        assert!(!handle(FeedEvent::ResyncNeeded));
     }
 
     #[tokio::test]
@@ -224,14 +214,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(EmbeddedStore::open(&dir.path().join("s")).unwrap());
         let hosts = Arc::new(HostTable::new());
-        let following = tokio::spawn(follow(Arc::clone(&store), Arc::clone(&hosts)));
+        let following = tokio::spawn(follow(Arc::new(Embedded(Arc::clone(&store))), Arc::clone(&hosts)));
         store.compare_and_set("host/3", None, Some(&row(3).encode())).unwrap();
         let known = async {
             while hosts.lookup(HostId(3)).is_none() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), known).await.unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(20), known).await.unwrap();
         following.abort();
     }
 }

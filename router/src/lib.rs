@@ -2,12 +2,13 @@
 //!
 //! A *route* says on which host a sprite is placed, under which generation, and who may
 //! ask for it: never whether it runs ([`route`]). Facts come from a store
-//! ([`store::EmbeddedStore`]) as a feed of rows ([`rows`]); [`apply`] checks each one and
+//! ([`store::Engine`]) as a feed of rows ([`rows`]); [`apply`] checks each one and
 //! puts it into the [`table::RouteTable`], where a higher generation wins. Nothing here
-//! opens a client connection or wakes anything.
+//! serves a client or wakes anything.
 
 pub mod access;
 pub mod apply;
+mod brake;
 pub mod cors;
 pub mod hosts;
 mod last_known_good;
@@ -15,5 +16,6 @@ pub mod names;
 pub mod route;
 pub mod rows;
 pub mod store;
+mod subscriber;
 pub mod table;
 pub mod wake;

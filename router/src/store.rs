@@ -1,32 +1,27 @@
-//! The embedded store: one file, one machine, durable before acknowledged.
+//! Stores: what keeps the rows. One trait, several engines, one conformance suite
+//! (`tests/engines`).
 //!
-//! A key-value table with compare-and-set, and a feed of its changes: a snapshot, then a
-//! tail, without a gap between them. It elects nothing and replicates nothing; an engine
-//! that does gives the same calls. Calls block on the disk, so async callers use
-//! `spawn_blocking` where a commit's few milliseconds matter.
+//! An engine is a key-value table with compare-and-set, and a feed of its changes: a snapshot
+//! and then a tail, or from a cursor the tail alone, without a gap between them. Everything
+//! that protects the routes is on this side of the trait and the same for all of them
+//! ([`crate::apply`]): an engine only says what was written, and admits it when it does not know.
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use std::collections::{HashMap, VecDeque};
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::mpsc;
+pub mod embedded;
+mod feed;
+pub mod nats;
 
-/// key → (version, value)
-const ROWS: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("rows");
-/// version → key that changed
-const JOURNAL: TableDefinition<'_, u64, &str> = TableDefinition::new("journal");
-/// `epoch` and `version`
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub use embedded::{Embedded, EmbeddedStore};
+pub use feed::Feed;
+#[cfg(test)]
+pub(crate) use feed::feed;
 
-/// Changes kept for subscribers that come back (chosen: an hour of a busy fleet's moves).
-const JOURNAL_LEN: u64 = 10_000;
-/// Changes that may wait for one subscriber before it must start over (chosen).
-const TAIL_LEN: usize = 4_096;
+use std::pin::Pin;
+use std::sync::Arc;
+
 /// Largest value, bytes (chosen: a row is below 1 KiB).
 pub const VALUE_BYTES_MAX: usize = 64 * 1024;
+/// Longest key, bytes (chosen: a prefix and the longest domain name, RFC 1035 §2.3.4).
+pub const KEY_BYTES_MAX: usize = 320;
 
 /// One row. `version` is the store-wide number of the change that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,13 +37,13 @@ pub struct Entry {
 /// How far a subscriber has come, and in which life of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Drawn when the file was made; another one means another history.
+    /// Another one means another history: the store was made anew or brought back from a copy.
     pub epoch: u64,
     /// The last change seen.
     pub version: u64,
 }
 
-/// What a feed delivers, in this order: a snapshot, then changes.
+/// What a feed delivers: a snapshot and then changes, or changes alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedEvent {
     /// What follows until [`FeedEvent::SnapshotEnd`] is everything there is, in this life of the store.
@@ -64,11 +59,24 @@ pub enum FeedEvent {
     Put(Entry, Cursor),
     /// A row was deleted.
     Delete(String, Cursor),
-    /// Changes were lost to this subscriber: subscribe again without a cursor.
-    ResyncNeeded,
+    /// Nothing newer existed a moment ago: the feed is alive, however quiet it is.
+    Current(Cursor),
 }
 
-/// Why the store did not do it. Nothing was written.
+impl FeedEvent {
+    /// The row that changed, when it is a change.
+    fn changed_key(&self) -> Option<&str> {
+        match self {
+            Self::Put(entry, _) => Some(&entry.key),
+            Self::Delete(key, _) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// Why the store did not do it.
+///
+/// Nothing was written, with one exception: [`StoreError::Uncertain`].
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Somebody wrote the row in between; `actual` is its version, `None` when it does not exist.
@@ -82,242 +90,121 @@ pub enum StoreError {
     /// The value exceeds [`VALUE_BYTES_MAX`].
     #[error("a value has at most {VALUE_BYTES_MAX} bytes")]
     TooLarge,
+    /// The key has characters no engine can keep, or is too long ([`check_key`]).
+    #[error("{0:?} is no key")]
+    Key(String),
     /// The file is open in another process.
     #[error("the store is in use by another process")]
     InUse,
     /// The file could not be read or written.
     #[error("the store's file failed")]
     Storage(#[source] Box<redb::Error>),
+    /// It does not answer, or says that it cannot just now.
+    #[error("the store does not answer: {0}")]
+    Unavailable(String),
+    /// It refuses these credentials, or what they may do.
+    #[error("the store refuses: {0}")]
+    Denied(String),
+    /// A write was sent and nobody knows whether it was done. Read before writing again.
+    #[error("the store did not say whether it has written: {0}")]
+    Uncertain(String),
+    /// What it said cannot be understood, or contradicts what it said before.
+    #[error("the store answered nonsense: {0}")]
+    Nonsense(String),
+    /// Too many changes waited for this subscriber; it has to subscribe again, with its cursor.
+    #[error("this subscriber fell behind")]
+    Lagged,
 }
 
-fn storage(error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Storage(Box::new(error.into()))
-}
+/// The future of an engine's answer.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// The store. Share it in an `Arc`; calls serialise on the one writer.
-pub struct EmbeddedStore {
-    database: Database,
-    epoch: u64,
-    writer: Mutex<Writer>,
-}
+/// A store engine.
+///
+/// Durability: what [`Engine::compare_and_set`] has acknowledged survives the end of any one
+/// machine of the engine, and of all of them as far as their disks were told to sync
+/// (each engine's module says how). Every call ends in bounded time, also when the engine
+/// does not: with [`StoreError::Unavailable`], or [`StoreError::Uncertain`] after a write was sent.
+///
+/// # Cancel safety
+/// Dropping a read does nothing. Dropping a write leaves it uncertain.
+pub trait Engine: Send + Sync + 'static {
+    /// Its name, as in the configuration.
+    fn name(&self) -> &'static str;
 
-struct Writer {
-    version: u64,
-    subscribers: Vec<Subscriber>,
-}
-
-struct Subscriber {
-    prefix: String,
-    tail: mpsc::Sender<FeedEvent>,
-    /// Set when its queue was full: what is in it is still good, then it must start over.
-    lagged: Arc<AtomicBool>,
-}
-
-impl EmbeddedStore {
-    /// Opens the file, creating it when it is absent.
+    /// Reads one row as it is now: never what a replica remembers.
     ///
     /// # Errors
-    /// [`StoreError::InUse`], [`StoreError::Storage`].
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = Database::create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse,
-            error => storage(error),
-        })?;
-        // It holds what signs share links.
-        std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(storage)?;
-        let write = database.begin_write().map_err(storage)?;
-        let (epoch, version) = {
-            write.open_table(ROWS).map_err(storage)?;
-            write.open_table(JOURNAL).map_err(storage)?;
-            let mut meta = write.open_table(META).map_err(storage)?;
-            let present = meta.get("epoch").map_err(storage)?.map(|epoch| epoch.value());
-            let epoch = match present {
-                Some(epoch) => epoch,
-                None => {
-                    let epoch = getrandom::u64().map_err(|error| storage(std::io::Error::other(error.to_string())))?;
-                    meta.insert("epoch", epoch).map_err(storage)?;
-                    epoch
-                }
-            };
-            let version = meta.get("version").map_err(storage)?.map_or(0, |version| version.value());
-            (epoch, version)
-        };
-        write.commit().map_err(storage)?;
-        Ok(Self { database, epoch, writer: Mutex::new(Writer { version, subscribers: Vec::new() }) })
-    }
-
-    /// Reads one row.
-    ///
-    /// # Errors
-    /// [`StoreError::Storage`].
-    pub fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let rows = self.database.begin_read().map_err(storage)?.open_table(ROWS).map_err(storage)?;
-        let entry = rows.get(key).map_err(storage)?;
-        Ok(entry.map(|row| {
-            let (version, value) = row.value();
-            Entry { key: key.into(), value: value.into(), version }
-        }))
-    }
+    /// [`StoreError`].
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>>;
 
     /// Reads every row whose key begins with `prefix`, in key order.
     ///
     /// # Errors
-    /// [`StoreError::Storage`].
-    pub fn scan(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
-        let rows = self.database.begin_read().map_err(storage)?.open_table(ROWS).map_err(storage)?;
-        let mut entries = Vec::new();
-        for row in rows.range(prefix..).map_err(storage)? {
-            let (key, row) = row.map_err(storage)?;
-            if !key.value().starts_with(prefix) {
-                break;
+    /// [`StoreError`].
+    fn scan<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Entry>> {
+        Box::pin(async move {
+            let mut feed = self.subscribe(prefix, None).await?;
+            let mut entries = Vec::new();
+            loop {
+                match feed.next().await? {
+                    FeedEvent::Entry(entry) => entries.push(entry),
+                    FeedEvent::SnapshotEnd(_) => break,
+                    _ => {}
+                }
             }
-            let (version, value) = row.value();
-            entries.push(Entry { key: key.value().into(), value: value.into(), version });
-        }
-        Ok(entries)
+            entries.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+            Ok(entries)
+        })
     }
 
     /// Writes (`Some`) or deletes (`None`) a row if it is still at version `expected`
-    /// (`None`: does not exist). Returns the change's version; it is on disk by then.
+    /// (`None`: does not exist). Returns the change's version, which is higher than that of
+    /// any change before it.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`], [`StoreError::TooLarge`], [`StoreError::Storage`].
-    pub fn compare_and_set(&self, key: &str, expected: Option<u64>, value: Option<&[u8]>) -> Result<u64, StoreError> {
-        if value.is_some_and(|value| value.len() > VALUE_BYTES_MAX) {
-            return Err(StoreError::TooLarge);
-        }
-        let mut writer = self.writer();
-        let version = writer.version + 1;
-        // redb's default durability: the commit returns after the data is on disk.
-        let write = self.database.begin_write().map_err(storage)?;
-        {
-            let mut rows = write.open_table(ROWS).map_err(storage)?;
-            let actual = rows.get(key).map_err(storage)?.map(|row| row.value().0);
-            if actual != expected {
-                return Err(StoreError::Conflict { expected, actual });
-            }
-            match value {
-                Some(value) => drop(rows.insert(key, (version, value)).map_err(storage)?),
-                None => drop(rows.remove(key).map_err(storage)?),
-            }
-            let mut journal = write.open_table(JOURNAL).map_err(storage)?;
-            journal.insert(version, key).map_err(storage)?;
-            if version > JOURNAL_LEN {
-                journal.remove(version - JOURNAL_LEN).map_err(storage)?;
-            }
-            write.open_table(META).map_err(storage)?.insert("version", version).map_err(storage)?;
-        }
-        write.commit().map_err(storage)?;
-        writer.version = version;
-        let cursor = Cursor { epoch: self.epoch, version };
-        writer.publish(key, |key| match value {
-            Some(value) => FeedEvent::Put(Entry { key, value: value.into(), version }, cursor),
-            None => FeedEvent::Delete(key, cursor),
-        });
-        Ok(version)
-    }
+    /// [`StoreError`].
+    fn compare_and_set<'a>(&'a self, key: &'a str, expected: Option<u64>, value: Option<&'a [u8]>) -> Answer<'a, u64>;
 
-    /// Subscribes to the rows under `prefix`: everything there is, or with a cursor of this
-    /// life of the store that the journal still covers, what changed since; then the tail.
+    /// Subscribes to the rows under `prefix`, which ends with a slash or is a whole key's beginning.
+    ///
+    /// With a cursor of this life of the store that it still covers: what changed since (of each
+    /// row the last change at least), then the tail. Otherwise a snapshot, then the tail; a
+    /// snapshot is never older than what any acknowledged write had done before the call. The
+    /// feed ends with an error when the engine fails or is another one than it was: subscribe
+    /// again, with the cursor of the last event, after a pause.
     ///
     /// # Errors
-    /// [`StoreError::Storage`].
-    pub fn subscribe(&self, prefix: &str, resume: Option<Cursor>) -> Result<FeedReceiver, StoreError> {
-        // While the writer's lock is held nothing commits, so snapshot and tail meet exactly.
-        let mut writer = self.writer();
-        let now = Cursor { epoch: self.epoch, version: writer.version };
-        let missed = resume.filter(|cursor| {
-            cursor.epoch == self.epoch && cursor.version <= now.version && now.version - cursor.version < JOURNAL_LEN
-        });
-        let first = match missed {
-            Some(cursor) => self.changes_since(prefix, cursor)?,
-            None => {
-                let rows = self.scan(prefix)?.into_iter().map(FeedEvent::Entry);
-                let begin = std::iter::once(FeedEvent::SnapshotBegin { epoch: self.epoch });
-                begin.chain(rows).chain(std::iter::once(FeedEvent::SnapshotEnd(now))).collect()
-            }
-        };
-        let (tail, receiver) = mpsc::channel(TAIL_LEN);
-        let lagged = Arc::new(AtomicBool::new(false));
-        writer.subscribers.push(Subscriber { prefix: prefix.into(), tail, lagged: Arc::clone(&lagged) });
-        Ok(FeedReceiver { first, tail: receiver, lagged })
-    }
+    /// [`StoreError`].
+    fn subscribe<'a>(&'a self, prefix: &'a str, resume: Option<Cursor>) -> Answer<'a, Feed>;
+}
 
-    /// In the order of their versions, each with its own cursor: one who stops in the middle
-    /// and comes back with the last cursor seen has missed nothing.
-    fn changes_since(&self, prefix: &str, since: Cursor) -> Result<VecDeque<FeedEvent>, StoreError> {
-        let read = self.database.begin_read().map_err(storage)?;
-        let (journal, rows) = (read.open_table(JOURNAL).map_err(storage)?, read.open_table(ROWS).map_err(storage)?);
-        let mut last = HashMap::new();
-        for change in journal.range(since.version + 1..).map_err(storage)? {
-            let (version, key) = change.map_err(storage)?;
-            if key.value().starts_with(prefix) {
-                // Only the last change of a key is of interest.
-                last.insert(key.value().to_owned(), version.value());
-            }
-        }
-        let mut last: Vec<_> = last.into_iter().collect();
-        last.sort_unstable_by_key(|&(_, version)| version);
-        let events = last.into_iter().map(|(key, version)| {
-            let cursor = Cursor { epoch: self.epoch, version };
-            Ok(match rows.get(key.as_str()).map_err(storage)? {
-                Some(row) => {
-                    let (version, value) = row.value();
-                    FeedEvent::Put(Entry { key, value: value.into(), version }, cursor)
-                }
-                None => FeedEvent::Delete(key, cursor),
-            })
-        });
-        events.collect()
-    }
+/// A store, shared.
+pub type Store = Arc<dyn Engine>;
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
-        // A panic while it was held cannot leave it torn: redb's transaction is all or
-        // nothing and the counters are set after the commit.
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether every engine can keep `key`: `KIND/REST`, letters, digits and `-_.=/`, where the kind
+/// has no dot and the rest neither begins nor ends with one, nor has two in a row.
+///
+/// # Errors
+/// [`StoreError::Key`].
+pub fn check_key(key: &str) -> Result<(), StoreError> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.=/".contains(&byte);
+    let parts = key.split_once('/').filter(|(kind, rest)| !kind.is_empty() && !kind.contains('.') && !rest.is_empty());
+    let fine = parts.is_some_and(|(_, rest)| {
+        !rest.starts_with('.') && !rest.ends_with('.') && !rest.contains("..") && key.len() <= KEY_BYTES_MAX
+    });
+    match fine && key.bytes().all(legal) {
+        true => Ok(()),
+        false => Err(StoreError::Key(key.into())),
     }
 }
 
-impl Writer {
-    fn publish(&mut self, key: &str, event: impl Fn(String) -> FeedEvent) {
-        self.subscribers.retain_mut(|subscriber| {
-            if !key.starts_with(&subscriber.prefix) {
-                return !subscriber.tail.is_closed();
-            }
-            match subscriber.tail.try_send(event(key.into())) {
-                Ok(()) => true,
-                Err(mpsc::error::TrySendError::Closed(_)) => false,
-                // Let go at once, so that it learns of it even if nothing is ever written again.
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    subscriber.lagged.store(true, Ordering::Release);
-                    false
-                }
-            }
-        });
-    }
-}
-
-/// A subscriber's end.
-pub struct FeedReceiver {
-    first: VecDeque<FeedEvent>,
-    tail: mpsc::Receiver<FeedEvent>,
-    lagged: Arc<AtomicBool>,
-}
-
-impl FeedReceiver {
-    /// The next event; `None` when the store is gone or a resync is due and was told.
-    ///
-    /// # Cancel safety
-    /// No event is lost.
-    pub async fn next(&mut self) -> Option<FeedEvent> {
-        match self.first.pop_front() {
-            Some(event) => Some(event),
-            None => match self.tail.recv().await {
-                // The sender is gone: by then the flag says why.
-                None => self.lagged.swap(false, Ordering::Acquire).then_some(FeedEvent::ResyncNeeded),
-                event => event,
-            },
-        }
+/// Bounds that hold for every write, whatever the engine would take.
+pub(crate) fn check_write(key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
+    check_key(key)?;
+    match value.is_some_and(|value| value.len() > VALUE_BYTES_MAX) {
+        true => Err(StoreError::TooLarge),
+        false => Ok(()),
     }
 }
 
@@ -325,154 +212,14 @@ impl FeedReceiver {
 mod tests {
     use super::*;
 
-    fn store() -> (tempfile::TempDir, EmbeddedStore) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(&dir.path().join("store.redb")).unwrap();
-        (dir, store)
-    }
-
     #[test]
-    fn what_was_acknowledged_is_there_after_reopening() {
-        let (dir, store) = store();
-        let version = store.compare_and_set("sprite/a", None, Some(b"1")).unwrap();
-        drop(store);
-        let store = EmbeddedStore::open(&dir.path().join("store.redb")).unwrap();
-        assert_eq!(
-            store.get("sprite/a").unwrap().unwrap(),
-            Entry { key: "sprite/a".into(), value: b"1".into(), version }
-        );
-        assert!(store.compare_and_set("sprite/b", None, Some(b"2")).unwrap() > version);
-    }
-
-    #[test]
-    fn a_write_against_an_old_version_changes_nothing() {
-        let (_dir, store) = store();
-        let first = store.compare_and_set("k", None, Some(b"1")).unwrap();
-        let second = store.compare_and_set("k", Some(first), Some(b"2")).unwrap();
-        for expected in [None, Some(first)] {
-            let refused = store.compare_and_set("k", expected, Some(b"3"));
-            assert!(matches!(refused, Err(StoreError::Conflict { actual, .. }) if actual == Some(second)));
+    fn a_key_is_what_every_engine_can_keep() {
+        for key in ["sprite/a", "domain/a.example.org", "host/0", "a/b/c=_-", &format!("a/{}", "x".repeat(318))] {
+            assert!(check_key(key).is_ok(), "{key}");
         }
-        assert_eq!(store.get("k").unwrap().unwrap().value, b"2");
-        assert!(matches!(
-            store.compare_and_set("k", Some(second), Some(&[0; VALUE_BYTES_MAX + 1])),
-            Err(StoreError::TooLarge)
-        ));
-    }
-
-    #[test]
-    fn a_second_process_is_told_the_file_is_in_use() {
-        let (dir, _store) = store();
-        assert!(matches!(EmbeddedStore::open(&dir.path().join("store.redb")), Err(StoreError::InUse)));
-    }
-
-    #[tokio::test]
-    async fn snapshot_and_tail_meet_without_a_gap_while_others_write() {
-        const WRITERS: usize = 3;
-        const EACH: usize = 60;
-        let (_dir, store) = store();
-        let store = Arc::new(store);
-        let threads: Vec<_> = (0..WRITERS)
-            .map(|writer| {
-                let store = Arc::clone(&store);
-                std::thread::spawn(move || {
-                    for n in 0..EACH {
-                        store.compare_and_set(&format!("sprite/{writer}-{n}"), None, Some(b"x")).unwrap();
-                    }
-                })
-            })
-            .collect();
-        // Several subscribers come at whatever moment of it they come.
-        for _ in 0..3 {
-            let mut feed = store.subscribe("sprite/", None).unwrap();
-            let (mut seen, mut tail) = (std::collections::BTreeSet::new(), 0);
-            while seen.len() < WRITERS * EACH {
-                match feed.next().await.unwrap() {
-                    FeedEvent::Entry(entry) => assert!(seen.insert(entry.key), "twice"),
-                    FeedEvent::Put(entry, cursor) => {
-                        assert!(seen.insert(entry.key), "twice");
-                        assert!(cursor.version > tail && cursor.version == entry.version, "out of order");
-                        tail = cursor.version;
-                    }
-                    FeedEvent::SnapshotBegin { .. } => {}
-                    FeedEvent::SnapshotEnd(cursor) => tail = cursor.version,
-                    other => panic!("{other:?}"),
-                }
-            }
+        let long = format!("a/{}", "x".repeat(319));
+        for key in ["", "a", "/a", "a/", "a.b/c", "a/.b", "a/b.", "a/b..c", "a/b c", "a/*", "a/>", "a/é", &long] {
+            assert!(matches!(check_key(key), Err(StoreError::Key(_))), "{key}");
         }
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-    }
-
-    #[test]
-    fn of_many_who_write_against_one_version_one_wins() {
-        let (_dir, store) = store();
-        let wins = std::thread::scope(|threads| {
-            let tries: Vec<_> =
-                (0..8).map(|_| threads.spawn(|| store.compare_and_set("k", None, Some(b"1")).is_ok())).collect();
-            tries.into_iter().filter_map(|one| one.join().unwrap().then_some(())).count()
-        });
-        assert_eq!(wins, 1);
-    }
-
-    #[tokio::test]
-    async fn a_cursor_brings_only_what_changed_since_and_a_foreign_one_brings_all() {
-        let (dir, store) = store();
-        store.compare_and_set("a/1", None, Some(b"1")).unwrap();
-        let version = store.compare_and_set("a/2", None, Some(b"2")).unwrap();
-        let cursor = Cursor { epoch: store.epoch, version };
-        let third = store.compare_and_set("a/3", None, Some(b"3")).unwrap();
-        store.compare_and_set("b/1", None, Some(b"not asked for")).unwrap();
-        store.compare_and_set("a/2", Some(version), None).unwrap();
-        drop(store);
-        let store = EmbeddedStore::open(&dir.path().join("store.redb")).unwrap();
-        let mut feed = store.subscribe("a/", Some(cursor)).unwrap();
-        let Some(FeedEvent::Put(entry, middle)) = feed.next().await else { panic!() };
-        assert_eq!((entry.key.as_str(), middle.version), ("a/3", third));
-        assert!(matches!(feed.next().await, Some(FeedEvent::Delete(key, _)) if key == "a/2"));
-        // Who stopped after the first still gets the second.
-        let mut feed = store.subscribe("a/", Some(middle)).unwrap();
-        assert!(matches!(feed.next().await, Some(FeedEvent::Delete(key, _)) if key == "a/2"));
-        for foreign in [Cursor { epoch: cursor.epoch ^ 1, ..cursor }, Cursor { version: 99, ..cursor }] {
-            let mut feed = store.subscribe("a/", Some(foreign)).unwrap();
-            assert_eq!(feed.next().await, Some(FeedEvent::SnapshotBegin { epoch: cursor.epoch }));
-        }
-    }
-
-    #[test]
-    fn two_stores_are_two_histories() {
-        let ((_one, first), (_two, second)) = (store(), store());
-        assert_ne!(first.epoch, second.epoch);
-    }
-
-    #[tokio::test]
-    async fn a_subscriber_that_falls_behind_is_told_to_start_over_and_loses_nothing_it_has() {
-        let (_dir, store) = store();
-        let mut feed = store.subscribe("a/", None).unwrap();
-        {
-            // Fills the queue and one more, without a disk write each; nothing is written after.
-            let mut writer = store.writer();
-            for version in 0..=TAIL_LEN as u64 {
-                writer.publish("a/1", |key| FeedEvent::Delete(key, Cursor { epoch: store.epoch, version }));
-            }
-            assert!(writer.subscribers.is_empty());
-        }
-        assert!(matches!(feed.next().await, Some(FeedEvent::SnapshotBegin { .. })));
-        assert!(matches!(feed.next().await, Some(FeedEvent::SnapshotEnd(_))));
-        for version in 0..TAIL_LEN as u64 {
-            assert!(matches!(feed.next().await, Some(FeedEvent::Delete(_, cursor)) if cursor.version == version));
-        }
-        assert_eq!(feed.next().await, Some(FeedEvent::ResyncNeeded));
-        assert_eq!(feed.next().await, None);
-        let mut feed = store.subscribe("a/", None).unwrap();
-        assert!(matches!(feed.next().await, Some(FeedEvent::SnapshotBegin { .. })));
-    }
-
-    #[tokio::test]
-    async fn a_cursor_older_than_the_journal_brings_a_snapshot() {
-        let (_dir, store) = store();
-        let cursor = Cursor { epoch: store.epoch, version: 0 };
-        store.writer().version = JOURNAL_LEN;
-        let mut feed = store.subscribe("a/", Some(cursor)).unwrap();
-        assert!(matches!(feed.next().await, Some(FeedEvent::SnapshotBegin { .. })));
     }
 }

@@ -5,11 +5,15 @@ mod packed;
 
 use crate::names::SpriteName;
 use crate::route::Route;
+use arc_swap::ArcSwapOption;
 use compact_str::CompactString;
 use foldhash::quality::RandomState;
 use packed::{Packed, Policies};
 use std::borrow::Borrow;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Name → route. Answers are owned values; no guard ever leaves this type.
 #[derive(Debug, Default)]
@@ -19,6 +23,10 @@ pub struct RouteTable {
     policies: Policies,
     synced: AtomicBool,
     quarantined: AtomicU64,
+    held_removals: AtomicUsize,
+    accepted: Notify,
+    /// Since when the store has not been heard; none while it is followed.
+    stale_since: ArcSwapOption<Instant>,
 }
 
 /// What the table knows about a name.
@@ -33,10 +41,12 @@ pub enum Lookup {
 }
 
 impl RouteTable {
-    /// An empty table that is not ready.
+    /// An empty table that is not ready, and has not heard of a store yet.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        let table = Self::default();
+        table.mark_stale();
+        table
     }
 
     /// Looks a name up: a [`SpriteName`], or a `str` in its form. No lock, no allocation.
@@ -98,6 +108,46 @@ impl RouteTable {
     #[must_use]
     pub fn quarantined(&self) -> u64 {
         self.quarantined.load(Ordering::Relaxed)
+    }
+
+    /// The store is followed.
+    pub(crate) fn mark_fresh(&self) {
+        if self.stale_since.load().is_some() {
+            self.stale_since.store(None);
+        }
+    }
+
+    /// The store is away. What is in the table stays in use, however long.
+    pub(crate) fn mark_stale(&self) {
+        if self.stale_since.load().is_none() {
+            self.stale_since.store(Some(Arc::new(Instant::now())));
+        }
+    }
+
+    /// How long the store has not been heard; `None` while it is followed. A feed that only
+    /// seems to live is found out within its engine's own bound, at most 20 s.
+    #[must_use]
+    pub fn stale_for(&self) -> Option<Duration> {
+        self.stale_since.load().as_ref().map(|since| since.elapsed())
+    }
+
+    pub(crate) fn set_held_removals(&self, count: usize) {
+        self.held_removals.store(count, Ordering::Relaxed);
+    }
+
+    /// Routes the store no longer has and that are served on because too many vanished at once.
+    #[must_use]
+    pub fn held_removals(&self) -> usize {
+        self.held_removals.load(Ordering::Relaxed)
+    }
+
+    /// Says that what vanished is meant to be gone ([`RouteTable::held_removals`]).
+    pub fn accept_removals(&self) {
+        self.accepted.notify_one();
+    }
+
+    pub(crate) async fn removals_accepted(&self) {
+        self.accepted.notified().await;
     }
 
     /// Names in the table, tombstones included.

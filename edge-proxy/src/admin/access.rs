@@ -7,6 +7,7 @@
 use super::sprites::SpriteError;
 use crate::access::share::{PARAMETER, Signer};
 use crate::access::token;
+use crate::stores::Stores;
 use router::access::{Access, Private, TOKENS_MAX};
 use router::cors::CorsPolicy;
 use router::names::SpriteName;
@@ -36,21 +37,22 @@ pub fn private(store: &EmbeddedStore, name: &SpriteName) -> Result<(Access, Stri
 ///
 /// # Errors
 /// [`SpriteError`].
-pub fn make_public(store: &EmbeddedStore, name: &SpriteName) -> Result<(), SpriteError> {
-    change(store, name, |row| {
+pub async fn make_public(stores: &Stores, name: &SpriteName) -> Result<(), SpriteError> {
+    change(stores, name, |row| {
         row.access = Access::Public;
         Ok(())
     })
+    .await
 }
 
 /// Makes a sprite private; the new token. One that is private keeps its others.
 ///
 /// # Errors
 /// [`SpriteError`].
-pub fn make_private(store: &EmbeddedStore, name: &SpriteName) -> Result<String, SpriteError> {
+pub async fn make_private(stores: &Stores, name: &SpriteName) -> Result<String, SpriteError> {
     let token = token::generate().map_err(|_| SpriteError::Random)?;
-    let share_key = signer(store, name, Seed::KeptOrNew)?.public_key();
-    change(store, name, |row| {
+    let share_key = signer(&stores.local, name, Seed::KeptOrNew)?.public_key();
+    change(stores, name, |row| {
         let mut private = match &row.access {
             Access::Public => Private { tokens: Vec::new(), share_key, cors: None },
             Access::Private(private) => (**private).clone(),
@@ -61,7 +63,8 @@ pub fn make_private(store: &EmbeddedStore, name: &SpriteName) -> Result<String, 
         private.tokens.push(token::hash(&token));
         row.access = Access::Private(Arc::new(private));
         Ok(())
-    })?;
+    })
+    .await?;
     Ok(token)
 }
 
@@ -69,14 +72,15 @@ pub fn make_private(store: &EmbeddedStore, name: &SpriteName) -> Result<String, 
 ///
 /// # Errors
 /// [`SpriteError`].
-pub fn revoke_tokens(store: &EmbeddedStore, name: &SpriteName) -> Result<usize, SpriteError> {
+pub async fn revoke_tokens(stores: &Stores, name: &SpriteName) -> Result<usize, SpriteError> {
     let mut revoked = 0;
-    change(store, name, |row| {
+    change(stores, name, |row| {
         let private = private_of(row)?;
         revoked = private.tokens.len();
         row.access = Access::Private(Arc::new(Private { tokens: Vec::new(), ..private.clone() }));
         Ok(())
-    })?;
+    })
+    .await?;
     Ok(revoked)
 }
 
@@ -84,16 +88,16 @@ pub fn revoke_tokens(store: &EmbeddedStore, name: &SpriteName) -> Result<usize, 
 ///
 /// # Errors
 /// [`SpriteError`].
-pub fn link(store: &EmbeddedStore, name: &SpriteName, port: u16, life: Duration) -> Result<(String, u64), SpriteError> {
+pub async fn link(stores: &Stores, name: &SpriteName, port: u16, life: Duration) -> Result<(String, u64), SpriteError> {
     if life.is_zero() || life > LINK_LIFE_MAX {
         return Err(SpriteError::Field { field: "expires", rule: "1s to 365days" });
     }
-    let (_, row) = row(store, name)?;
+    let (_, row) = row(stores, name).await?;
     if port != 0 && !row.ports.contains(&port) {
         return Err(SpriteError::Field { field: "port", rule: "one of the sprite's declared ports" });
     }
     let private = private_of(&row)?;
-    let signer = signer(store, name, Seed::Kept)?;
+    let signer = signer(&stores.local, name, Seed::Kept)?;
     if private.share_key.is_none() || private.share_key != signer.public_key() {
         return Err(SpriteError::Corrupt(name.clone()));
     }
@@ -106,42 +110,45 @@ pub fn link(store: &EmbeddedStore, name: &SpriteName, port: u16, life: Duration)
 ///
 /// # Errors
 /// [`SpriteError`].
-pub fn revoke_links(store: &EmbeddedStore, name: &SpriteName) -> Result<(), SpriteError> {
-    private_of(&row(store, name)?.1)?;
-    let share_key = signer(store, name, Seed::New)?.public_key();
-    change(store, name, |row| {
+pub async fn revoke_links(stores: &Stores, name: &SpriteName) -> Result<(), SpriteError> {
+    private_of(&row(stores, name).await?.1)?;
+    let share_key = signer(&stores.local, name, Seed::New)?.public_key();
+    change(stores, name, |row| {
         row.access = Access::Private(Arc::new(Private { share_key, ..private_of(row)?.clone() }));
         Ok(())
     })
+    .await
 }
 
 /// Says which other sites' scripts may ask for a private sprite; none with `None`.
 ///
 /// # Errors
 /// [`SpriteError`].
-pub fn set_cors(store: &EmbeddedStore, name: &SpriteName, policy: Option<CorsPolicy>) -> Result<(), SpriteError> {
+pub async fn set_cors(stores: &Stores, name: &SpriteName, policy: Option<CorsPolicy>) -> Result<(), SpriteError> {
     if let Some(rule) = policy.as_ref().and_then(CorsPolicy::broken_rule) {
         return Err(SpriteError::Field { field: "cors", rule });
     }
-    change(store, name, |row| {
+    change(stores, name, |row| {
         let cors = policy.map(Box::new);
         row.access = Access::Private(Arc::new(Private { cors, ..private_of(row)?.clone() }));
         Ok(())
     })
+    .await
 }
 
 /// Says who may wake it.
 ///
 /// # Errors
 /// [`SpriteError`].
-pub fn set_wake_rules(store: &EmbeddedStore, name: &SpriteName, rules: WakeRules) -> Result<(), SpriteError> {
+pub async fn set_wake_rules(stores: &Stores, name: &SpriteName, rules: WakeRules) -> Result<(), SpriteError> {
     if !rules.is_bounded() {
         return Err(super::sprites::wrong_rules());
     }
-    change(store, name, |row| {
+    change(stores, name, |row| {
         row.wake = rules;
         Ok(())
     })
+    .await
 }
 
 fn private_of(row: &SpriteRow) -> Result<&Private, SpriteError> {
@@ -176,9 +183,9 @@ fn signer(store: &EmbeddedStore, name: &SpriteName, wanted: Seed) -> Result<Sign
     Signer::from_seed(&seed).ok_or_else(corrupt)
 }
 
-fn row(store: &EmbeddedStore, name: &SpriteName) -> Result<(Option<u64>, SpriteRow), SpriteError> {
+async fn row(stores: &Stores, name: &SpriteName) -> Result<(Option<u64>, SpriteRow), SpriteError> {
     let key = SpriteRow::key(name);
-    let entry = store.get(&key)?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
+    let entry = stores.routes.get(&key).await?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
     let (_, row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
     if row.deleted {
         return Err(SpriteError::Unknown(name.clone()));
@@ -186,13 +193,13 @@ fn row(store: &EmbeddedStore, name: &SpriteName) -> Result<(Option<u64>, SpriteR
     Ok((Some(entry.version), row))
 }
 
-fn change(
-    store: &EmbeddedStore,
+async fn change(
+    stores: &Stores,
     name: &SpriteName,
     change: impl FnOnce(&mut SpriteRow) -> Result<(), SpriteError>,
 ) -> Result<(), SpriteError> {
-    let (version, mut row) = row(store, name)?;
+    let (version, mut row) = row(stores, name).await?;
     change(&mut row)?;
-    router::apply::publish(store, name, &row, version)?;
+    router::apply::publish(&*stores.routes, name, &row, version).await?;
     Ok(())
 }

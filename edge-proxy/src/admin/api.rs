@@ -2,6 +2,7 @@
 
 use super::sprites::{self, NewSprite, SpriteError};
 use super::{access, limits};
+use crate::stores::Stores;
 use crate::webhook;
 use crate::worker::Edge;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use router::cors::CorsPolicy;
 use router::names::SpriteName;
 use router::route::{HostId, Route};
 use router::rows::SpriteRow;
-use router::store::EmbeddedStore;
+use router::store::StoreError;
 use router::table::{Lookup, RouteTable};
 use router::wake::{WakePolicy, WakeRules};
 use serde::de::DeserializeOwned;
@@ -57,7 +58,7 @@ pub struct Admin {
     /// The sprites of this host.
     pub owner: OwnerHandle,
     /// Where definitions and routes are stored.
-    pub store: Arc<EmbeddedStore>,
+    pub stores: Stores,
     /// What this edge believes about routes.
     pub table: Arc<RouteTable>,
     /// The edge itself.
@@ -184,6 +185,7 @@ impl Admin {
             (&Method::GET, ["v1", "status"]) => Ok(self.status().await),
             (&Method::GET, ["v1", "ledger"]) => return self.ledger(parts.uri.query()).await,
             (&Method::GET, ["v1", "openapi.json"]) => Ok(serde_json::from_str(OPENAPI).unwrap_or(Value::Null)),
+            (&Method::POST, ["v1", "accept-removals"]) => Ok(self.accept_removals()),
             (&Method::GET, ["v1", "sprites"]) => Ok(self.list().await),
             (&Method::POST, ["v1", "sprites"]) => self.create(&body).await,
             (&Method::GET, ["v1", "sprites", name]) => self.show(name).await,
@@ -227,9 +229,27 @@ impl Admin {
             "connections": self.edge.connections(),
             "routes": self.table.len(),
             "synced": self.table.is_synced(),
+            "store": self.store_status(),
             "ledger": self.ledger_status(),
             "webhook": self.webhook_status(),
         })
+    }
+
+    /// Who keeps the routes, and how well this edge follows.
+    fn store_status(&self) -> Value {
+        json!({
+            "engine": self.stores.routes.name(),
+            "stale_s": self.table.stale_for().map(|since| since.as_secs()),
+            "quarantined": self.table.quarantined(),
+            "held_removals": self.table.held_removals(),
+        })
+    }
+
+    /// What vanished is meant to be gone.
+    fn accept_removals(&self) -> Value {
+        let accepted = self.table.held_removals();
+        self.table.accept_removals();
+        json!({ "accepted": accepted })
     }
 
     async fn list(&self) -> Value {
@@ -262,7 +282,7 @@ impl Admin {
     pub(crate) async fn show(&self, name: &str) -> Result<Value, Problem> {
         let (name, status) = self.known(name).await?;
         let mut value = self.shown(&status);
-        let specs = sprites::stored(&self.store).map_err(failed)?;
+        let specs = sprites::stored(&self.stores.local).map_err(failed)?;
         if let Some(route) = self.route(&name) {
             value["access"] = route.access.mode().into();
             if let Access::Private(private) = &route.access {
@@ -313,12 +333,12 @@ impl Admin {
             true => (Access::Public, None),
             // Its secrets must stay as they are.
             false if self.owner.status(&name).await.is_some() => return Err(failed(SpriteError::Exists(name))),
-            false => {
-                access::private(&self.store, &name).map(|(access, token)| (access, Some(token))).map_err(failed)?
-            }
+            false => access::private(&self.stores.local, &name)
+                .map(|(access, token)| (access, Some(token)))
+                .map_err(failed)?,
         };
         let new = NewSprite { access, ..new };
-        sprites::create(&self.store, &self.owner, self.host, new).await.map_err(failed)?;
+        sprites::create(&self.stores, &self.owner, self.host, new).await.map_err(failed)?;
         self.visible(&name).await;
         let mut value = self.show(name.as_str()).await?;
         if let Some(token) = token {
@@ -338,8 +358,8 @@ impl Admin {
         let (name, _) = self.known(name).await?;
         let mut token = None;
         match is_public(&asked.access)? {
-            true => access::make_public(&self.store, &name).map_err(failed)?,
-            false => token = Some(access::make_private(&self.store, &name).map_err(failed)?),
+            true => access::make_public(&self.stores, &name).await.map_err(failed)?,
+            false => token = Some(access::make_private(&self.stores, &name).await.map_err(failed)?),
         }
         self.visible(&name).await;
         let mut value = self.show(name.as_str()).await?;
@@ -353,7 +373,7 @@ impl Admin {
         let rules: WakeRules = serde_json::from_slice(body)
             .map_err(|error| (StatusCode::BAD_REQUEST, format!("these are no wake rules: {error}")))?;
         let (name, _) = self.known(name).await?;
-        access::set_wake_rules(&self.store, &name, rules).map_err(failed)?;
+        access::set_wake_rules(&self.stores, &name, rules).await.map_err(failed)?;
         self.visible(&name).await;
         self.show(name.as_str()).await
     }
@@ -362,7 +382,7 @@ impl Admin {
         let policy: Option<CorsPolicy> = serde_json::from_slice(body)
             .map_err(|error| (StatusCode::BAD_REQUEST, format!("this is neither a CORS policy nor null: {error}")))?;
         let (name, _) = self.known(name).await?;
-        access::set_cors(&self.store, &name, policy).map_err(failed)?;
+        access::set_cors(&self.stores, &name, policy).await.map_err(failed)?;
         self.visible(&name).await;
         self.show(name.as_str()).await
     }
@@ -372,14 +392,14 @@ impl Admin {
         if self.route(&name).is_some_and(|route| route.access == Access::Public) {
             return Err(failed(SpriteError::Public));
         }
-        let token = access::make_private(&self.store, &name).map_err(failed)?;
+        let token = access::make_private(&self.stores, &name).await.map_err(failed)?;
         self.visible(&name).await;
         Ok(json!({ "token": token }))
     }
 
     async fn revoke_tokens(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
-        let revoked = access::revoke_tokens(&self.store, &name).map_err(failed)?;
+        let revoked = access::revoke_tokens(&self.stores, &name).await.map_err(failed)?;
         self.visible(&name).await;
         Ok(json!({ "revoked": revoked }))
     }
@@ -396,7 +416,7 @@ impl Admin {
         let life = life.map_err(|error| (StatusCode::BAD_REQUEST, format!("expires: {error}")))?;
         let (name, _) = self.known(name).await?;
         let port = asked.port.unwrap_or(0);
-        let (query, expires) = access::link(&self.store, &name, port, life).map_err(failed)?;
+        let (query, expires) = access::link(&self.stores, &name, port, life).await.map_err(failed)?;
         let url = match port {
             0 => self.url(&name),
             port => self.url(&name).replacen("https://", &format!("https://{port}--"), 1),
@@ -406,7 +426,7 @@ impl Admin {
 
     async fn revoke_links(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
-        access::revoke_links(&self.store, &name).map_err(failed)?;
+        access::revoke_links(&self.stores, &name).await.map_err(failed)?;
         self.visible(&name).await;
         Ok(json!({ "revoked": "every link made so far" }))
     }
@@ -419,13 +439,15 @@ impl Admin {
     }
 
     /// Waits until this edge's own table says what the store does, so that the next request
-    /// is not told what was true before. Bounded: the table follows within a turn.
+    /// is not told what was true before. Bounded: the table follows within a turn, or it is
+    /// cut off and says so in its status.
     pub(crate) async fn visible(&self, name: &SpriteName) {
         let key = SpriteRow::key(name);
+        let Ok(stored) = self.stores.routes.get(&key).await else { return };
+        let stored = stored.and_then(|entry| SpriteRow::decode(&key, &entry.value).ok());
+        let stored = stored.map(|(_, row)| row.route());
         for _ in 0..200 {
-            let stored = self.store.get(&key).ok().flatten();
-            let stored = stored.and_then(|entry| SpriteRow::decode(&key, &entry.value).ok());
-            if stored.map(|(_, row)| row.route()) == self.route(name) {
+            if stored == self.route(name) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -434,7 +456,7 @@ impl Admin {
 
     async fn delete(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
-        sprites::delete(&self.store, &self.owner, &name).await.map_err(failed)?;
+        sprites::delete(&self.stores, &self.owner, &name).await.map_err(failed)?;
         Ok(json!({ "deleted": name }))
     }
 
@@ -463,7 +485,7 @@ impl Admin {
 
     async fn stop(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
-        sprites::set_stopped(&self.store, &name, true).map_err(failed)?;
+        sprites::set_stopped(&self.stores.local, &name, true).map_err(failed)?;
         if !self.owner.stop(&name).await {
             return Err((StatusCode::CONFLICT, format!("{name} never sleeps, so it cannot be stopped")));
         }
@@ -480,7 +502,7 @@ impl Admin {
 
     async fn start(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
-        sprites::set_stopped(&self.store, &name, false).map_err(failed)?;
+        sprites::set_stopped(&self.stores.local, &name, false).map_err(failed)?;
         self.owner.start_again(&name).await;
         self.show(name.as_str()).await
     }
@@ -581,6 +603,8 @@ pub(crate) fn failed(error: SpriteError) -> Problem {
         SpriteError::Exists(_) | SpriteError::Public | SpriteError::Defined(_) => StatusCode::CONFLICT,
         SpriteError::Unknown(_) => StatusCode::NOT_FOUND,
         SpriteError::Field { .. } | SpriteError::Host(_) => StatusCode::BAD_REQUEST,
+        SpriteError::Store(StoreError::Conflict { .. }) => StatusCode::CONFLICT,
+        SpriteError::Store(StoreError::Unavailable(_) | StoreError::Uncertain(_)) => StatusCode::SERVICE_UNAVAILABLE,
         SpriteError::Corrupt(_) | SpriteError::Store(_) | SpriteError::Random => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, error.to_string())

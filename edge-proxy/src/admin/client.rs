@@ -209,6 +209,12 @@ pub async fn status(socket: &Path, json: bool) -> Exit {
     print(call(socket, Method::GET, "/v1/status", None).await.map(|value| (value, table::object as Show)), json)
 }
 
+/// Runs `accept-removals`.
+pub async fn accept_removals(socket: &Path, json: bool) -> Exit {
+    let accepted = call(socket, Method::POST, "/v1/accept-removals", None).await;
+    print(accepted.map(|value| (value, table::object as Show)), json)
+}
+
 /// Runs `ledger`: one page of it.
 pub async fn ledger(socket: &Path, json: bool, after: u64, limit: u32) -> Exit {
     let page = format!("/v1/ledger?after={after}&limit={limit}");

@@ -22,7 +22,7 @@ impl Admin {
         let asked: Map<String, Value> = serde_json::from_slice(body)
             .map_err(|error| (StatusCode::BAD_REQUEST, format!("these are no limits: {error}")))?;
         let (name, _) = self.known(name).await?;
-        let spec = sprites::change(&self.store, &name, |spec| apply(spec, &asked)).map_err(failed)??;
+        let spec = sprites::change(&self.stores.local, &name, |spec| apply(spec, &asked)).map_err(failed)??;
         self.owner.upsert(spec).await;
         self.show(name.as_str()).await
     }

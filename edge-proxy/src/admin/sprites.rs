@@ -1,5 +1,6 @@
 //! Making and destroying sprites: the definition on this host, the route for everybody.
 
+use crate::stores::Stores;
 use router::access::Access;
 use router::names::SpriteName;
 use router::route::{Generation, HostId};
@@ -66,7 +67,7 @@ pub enum SpriteError {
     #[error("what is stored for {0} cannot be read")]
     Corrupt(SpriteName),
     /// The store failed, or somebody else wrote at the same time.
-    #[error("the store did not take it")]
+    #[error("the store did not take it: {0}")]
     Store(#[from] StoreError),
 }
 
@@ -75,7 +76,7 @@ pub enum SpriteError {
 /// # Errors
 /// [`SpriteError`].
 pub async fn create(
-    store: &EmbeddedStore,
+    stores: &Stores,
     owner: &OwnerHandle,
     host: HostId,
     new: NewSprite,
@@ -84,7 +85,7 @@ pub async fn create(
     owner.check(&new.driver).map_err(SpriteError::Host)?;
     let NewSprite { name, driver, ports, idle_timeout, access, wake } = new;
     let key = SpriteRow::key(&name);
-    let present = store.get(&key)?;
+    let present = stores.routes.get(&key).await?;
     let before = match &present {
         Some(entry) => {
             let (_, row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
@@ -100,9 +101,9 @@ pub async fn create(
     let spec = SpriteSpec { ports: ports.clone(), idle_timeout, ..SpriteSpec::new(name.clone(), generation, driver) };
     let spec_key = format!("{SPEC_PREFIX}{name}");
     let encoded = serde_json::to_vec(&spec).map_err(|_| SpriteError::Corrupt(name.clone()))?;
-    let spec_version = store.get(&spec_key)?.map(|entry| entry.version);
+    let spec_version = stores.local.get(&spec_key)?.map(|entry| entry.version);
     // The definition first: a route without one would lead to an owner that knows nothing.
-    store.compare_and_set(&spec_key, spec_version, Some(&encoded))?;
+    stores.local.compare_and_set(&spec_key, spec_version, Some(&encoded))?;
     let row = SpriteRow {
         version: ROW_VERSION,
         tenant: "local".into(),
@@ -113,7 +114,7 @@ pub async fn create(
         wake,
         deleted: false,
     };
-    router::apply::publish(store, &name, &row, present.map(|entry| entry.version))?;
+    router::apply::publish(&*stores.routes, &name, &row, present.map(|entry| entry.version)).await?;
     owner.upsert(spec.clone()).await;
     Ok(spec)
 }
@@ -160,19 +161,19 @@ fn check(new: &NewSprite) -> Result<(), SpriteError> {
 ///
 /// # Errors
 /// [`SpriteError`].
-pub async fn delete(store: &EmbeddedStore, owner: &OwnerHandle, name: &SpriteName) -> Result<(), SpriteError> {
+pub async fn delete(stores: &Stores, owner: &OwnerHandle, name: &SpriteName) -> Result<(), SpriteError> {
     let key = SpriteRow::key(name);
-    let entry = store.get(&key)?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
+    let entry = stores.routes.get(&key).await?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
     let (_, mut row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
     if row.deleted {
         return Err(SpriteError::Unknown(name.clone()));
     }
     row.deleted = true;
     row.generation.0 += 1;
-    router::apply::publish(store, name, &row, Some(entry.version))?;
+    router::apply::publish(&*stores.routes, name, &row, Some(entry.version)).await?;
     let spec_key = format!("{SPEC_PREFIX}{name}");
-    if let Some(spec) = store.get(&spec_key)? {
-        store.compare_and_set(&spec_key, Some(spec.version), None)?;
+    if let Some(spec) = stores.local.get(&spec_key)? {
+        stores.local.compare_and_set(&spec_key, Some(spec.version), None)?;
     }
     owner.remove(name).await;
     Ok(())
@@ -205,12 +206,12 @@ pub fn change<E>(
 ///
 /// # Errors
 /// [`SpriteError`].
-pub fn set_ports(
-    store: &EmbeddedStore,
+pub async fn set_ports(
+    stores: &Stores,
     name: &SpriteName,
     change_ports: impl Fn(&mut Vec<u16>),
 ) -> Result<SpriteSpec, SpriteError> {
-    let changed = change(store, name, |spec| {
+    let changed = change(&stores.local, name, |spec| {
         change_ports(&mut spec.ports);
         match spec.ports.len() > PORTS_MAX || spec.ports.contains(&0) {
             true => Err(SpriteError::Field { field: "port", rule: "at most 16 ports, none of them 0" }),
@@ -219,10 +220,10 @@ pub fn set_ports(
     });
     let spec = changed??;
     let key = SpriteRow::key(name);
-    let entry = store.get(&key)?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
+    let entry = stores.routes.get(&key).await?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
     let (_, mut row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
     row.ports.clone_from(&spec.ports);
-    router::apply::publish(store, name, &row, Some(entry.version))?;
+    router::apply::publish(&*stores.routes, name, &row, Some(entry.version)).await?;
     Ok(spec)
 }
 
@@ -258,14 +259,14 @@ pub fn stored(store: &EmbeddedStore) -> Result<Vec<SpriteSpec>, SpriteError> {
 ///
 /// # Errors
 /// [`SpriteError`].
-pub fn publish_static(
-    store: &EmbeddedStore,
+pub async fn publish_static(
+    stores: &Stores,
     host: HostId,
     name: &SpriteName,
     ports: &[u16],
 ) -> Result<u64, SpriteError> {
     let key = SpriteRow::key(name);
-    let present = store.get(&key)?;
+    let present = stores.routes.get(&key).await?;
     let mut row = SpriteRow {
         version: ROW_VERSION,
         tenant: "local".into(),
@@ -283,6 +284,6 @@ pub fn publish_static(
             return Ok(row.generation.0);
         }
     }
-    router::apply::publish(store, name, &row, present.map(|entry| entry.version))?;
+    router::apply::publish(&*stores.routes, name, &row, present.map(|entry| entry.version)).await?;
     Ok(row.generation.0)
 }

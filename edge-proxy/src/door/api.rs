@@ -52,7 +52,7 @@ pub(super) async fn answer(admin: Option<Arc<Admin>>, name: &SpriteName, request
 
 /// A timer has rung.
 pub(super) fn forget_timer(admin: &Admin, name: &SpriteName, at_unix_ms: u64) {
-    let forgot = sprites::change(&admin.store, name, |spec| {
+    let forgot = sprites::change(&admin.stores.local, name, |spec| {
         spec.wake_at.retain(|at| *at != at_unix_ms);
         Ok::<_, Problem>(())
     });
@@ -118,7 +118,7 @@ impl Door<'_> {
     }
 
     async fn set_ports(&self, change: impl Fn(&mut Vec<u16>)) -> Result<Value, Problem> {
-        let spec = sprites::set_ports(&self.admin.store, self.name, change).map_err(failed)?;
+        let spec = sprites::set_ports(&self.admin.stores, self.name, change).await.map_err(failed)?;
         self.admin.owner.upsert(spec).await;
         self.admin.visible(self.name).await;
         self.ports()
@@ -156,7 +156,7 @@ impl Door<'_> {
     }
 
     fn timers(&self) -> Result<Value, Problem> {
-        let spec = sprites::stored(&self.admin.store).map_err(failed)?;
+        let spec = sprites::stored(&self.admin.stores.local).map_err(failed)?;
         let own = spec.into_iter().find(|spec| spec.name == *self.name).map(|spec| spec.wake_at).unwrap_or_default();
         Ok(json!({ "wake_at_unix_ms": own }))
     }
@@ -206,7 +206,7 @@ impl Door<'_> {
     }
 
     async fn change_timers(&self, change: impl FnOnce(&mut Vec<u64>) -> Result<(), Problem>) -> Result<Value, Problem> {
-        let changed = sprites::change(&self.admin.store, self.name, |spec| change(&mut spec.wake_at));
+        let changed = sprites::change(&self.admin.stores.local, self.name, |spec| change(&mut spec.wake_at));
         let spec = changed.map_err(failed)??;
         self.admin.owner.upsert(spec).await;
         self.timers()

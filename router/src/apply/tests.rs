@@ -2,7 +2,7 @@ use super::*;
 use crate::access::Access;
 use crate::route::{Generation, HostId};
 use crate::rows::ROW_VERSION;
-use crate::store::Entry;
+use crate::store::{Embedded, EmbeddedStore, Entry};
 
 const FIRST: Cursor = Cursor { epoch: 1, version: 10 };
 
@@ -27,12 +27,16 @@ fn entry(text: &str, value: Vec<u8>) -> Entry {
     Entry { key: format!("{SPRITE_PREFIX}{text}"), value, version: 1 }
 }
 
+fn act(applier: &mut Applier, event: FeedEvent) -> After {
+    applier.handle(event, Instant::now())
+}
+
 fn snapshot(applier: &mut Applier, rows: &[(&str, u64)], end: Cursor) -> After {
-    applier.handle(FeedEvent::SnapshotBegin { epoch: end.epoch });
+    act(applier, FeedEvent::SnapshotBegin { epoch: end.epoch });
     for (text, generation) in rows {
-        applier.handle(FeedEvent::Entry(entry(text, row(*generation).encode())));
+        act(applier, FeedEvent::Entry(entry(text, row(*generation).encode())));
     }
-    applier.handle(FeedEvent::SnapshotEnd(end))
+    act(applier, FeedEvent::SnapshotEnd(end))
 }
 
 /// An applier whose table came from a file that was written at `saved`.
@@ -58,16 +62,16 @@ fn a_poisoned_row_is_counted_and_leaves_the_route_it_would_replace() {
     assert_eq!(snapshot(&mut applier, &[("a", 2)], FIRST), After::Synced);
     let jump = row(2 + GENERATION_JUMP_MAX + 1).encode();
     for (count, poison) in [b"{\"version\":1}".to_vec(), jump].into_iter().enumerate() {
-        applier.handle(FeedEvent::Put(entry("a", poison.clone()), FIRST));
+        act(&mut applier, FeedEvent::Put(entry("a", poison.clone()), FIRST));
         assert_eq!(table.lookup("a"), Lookup::Found(row(2).route()));
         assert_eq!(table.quarantined(), count as u64 * 2 + 1);
         // Nor does a snapshot that has it take the sprite away.
-        applier.handle(FeedEvent::SnapshotBegin { epoch: 1 });
-        applier.handle(FeedEvent::Entry(entry("a", poison)));
-        applier.handle(FeedEvent::SnapshotEnd(FIRST));
+        act(&mut applier, FeedEvent::SnapshotBegin { epoch: 1 });
+        act(&mut applier, FeedEvent::Entry(entry("a", poison)));
+        act(&mut applier, FeedEvent::SnapshotEnd(FIRST));
         assert_eq!(generation(&table, "a"), Some(2));
     }
-    applier.handle(FeedEvent::Put(entry("a", row(3).encode()), FIRST));
+    act(&mut applier, FeedEvent::Put(entry("a", row(3).encode()), FIRST));
     assert_eq!(generation(&table, "a"), Some(3));
 }
 
@@ -77,16 +81,15 @@ fn a_snapshot_sweeps_what_it_lacks_and_a_delete_removes() {
     assert_eq!(table.lookup("z"), Lookup::NotReady);
     assert_eq!(snapshot(&mut applier, &[("a", 1), ("b", 1)], FIRST), After::Synced);
     assert_eq!((generation(&table, "b"), generation(&table, "c")), (Some(1), None));
-    assert_eq!(applier.handle(FeedEvent::Delete("sprite/b".into(), FIRST)), After::Changed);
+    assert_eq!(act(&mut applier, FeedEvent::Delete("sprite/b".into(), FIRST)), After::Changed);
     assert_eq!(generation(&table, "b"), None);
-    assert_eq!(applier.handle(FeedEvent::ResyncNeeded), After::Resync);
 }
 
 #[test]
 fn a_generation_the_store_has_spoken_of_never_goes_back() {
     let (table, mut applier) = restarted(&[], FIRST);
     snapshot(&mut applier, &[("a", 5)], FIRST);
-    applier.handle(FeedEvent::Put(entry("a", row(4).encode()), FIRST));
+    act(&mut applier, FeedEvent::Put(entry("a", row(4).encode()), FIRST));
     assert_eq!(generation(&table, "a"), Some(5));
     snapshot(&mut applier, &[("a", 4)], FIRST);
     assert_eq!(generation(&table, "a"), Some(5));
@@ -114,7 +117,7 @@ fn a_store_that_lost_its_rows_does_not_take_the_routes_with_it() {
     assert_eq!(generation(&table, "a"), Some(7));
     // A sprite made again counts from the start, and is served.
     let next = Cursor { epoch: 2, version: 1 };
-    assert_eq!(applier.handle(FeedEvent::Put(entry("a", row(1).encode()), next)), After::Changed);
+    assert_eq!(act(&mut applier, FeedEvent::Put(entry("a", row(1).encode()), next)), After::Changed);
     assert_eq!((generation(&table, "a"), generation(&table, "b")), (Some(1), Some(7)));
     assert_eq!(applier.cursor, Some(next));
 }
@@ -139,12 +142,14 @@ async fn until(table: &RouteTable, wanted: impl Fn(&RouteTable) -> bool) {
 async fn the_table_follows_the_store_and_the_next_start_serves_before_it_does() {
     let dir = tempfile::tempdir().unwrap();
     let (good, a) = (dir.path().join("good"), name("a"));
-    let store = Arc::new(EmbeddedStore::open(&dir.path().join("s")).unwrap());
-    let version = publish(&store, &a, &row(7), None).unwrap();
+    let store: Store = Arc::new(Embedded(Arc::new(EmbeddedStore::open(&dir.path().join("s")).unwrap())));
+    let version = publish(&*store, &a, &row(7), None).await.unwrap();
     let table = Arc::new(RouteTable::new());
     let applier = tokio::spawn(follow(Arc::clone(&store), Arc::clone(&table), good.clone()));
+    assert!(table.stale_for().is_some());
     until(&table, |table| table.is_synced() && generation(table, "a") == Some(7)).await;
-    let version = publish(&store, &a, &row(8), Some(version)).unwrap();
+    assert_eq!(table.stale_for(), None);
+    let version = publish(&*store, &a, &row(8), Some(version)).await.unwrap();
     let loaded = || {
         let table = RouteTable::new();
         load_last_known_good(&table, &good).unwrap();
@@ -154,7 +159,69 @@ async fn the_table_follows_the_store_and_the_next_start_serves_before_it_does() 
     until(&table, |_| matches!(loaded().lookup("a"), Lookup::Found(route) if route.generation.0 == 8)).await;
     assert_eq!(last_known_good::cursor(&good).unwrap().unwrap().version, version);
     assert_eq!(loaded().lookup("b"), Lookup::NotReady);
-    store.compare_and_set("sprite/a", Some(version), None).unwrap();
+    store.compare_and_set("sprite/a", Some(version), None).await.unwrap();
     until(&table, |table| generation(table, "a").is_none()).await;
     applier.abort();
+}
+
+#[test]
+fn a_store_that_is_made_anew_while_it_is_followed_is_another_history() {
+    let (table, mut applier) = restarted(&[], FIRST);
+    snapshot(&mut applier, &[("a", 7), ("b", 7)], FIRST);
+    let anew = |version| Cursor { epoch: 2, version };
+    // Empty: it has lost its rows, they are served on.
+    assert_eq!(snapshot(&mut applier, &[], anew(0)), After::Nothing);
+    assert_eq!((generation(&table, "a"), generation(&table, "b")), (Some(7), Some(7)));
+    // What is written to it counts from its own beginning; what it lacks is gone with its next snapshot.
+    assert_eq!(snapshot(&mut applier, &[("a", 1)], anew(1)), After::Synced);
+    assert_eq!((generation(&table, "a"), generation(&table, "b")), (Some(1), None));
+    // Within one history a generation never goes back, whatever was lost of it.
+    snapshot(&mut applier, &[("a", 5)], anew(5));
+    snapshot(&mut applier, &[("a", 4)], anew(4));
+    assert_eq!(generation(&table, "a"), Some(5));
+}
+
+/// A fleet of a hundred, and the names from the 71st on.
+fn fleet() -> (Vec<String>, Vec<String>) {
+    let all: Vec<String> = (0..100).map(|number| format!("s{number}")).collect();
+    (all.clone(), all[70..].to_vec())
+}
+
+fn rows(names: &[String]) -> Vec<(&str, u64)> {
+    names.iter().map(|name| (name.as_str(), 1)).collect()
+}
+
+#[test]
+fn a_third_of_all_routes_does_not_vanish_at_once() {
+    let (table, mut applier) = restarted(&[], FIRST);
+    let (all, third) = fleet();
+    snapshot(&mut applier, &rows(&all), FIRST);
+    assert_eq!(snapshot(&mut applier, &rows(&all[..70]), FIRST), After::Synced);
+    assert_eq!((table.len(), table.held_removals()), (100, 30));
+    // One comes back: it is held no longer, and is not taken with the others.
+    act(&mut applier, FeedEvent::Put(entry(&third[0], row(2).encode()), FIRST));
+    assert_eq!(table.held_removals(), 29);
+    assert_eq!(applier.accept_removals(), After::Changed);
+    assert_eq!((table.len(), table.held_removals()), (71, 0));
+    assert_eq!(generation(&table, &third[0]), Some(2));
+}
+
+#[test]
+fn nor_one_by_one_but_a_few_do_and_tombstones_are_believed() {
+    let (table, mut applier) = restarted(&[], FIRST);
+    let (all, third) = fleet();
+    snapshot(&mut applier, &rows(&all), FIRST);
+    for name in &third {
+        act(&mut applier, FeedEvent::Delete(format!("sprite/{name}"), FIRST));
+    }
+    assert_eq!((table.len(), table.held_removals()), (100 - 16, 30 - 16));
+    for name in &all[..70] {
+        let tombstone = SpriteRow { deleted: true, ..row(2) }.encode();
+        act(&mut applier, FeedEvent::Put(entry(name, tombstone), FIRST));
+        assert!(matches!(table.lookup(name.as_str()), Lookup::Found(route) if route.deleted));
+    }
+    assert_eq!(table.held_removals(), 14);
+    // Their rows may go later: nobody is served by them.
+    assert_eq!(snapshot(&mut applier, &rows(&third[16..]), FIRST), After::Synced);
+    assert_eq!((table.len(), table.held_removals()), (14, 0));
 }

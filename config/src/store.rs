@@ -1,0 +1,158 @@
+//! Where the routing table is kept.
+
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Most servers of an engine that are named (chosen; any of them leads to all).
+const SERVERS_MAX: usize = 16;
+
+/// Section `[store]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// What keeps the routes.
+    pub engine: StoreEngine,
+    /// Used by engine `nats`.
+    pub nats: NatsStore,
+}
+
+/// The store engines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreEngine {
+    /// A file of this process.
+    #[default]
+    Embedded,
+    /// A key-value bucket of NATS `JetStream`.
+    Nats,
+}
+
+/// Section `[store.nats]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsStore {
+    /// Servers of the cluster, `nats://HOST:PORT` or `tls://HOST:PORT`.
+    pub servers: Vec<String>,
+    /// The bucket.
+    pub bucket: String,
+    /// Whether to make the bucket when it is missing.
+    pub create: bool,
+    /// Copies of the bucket that is made.
+    pub replicas: usize,
+    /// A credentials file of the account; empty for none.
+    pub credentials_file: PathBuf,
+    /// Roots the servers' certificates are checked against; empty for the system's.
+    pub ca_file: PathBuf,
+}
+
+impl Default for NatsStore {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            bucket: "routes".into(),
+            create: false,
+            replicas: 3,
+            credentials_file: PathBuf::new(),
+            ca_file: PathBuf::new(),
+        }
+    }
+}
+
+impl Store {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.engine == StoreEngine::Nats && self.nats.servers.is_empty() {
+            return Err(("store.nats.servers", "engine \"nats\" needs at least one".into()));
+        }
+        servers("store.nats.servers", &self.nats.servers, "tls://", "nats://")?;
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let bucket = &self.nats.bucket;
+        if bucket.is_empty() || bucket.len() > 64 || !bucket.bytes().all(letter) {
+            return Err(("store.nats.bucket", "1 to 64 letters, digits, - or _".into()));
+        }
+        if ![1, 3, 5].contains(&self.nats.replicas) {
+            return Err(("store.nats.replicas", "1, 3 or 5".into()));
+        }
+        Ok(())
+    }
+}
+
+/// What crosses a network is encrypted, by TLS or by the tunnel whose addresses are private.
+fn servers(key: &'static str, servers: &[String], secure: &str, plain: &str) -> Result<(), (&'static str, String)> {
+    if servers.len() > SERVERS_MAX {
+        return Err((key, format!("at most {SERVERS_MAX}")));
+    }
+    let fine = |server: &String| {
+        let with_port = |rest: &str| match rest.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && !host.contains(['/', '@']) && port.parse() != Ok(0_u16) => {
+                port.parse::<u16>().is_ok().then(|| host.trim_matches(['[', ']']).to_owned())
+            }
+            _ => None,
+        };
+        match (server.strip_prefix(secure).and_then(with_port), server.strip_prefix(plain).and_then(with_port)) {
+            (Some(_), _) => true,
+            (None, Some(host)) => host == "localhost" || host.parse().is_ok_and(is_private),
+            (None, None) => false,
+        }
+    };
+    match servers.iter().find(|server| !fine(server)) {
+        None => Ok(()),
+        Some(server) => {
+            Err((key, format!("{server:?}: {secure}HOST:PORT, or {plain}ADDRESS:PORT with a private address")))
+        }
+    }
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Config;
+
+    fn checked(section: &str) -> Result<(), String> {
+        Config::parse(section, "f").map(drop).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_engine_needs_its_servers_and_the_way_to_them_is_encrypted() {
+        assert!(checked("[store]\nengine = \"embedded\"").is_ok());
+        assert!(checked("[store]\nengine = \"nats\"").unwrap_err().contains("at least one"));
+        assert!(checked("[store]\nengine = \"paper\"").unwrap_err().contains("embedded"));
+        for server in [
+            "tls://nats.example.org:4222",
+            "nats://127.0.0.1:1",
+            "nats://localhost:1",
+            "nats://[fd00::1]:1",
+            "nats://10.0.0.1:4222",
+        ] {
+            assert!(
+                checked(&format!("[store]\nengine = \"nats\"\n[store.nats]\nservers = [{server:?}]")).is_ok(),
+                "{server}"
+            );
+        }
+        for server in [
+            "nats://nats.example.org:4222",
+            "nats://192.0.2.1:4222",
+            "127.0.0.1:1",
+            "tls://a",
+            "tls://a:0",
+            "tls://u:p@a:1",
+            "tls://:1",
+        ] {
+            assert!(checked(&format!("[store.nats]\nservers = [{server:?}]")).is_err(), "{server}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_has_a_name_nats_can_keep_and_an_odd_number_of_copies() {
+        assert!(checked("[store.nats]\nbucket = \"eu-1_routes\"\nreplicas = 1").is_ok());
+        for wrong in ["bucket = \"\"", "bucket = \"a.b\"", "bucket = \"a b\"", "replicas = 2", "replicas = 0"] {
+            assert!(checked(&format!("[store.nats]\n{wrong}")).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The two places this process writes to: its own file, and the store of the routes.
+
+use anyhow::Context;
+use config::{Config, StoreEngine};
+use router::store::nats::NatsStore;
+use router::store::{Embedded, EmbeddedStore, Store};
+use std::sync::Arc;
+
+/// Both stores. With engine `embedded` they are one file.
+#[derive(Clone)]
+pub struct Stores {
+    /// Definitions of this host's sprites, and the seeds of their share links: nobody else's business.
+    pub local: Arc<EmbeddedStore>,
+    /// The routes, for every edge.
+    pub routes: Store,
+}
+
+impl Stores {
+    /// Opens the file and begins to connect to the engine; an engine that is away is waited for later.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or what the engine needs (credentials, roots) cannot be read.
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        let path = config.data_dir.join("store.redb");
+        let local = EmbeddedStore::open(&path).with_context(|| format!("store {}", path.display()))?;
+        let local = Arc::new(local);
+        let routes: Store = match config.store.engine {
+            StoreEngine::Embedded => Arc::new(Embedded(Arc::clone(&local))),
+            StoreEngine::Nats => Arc::new(NatsStore::connect(&config.store.nats).await.context("store engine nats")?),
+        };
+        Ok(Self { local, routes })
+    }
+}

@@ -1,0 +1,83 @@
+//! The engines under test, each with what makes it.
+
+use harness::nats::Nats;
+use router::store::nats::NatsStore;
+use router::store::{Embedded, EmbeddedStore, Store};
+use std::sync::Arc;
+
+/// An engine that runs.
+pub(crate) trait World: Sized {
+    /// Starts it, empty; `None` when its servers are not installed.
+    async fn start() -> Option<Self>;
+
+    /// A new client of it.
+    async fn store(&self) -> Store;
+}
+
+/// An engine of three servers.
+pub(crate) trait Cluster: World {
+    /// The servers.
+    fn nodes(&mut self) -> &mut Vec<harness::cluster::Node>;
+
+    /// Which of them leads; waits until one does.
+    async fn leader(&self) -> usize;
+
+    /// Makes the engine forget what happened up to now, but not what is there.
+    async fn forget_history(&self);
+
+    /// Makes it anew, empty.
+    async fn make_anew(&mut self);
+}
+
+pub(crate) struct EmbeddedWorld {
+    store: Arc<EmbeddedStore>,
+    _folder: tempfile::TempDir,
+}
+
+impl World for EmbeddedWorld {
+    async fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(EmbeddedStore::open(&folder.path().join("store")).unwrap());
+        Some(Self { store, _folder: folder })
+    }
+
+    async fn store(&self) -> Store {
+        Arc::new(Embedded(Arc::clone(&self.store)))
+    }
+}
+
+pub(crate) struct NatsWorld(pub(crate) Nats);
+
+impl World for NatsWorld {
+    async fn start() -> Option<Self> {
+        Nats::start().await.map(Self)
+    }
+
+    async fn store(&self) -> Store {
+        Arc::new(NatsStore::connect(&self.0.settings()).await.unwrap())
+    }
+}
+
+impl Cluster for NatsWorld {
+    fn nodes(&mut self) -> &mut Vec<harness::cluster::Node> {
+        &mut self.0.nodes
+    }
+
+    async fn leader(&self) -> usize {
+        self.0.leader().await
+    }
+
+    /// A bucket keeps the last value of each row and nothing else: each is written once more,
+    /// which takes all that came before out of the stream.
+    async fn forget_history(&self) {
+        let store = self.store().await;
+        for entry in store.scan("sprite/").await.unwrap() {
+            store.compare_and_set(&entry.key, Some(entry.version), Some(&entry.value)).await.unwrap();
+        }
+    }
+
+    async fn make_anew(&mut self) {
+        self.0.delete_bucket().await;
+        self.0.make_bucket().await;
+    }
+}

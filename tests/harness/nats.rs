@@ -1,0 +1,137 @@
+//! A real NATS cluster of three servers with JetStream, and the bucket of the routes on it.
+
+use crate::cluster::{Node, free_ports};
+use crate::{tools, until};
+use async_nats::jetstream::{self, stream};
+use std::path::PathBuf;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Three servers, three copies of the bucket.
+pub const NODES: usize = 3;
+/// From the start of the servers to a leader of the bucket (measured: 2 to 5 s).
+const START: Duration = Duration::from_secs(60);
+
+/// The cluster. Dropping it kills its servers.
+pub struct Nats {
+    /// The servers.
+    pub nodes: Vec<Node>,
+    ports: Vec<u16>,
+    _folder: TempDir,
+}
+
+/// Where `nats-server` is: on `PATH`, or where `tests/run` put it.
+#[must_use]
+pub fn program() -> Option<PathBuf> {
+    let installed = std::env::var_os("HOME")
+        .map(|home| PathBuf::from(home).join(".cache/edge-proxy-test-tools/venv/bin/nats-server"))
+        .filter(|path| path.is_file());
+    installed.or_else(|| tools::find("nats-server"))
+}
+
+impl Nats {
+    /// Starts one with an empty bucket; `None` when there is no server to start.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start() -> Option<Self> {
+        let Some(program) = program() else {
+            let _ = tools::missing("nats-server");
+            return None;
+        };
+        let folder = tempfile::Builder::new().prefix("edge-nats-").tempdir().unwrap();
+        let ports = free_ports(NODES * 2);
+        let (clients, routes) = ports.split_at(NODES);
+        let peers: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let nodes = (0..NODES).map(|number| {
+            let file = folder.path().join(format!("n{number}.conf"));
+            let data = folder.path().join(format!("n{number}"));
+            let text = format!(
+                "server_name: n{number}\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: {data:?}, sync_interval: always }}\n\
+                 cluster {{ name: edge, listen: 127.0.0.1:{}, routes: {peers:?} }}\n",
+                clients[number], routes[number]
+            );
+            std::fs::write(&file, text).unwrap();
+            let arguments = vec!["-c".into(), file.to_str().unwrap().into()];
+            Node::start(&program, arguments, folder.path().join(format!("n{number}.log")))
+        });
+        let nats = Self { nodes: nodes.collect(), ports: clients.to_vec(), _folder: folder };
+        nats.make_bucket().await;
+        Some(nats)
+    }
+
+    /// What an edge is configured with.
+    #[must_use]
+    pub fn settings(&self) -> config::NatsStore {
+        let servers = self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        config::NatsStore { servers, ..config::NatsStore::default() }
+    }
+
+    /// The same as text of a config file.
+    #[must_use]
+    pub fn sections(&self) -> String {
+        format!("[store]\nengine = \"nats\"\n[store.nats]\nservers = {:?}\n", self.settings().servers)
+    }
+
+    async fn context(&self) -> jetstream::Context {
+        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let client = options.connect(self.settings().servers).await.unwrap();
+        jetstream::ContextBuilder::new().timeout(Duration::from_secs(2)).build(client)
+    }
+
+    /// Makes the bucket and waits for its leader.
+    ///
+    /// # Panics
+    /// When that cannot be.
+    pub async fn make_bucket(&self) {
+        let context = self.context().await;
+        let config = stream::Config {
+            name: "KV_routes".into(),
+            subjects: vec!["$KV.routes.>".into()],
+            max_messages_per_subject: 1,
+            num_replicas: NODES,
+            discard: stream::DiscardPolicy::New,
+            allow_rollup: true,
+            allow_direct: true,
+            ..stream::Config::default()
+        };
+        // Refused until the servers have found each other.
+        until("the bucket", START, async || context.create_stream(config.clone()).await.ok()).await;
+        self.leader().await;
+    }
+
+    /// Deletes the bucket.
+    ///
+    /// # Panics
+    /// When that cannot be.
+    pub async fn delete_bucket(&self) {
+        let context = self.context().await;
+        until("the bucket to go", START, async || context.delete_stream("KV_routes").await.ok()).await;
+    }
+
+    /// Throws away everything that was written so far.
+    ///
+    /// # Panics
+    /// When that cannot be.
+    pub async fn purge(&self) {
+        let context = self.context().await;
+        until("the purge", START, async || {
+            let stream = context.get_stream_no_info("KV_routes").await.ok()?;
+            stream.purge().await.ok()
+        })
+        .await;
+    }
+
+    /// Which server leads the bucket; waits until one does.
+    ///
+    /// # Panics
+    /// When none does in time.
+    pub async fn leader(&self) -> usize {
+        let context = self.context().await;
+        until("a leader of the bucket", START, async || {
+            let info = context.get_stream_no_info("KV_routes").await.ok()?.get_info().await.ok()?;
+            info.cluster?.leader?.strip_prefix('n')?.parse().ok()
+        })
+        .await
+    }
+}
