@@ -1,8 +1,8 @@
 //! The control stream and the session's life.
 
 use crate::world::{Changes, HOST, Heard, RUN, Told, World, open, within};
-use backhaul::OpenError;
 use backhaul::wire::{Accepted, EdgeMessage, Outcome, OwnerMessage, ToEdge, ToOwner, Wake, WakeAnswer, Withdraw};
+use backhaul::{GuestStream, OpenError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn wake(low: u64) -> ToOwner {
@@ -81,6 +81,35 @@ async fn a_lease_is_renewed_while_something_is_open_and_given_back() {
     world.hears(lease_of(1)).await;
     drop(guard);
     world.hears(lease_of(0)).await;
+}
+
+#[tokio::test]
+async fn a_stream_is_counted_at_both_ends_until_nobody_reads_it_and_its_claim_is_never_taken_for_lost() {
+    for world in World::both() {
+        world.echo().await;
+        let mut stream = world.backhaul.open(HOST, open("echo")).await.unwrap();
+        stream.write.write_all(b"x").await.unwrap();
+        within(stream.opened()).await.unwrap();
+        let (edge, owner) = (stream.activity().clone(), &world.owner.activity);
+        let guard = edge.begin().unwrap();
+        // As a tunnel takes it apart.
+        let GuestStream { mut read, write, .. } = stream;
+        within(read.read_u8()).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!((edge.reconcile(), owner.reconcile()), (0, 0));
+            assert_eq!((edge.open(), edge.streams(), owner.streams()), (1, 1, 1));
+        }
+        drop(guard);
+        drop((read, write));
+        assert_eq!((edge.open(), edge.streams()), (0, 0));
+        let ended = async {
+            while owner.streams() > 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        within(ended).await;
+        assert!(owner.close_if_idle());
+    }
 }
 
 #[tokio::test]
