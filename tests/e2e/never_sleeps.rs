@@ -202,7 +202,8 @@ async fn whatever_clients_leave_behind_a_sprite_falls_asleep() {
     let each = WAYS.iter().enumerate().map(async |(number, &way)| {
         let name = format!("hunted-{number}");
         demo.create_guest(&name).await;
-        assert_eq!(demo.get(&name, "/").await.status, 200);
+        let first = demo.get(&name, "/").await;
+        assert_eq!(first.status, 200, "{first:?}");
         let left = within(&format!("{way:?}"), Duration::from_secs(30), misbehave(&demo, way, &name)).await;
         let stays = matches!(way, Way::IdleConnection(_) | Way::HalfHead);
         if !stays && !matches!(left, Left::Nothing | Left::Client(_)) && way != Way::HalfClosed {

@@ -89,7 +89,9 @@ async fn no_state_of_a_private_name_can_be_told_from_another() {
                     let seen = view(answer);
                     let expected = first.get_or_insert_with(|| seen.clone());
                     assert_eq!(seen, *expected, "{version:?} {question:?}: {} differs", STATES[at]);
-                    assert_eq!(seen.0, 401, "{version:?} {question:?} {}", STATES[at]);
+                    // What a certificate authority asks is not the sprite's, whatever it is.
+                    let status = if question.1.contains("/acme-challenge/") { 404 } else { 401 };
+                    assert_eq!(seen.0, status, "{version:?} {question:?} {}", STATES[at]);
                 }
             }
             let medians: Vec<_> = times.iter_mut().map(|times| median(times)).collect();

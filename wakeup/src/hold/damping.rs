@@ -17,6 +17,9 @@ const LASTS: Duration = Duration::from_secs(600);
 const FIRST: Duration = Duration::from_secs(30);
 /// Marks kept (chosen: some 8 MiB). Beyond it new ones are not made: their sockets wake.
 const MARKS_MAX: usize = 65_536;
+/// Marks of one network and sprite (chosen: more sessions than a household has). Beyond it the
+/// oldest is forgotten.
+const SESSIONS_MAX: usize = 64;
 
 /// Whose socket it is: a network, a session in it, a sprite.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +73,15 @@ impl Damping {
                 return;
             }
         }
-        marks.count += 1;
         let mark = Mark { session: key.session, until: now + LASTS, refused: 0 };
-        marks.from.entry(key.from).or_default().push(mark);
+        let sessions = marks.from.entry(key.from).or_default();
+        if sessions.len() >= SESSIONS_MAX {
+            sessions.remove(0);
+            sessions.push(mark);
+            return;
+        }
+        sessions.push(mark);
+        marks.count += 1;
     }
 
     /// A request came for a sprite that is not known to run. `socket` says whether browsers
@@ -199,12 +208,24 @@ mod tests {
     #[test]
     fn marks_are_bounded() {
         let (damping, now) = (Damping::default(), Instant::now());
-        for session in 0..=MARKS_MAX as u64 {
-            damping.mark(now, key(session));
+        let nth = |n: u32| SocketKey::new(IpAddr::V4(n.into()), 1, SpriteName::parse("a").unwrap());
+        for n in 0..u32::try_from(MARKS_MAX).unwrap() + 100 {
+            damping.mark(now, nth(n));
         }
         assert_eq!(damping.lock().count, MARKS_MAX);
         damping.mark(now + LASTS, key(1));
         assert_eq!(damping.lock().count, 1);
+    }
+
+    #[test]
+    fn sessions_of_one_network_are_bounded_and_the_oldest_is_forgotten() {
+        let (damping, now) = (Damping::default(), Instant::now());
+        for session in 0..=SESSIONS_MAX as u64 {
+            damping.mark(now, key(session));
+        }
+        assert_eq!(damping.lock().count, SESSIONS_MAX);
+        assert_eq!(damping.check(now, &key(0)), Ok(()));
+        assert!(damping.check(now, &key(1)).is_err() && damping.check(now, &key(SESSIONS_MAX as u64)).is_err());
     }
 
     #[test]
