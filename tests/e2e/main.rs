@@ -20,6 +20,7 @@ mod hygiene;
 mod leader_cancel;
 mod ledger;
 mod links;
+mod memory_limit;
 mod neighbours;
 mod never_sleeps;
 mod oracle;

@@ -3,6 +3,7 @@
 use harness::demo::Leftovers;
 use harness::vm::{BOOT_LIMIT, Counted};
 use harness::{Demo, Options, processes, tools, until};
+use router::store::EmbeddedStore;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
@@ -132,6 +133,26 @@ async fn a_new_owner_takes_the_machine_of_one_that_is_gone() {
     }
     let row = demo.wait_state("vm", "asleep").await;
     assert_eq!(row["warmth"], "cold", "{row}");
+    demo.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_whose_delete_was_cut_short_is_ended_at_the_next_start() {
+    let _quiet = tools::quiet().await;
+    let demo = Demo::new().await;
+    let _leftovers = Leftovers(demo.keep_data());
+    demo.create_vm("vm", free_port(), "").await;
+    demo.boot("vm").await;
+    let store = demo.data().join("store.redb");
+    let data = demo.crash();
+    // As far as a delete comes before it ends the guest: the definition is gone.
+    let store = EmbeddedStore::open(&store).unwrap();
+    let spec = store.get("spec/vm").unwrap().unwrap();
+    store.compare_and_set("spec/vm", Some(spec.version), None).unwrap();
+    drop(store);
+    let demo = Demo::start(Options { data: Some(data), ..Options::default() }).await;
+    assert!(demo.machines("vm").is_empty());
+    assert_eq!(demo.log().matches("ending a machine that belongs to no sprite").count(), 1, "{}", demo.log());
     demo.stop().await;
 }
 

@@ -97,7 +97,7 @@ impl Inner {
         }
         if claimed {
             let loaded = self.run(&spec, machine, turn, &files, true).await;
-            let ended = !self.lock().get(&spec.name).is_some_and(|known| known.turn == turn);
+            let ended = self.lock().get(&spec.name).is_none_or(|known| known.turn != turn);
             return match loaded {
                 // It was ended meanwhile, and that is why it did not load.
                 Err(_) if ended => Err(DriverError::NoGuest),

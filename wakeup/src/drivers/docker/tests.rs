@@ -294,7 +294,7 @@ async fn a_container_of_no_sprite_is_stopped_and_kept_and_one_of_anybody_else_is
         assert_eq!(bench.driver().end_unowned(BTreeSet::from([spec.name.clone()])).await, []);
         assert_eq!(old.end_unowned(BTreeSet::new()).await, [], "it is known");
         assert_eq!(bench.asked(), [""; 0]);
-        assert_eq!(bench.driver().end_unowned(BTreeSet::new()).await, [spec.name.clone()]);
+        assert_eq!(bench.driver().end_unowned(BTreeSet::new()).await, std::slice::from_ref(&spec.name));
         let asked = bench.asked();
         assert!(asked.last().unwrap().ends_with("/stop?t=1 204"), "{asked:?}");
         assert_eq!(bench.driver().end_unowned(BTreeSet::new()).await, []);

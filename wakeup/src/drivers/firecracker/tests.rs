@@ -250,7 +250,7 @@ async fn a_vmm_of_no_sprite_is_ended_and_one_of_a_sprite_is_not() {
     assert!(next.adopt(&spec).await.is_some());
     assert_eq!(next.end_unowned(BTreeSet::new()).await, []);
     says(&next, &spec).await;
-    assert_eq!(bench.driver().end_unowned(BTreeSet::new()).await, [spec.name.clone()]);
+    assert_eq!(bench.driver().end_unowned(BTreeSet::new()).await, std::slice::from_ref(&spec.name));
     assert!(!bench.own().join("vmm").exists());
     assert_eq!(bench.driver().end_unowned(BTreeSet::new()).await, []);
 }

@@ -4,7 +4,6 @@
 //! owner there finds what one that died has left and no other owner touches it. No privilege is
 //! asked for: a part of the tree that was delegated (systemd's `Delegate=yes`) is as good as root.
 
-use super::LOOK;
 use super::cgroup::{Cgroup, remove, write};
 use crate::drivers::sprites_in;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -22,7 +21,7 @@ const PREFIX: &str = "edge-proxy.";
 /// Where an owner moves itself when the kernel wants the cgroup it was in empty.
 const SELF: &str = "edge-proxy.self";
 /// Tries to lock it (chosen: whoever else holds the lock does so for microseconds).
-const LOCK_TRIES: u32 = 5;
+const LOCK_TRIES: u32 = 100;
 /// File in a sprite's directory: where its guest's cgroup is.
 const RECORD: &str = "cgroup";
 
@@ -231,7 +230,7 @@ fn move_aside(base: &Path) -> Option<PathBuf> {
 fn lock(path: &Path) -> Option<File> {
     (0..LOCK_TRIES).find_map(|tries| {
         if tries > 0 {
-            std::thread::sleep(LOOK);
+            std::thread::yield_now();
             let _ = std::fs::create_dir(path);
         }
         let folder = File::open(path).ok().filter(|folder| folder.try_lock().is_ok())?;

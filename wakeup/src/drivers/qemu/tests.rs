@@ -309,7 +309,7 @@ async fn a_machine_of_no_sprite_is_ended_and_one_of_a_sprite_is_not() {
     assert_eq!(driver.end_unowned(BTreeSet::new()).await, []);
     assert_eq!(bench.alive(), 1);
     let driver = bench.driver();
-    assert_eq!(driver.end_unowned(BTreeSet::new()).await, [sprite.name.clone()]);
+    assert_eq!(driver.end_unowned(BTreeSet::new()).await, std::slice::from_ref(&sprite.name));
     assert_eq!((bench.alive(), bench.file("machine.json").exists()), (0, false));
     assert_eq!(driver.end_unowned(BTreeSet::new()).await, []);
 }
