@@ -290,8 +290,10 @@ impl OwnerCore {
     /// Tells every waiter that it runs.
     fn release(&mut self, name: &SpriteName, kind: WakeKind, wake: Duration) {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
+        sprite.told.clear();
         for (waiter, record) in std::mem::take(&mut sprite.waiters) {
             let opened = sprite.opened(kind, wake, record.joined);
+            sprite.told.insert(waiter, opened.clone());
             self.actions.push_back(Action::Answer { waiter, name: name.clone(), answer: Answer::Ready(opened) });
         }
         sprite.lost_memory = false;

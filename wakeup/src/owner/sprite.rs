@@ -93,6 +93,9 @@ pub(super) struct Sprite {
     pub(super) awake: Option<Awake>,
     /// Why the sleep it is on its way to was begun.
     pub(super) ending: StopReason,
+    /// Who was told of the last wake, and what: a question that comes twice, because its answer
+    /// is late, is answered alike. No more than there were waiters; gone with the run.
+    pub(super) told: BTreeMap<WaiterId, Opened>,
     pub(super) armed: Option<Instant>,
 }
 
@@ -197,6 +200,7 @@ impl Sprite {
             held: None,
             wake: None,
             awake: None,
+            told: BTreeMap::new(),
             ending: StopReason::Idle,
             armed: None,
         }
@@ -225,6 +229,7 @@ impl Sprite {
     pub(super) fn end_claims(&mut self) {
         self.leases.clear();
         self.tasks.clear();
+        self.told.clear();
     }
 
     /// When the last claim ends that has not ended yet. Sockets claim it for `silence` after

@@ -42,7 +42,10 @@ impl Bench {
 
     fn wake_at(&mut self, sprite: &str, generation: u64) -> WaiterId {
         self.next += 1;
-        let waiter = (EDGE, self.next);
+        self.ask(sprite, generation, (EDGE, self.next))
+    }
+
+    fn ask(&mut self, sprite: &str, generation: u64, waiter: WaiterId) -> WaiterId {
         let deadline = self.now + Duration::from_secs(30);
         let (name, reason, class) = (name(sprite), "test".into(), ClientClass::Anonymous);
         let request = WakeRequest { waiter, name, generation, deadline, reason, class };
@@ -135,6 +138,22 @@ fn cause(answer: &Answer) -> Option<Cause> {
         Answer::Refused { cause, .. } => Some(*cause),
         _ => None,
     }
+}
+
+#[test]
+fn a_question_that_comes_twice_is_answered_alike() {
+    let mut bench = Bench::new(&["a"]);
+    let waiter = bench.wake("a");
+    let (_, token) = bench.starts()[0];
+    bench.core.handle_started(bench.now, &name("a"), token);
+    bench.core.handle_port_open(bench.now, &name("a"), token);
+    let first = bench.ends();
+    assert!(matches!(&first[..], [(_, Answer::Ready(opened))] if opened.kind() == WakeKind::Cold), "{first:?}");
+    // Its answer was late, so it was asked again; who asks anew finds it running.
+    bench.ask("a", 2, waiter);
+    assert_eq!(bench.ends(), first);
+    bench.wake("a");
+    assert!(matches!(&bench.ends()[..], [(_, Answer::Ready(opened))] if opened.kind() == WakeKind::None));
 }
 
 #[test]

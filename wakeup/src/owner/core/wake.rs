@@ -61,7 +61,8 @@ impl OwnerCore {
             && let State::Running { port_open: true, .. } = sprite.state
         {
             sprite.abandoned = false;
-            let opened = sprite.opened(WakeKind::None, Duration::ZERO, false);
+            let told = sprite.told.get(&waiter).filter(|opened| opened.run == sprite.run).cloned();
+            let opened = told.unwrap_or_else(|| sprite.opened(WakeKind::None, Duration::ZERO, false));
             return self.answer(waiter, &name, Answer::Ready(opened));
         }
         let sleeps = matches!(sprite.state, State::Asleep(_));
