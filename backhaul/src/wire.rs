@@ -250,7 +250,7 @@ pub struct Refused {
     pub detail: String,
 }
 
-/// One message of the control stream, edge → owner.
+/// One message of the control stream, or beside it, edge → owner.
 #[derive(Clone, PartialEq, Message)]
 pub struct ToOwner {
     /// The message.
@@ -344,7 +344,7 @@ pub struct Lease {
     pub quiet_ms: u32,
 }
 
-/// One message of the control stream, owner → edge.
+/// One message of the control stream, or beside it, owner → edge.
 #[derive(Clone, PartialEq, Message)]
 pub struct ToEdge {
     /// The message.

@@ -1,8 +1,9 @@
 //! Frames on QUIC streams: the control stream both ways, and single frames of others.
 
+use super::alone::{self, MayGoAlone};
 use crate::wire::{self, FRAME_BYTES_MAX};
 use prost::Message;
-use quinn::{RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use std::io;
 use tokio::sync::mpsc;
 
@@ -44,10 +45,15 @@ pub(crate) async fn write_frame<M: Message>(stream: &mut SendStream, message: &M
     stream.write_all(&bytes).await.map_err(io::Error::from)
 }
 
-/// Sends what arrives in `queue`, several in one write when they are there. Ends with the
-/// queue or with the stream. A message that is too long is logged and left out.
-pub(super) async fn send_all<M: Message>(stream: &mut SendStream, queue: &mut mpsc::Receiver<M>) -> io::Result<()> {
-    let mut bytes = Vec::new();
+/// Sends what arrives in `queue`: alone what may go alone, the rest on the control stream,
+/// several in one write when they are there. Ends with the queue or with the session. A message
+/// that is too long is logged and left out.
+pub(super) async fn send_all<M: MayGoAlone>(
+    connection: &Connection,
+    stream: &mut SendStream,
+    queue: &mut mpsc::Receiver<M>,
+) -> io::Result<()> {
+    let (mut bytes, mut frame) = (Vec::new(), Vec::new());
     while let Some(message) = queue.recv().await {
         // What this turn of the runtime brings leaves together: the words of a warm wake are
         // one datagram and wake the other side once.
@@ -55,14 +61,19 @@ pub(super) async fn send_all<M: Message>(stream: &mut SendStream, queue: &mut mp
         bytes.clear();
         let mut next = Some(message);
         while let Some(message) = next.take() {
-            if let Err(error) = wire::encode(&message, &mut bytes) {
+            frame.clear();
+            if let Err(error) = wire::encode(&message, &mut frame) {
                 tracing::warn!(%error, "control message left out");
+            } else if !(message.may_go_alone() && alone::send(connection, &frame).await?) {
+                bytes.extend_from_slice(&frame);
             }
             if bytes.len() < BATCH_BYTES {
                 next = queue.try_recv().ok();
             }
         }
-        stream.write_all(&bytes).await.map_err(io::Error::from)?;
+        if !bytes.is_empty() {
+            stream.write_all(&bytes).await.map_err(io::Error::from)?;
+        }
     }
     Ok(())
 }

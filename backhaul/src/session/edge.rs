@@ -5,6 +5,7 @@
 //! carries control messages, renews leases, watches for silence, and says `host_down` when
 //! it ends.
 
+use super::alone;
 use super::control::send_all;
 use super::runs::Runs;
 use super::stream::{QuicRead, QuicWrite, Receipt};
@@ -341,7 +342,12 @@ async fn serve(
     if let Err(error) = super::control::write_frame(&mut send, &leases(Vec::new())).await {
         return Ended::Control(error);
     }
-    let up = send_all(&mut send, queue);
+    let up = send_all(&connection, &mut send, queue);
+    let alone = alone::receive(&connection, |message: ToEdge| {
+        if let Some(events) = events.get() {
+            events.answer(session.host, message);
+        }
+    });
     let down = async {
         loop {
             match super::control::read_frame::<ToEdge>(&mut receive).await? {
@@ -365,7 +371,10 @@ async fn serve(
         }
     };
     tokio::select! {
+        // What travels alone before what left behind it on the control stream.
+        biased;
         error = connection.closed() => Ended::Closed(error),
+        error = alone => Ended::Closed(error),
         result = up => Ended::Control(result.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
         result = down => Ended::Control(result.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
         ended = watch_over(&connection, link, address, session) => ended,

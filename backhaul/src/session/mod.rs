@@ -2,8 +2,10 @@
 //!
 //! [`QuicEdge`] makes sessions and opens streams in them; [`HostServer`] accepts them on a
 //! worker host and splices the streams to guests. The first stream of a session is its
-//! control stream. What one stream carries is in [`crate::wire`].
+//! control stream; what is asked and said of one wake travels beside it (`alone.rs`). What one
+//! stream carries is in [`crate::wire`].
 
+mod alone;
 mod control;
 mod edge;
 mod ledger;

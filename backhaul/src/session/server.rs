@@ -1,5 +1,6 @@
 //! The host's side: accepts the sessions of known edges and serves their streams.
 
+use super::alone;
 use super::control::{read_frame, send_all};
 use super::tls::{self, Identity, IdentityError};
 use super::{CONNECT_WAIT, CONTROL_QUEUE, Ledger, transport};
@@ -241,7 +242,8 @@ async fn control(
     let (answers, mut queue) = mpsc::channel::<ToEdge>(CONTROL_QUEUE);
     // Full: the answer is dropped, and the edge asks again.
     let sink: AnswerSink = Arc::new(move |answer| drop(answers.try_send(answer)));
-    let down = send_all(&mut send, &mut queue);
+    let down = send_all(&connection, &mut send, &mut queue);
+    let alone = alone::receive(&connection, |message: ToOwner| owner.control(edge, message, &sink));
     let up = async {
         while let Some(message) = read_frame::<ToOwner>(&mut receive).await? {
             owner.control(edge, message, &sink);
@@ -249,6 +251,9 @@ async fn control(
         Ok::<_, io::Error>(())
     };
     let ended = tokio::select! {
+        // What travels alone before what left behind it on the control stream.
+        biased;
+        ended = alone => Err(ended.into()),
         ended = up => ended,
         ended = down => ended,
     };

@@ -1,6 +1,7 @@
 //! QUIC's figures for a session (`backhaul.md` §4), the same at both ends.
 
 use super::STREAM_WINDOW_BYTES;
+use super::alone::ALONE_MAX;
 use crate::link::UserspaceLink;
 use quinn::congestion::CubicConfig;
 use quinn::{EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
@@ -33,7 +34,7 @@ pub(super) fn transport(link: &UserspaceLink) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(STREAMS_MAX.into())
-        .max_concurrent_uni_streams(0u32.into())
+        .max_concurrent_uni_streams(ALONE_MAX.into())
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         // The ledger bounds memory instead: a window for all streams together would let
         // clients that stop reading one sprite freeze its neighbours.

@@ -1,6 +1,7 @@
 //! A path that loses packets, moves, and goes dark.
 
-use crate::world::{HOST, Told, World, open, within};
+use crate::world::{HOST, Heard, Told, World, open, within};
+use backhaul::wire::{EdgeMessage, ToOwner, Wake};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,6 +30,7 @@ async fn relay_until(world: &World, lose: usize, dark: Arc<AtomicBool>) -> Arc<A
                 Ok((count, from)) = inside.recv_from(&mut up) => {
                     edge = Some(from);
                     if dark.load(Ordering::Relaxed) {
+                        losses.fetch_add(1, Ordering::Relaxed);
                         continue;
                     }
                     if losses.load(Ordering::Relaxed) < lose {
@@ -46,6 +48,36 @@ async fn relay_until(world: &World, lose: usize, dark: Arc<AtomicBool>) -> Arc<A
         }
     });
     lost
+}
+
+/// A wake is lost three times, so that the next try is far away; the one behind it is not lost.
+#[tokio::test]
+async fn a_wake_that_is_lost_delays_no_other() {
+    let mut world = World::quic();
+    let dark = Arc::new(AtomicBool::new(false));
+    let lost = relay_until(&world, 0, Arc::clone(&dark)).await;
+    let wake = |low| {
+        let wake = Wake { wake_id_low: low, sprite: "echo".into(), generation: 1, ..Wake::default() };
+        ToOwner { message: Some(EdgeMessage::Wake(wake)) }
+    };
+    world.backhaul.send(HOST, wake(0)).unwrap();
+    world.hears(|heard| matches!(heard, Heard::Control(_, message) if *message == wake(0))).await;
+    dark.store(true, Ordering::Relaxed);
+    world.backhaul.send(HOST, wake(1)).unwrap();
+    within(async {
+        while lost.load(Ordering::Relaxed) < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    dark.store(false, Ordering::Relaxed);
+    world.backhaul.send(HOST, wake(2)).unwrap();
+    for low in [2, 1] {
+        let is_wake =
+            |heard: &Heard| matches!(heard, Heard::Control(_, ToOwner { message: Some(EdgeMessage::Wake(_)) }));
+        let Heard::Control(_, message) = world.hears(is_wake).await else { panic!("it is one") };
+        assert_eq!(message, wake(low));
+    }
 }
 
 #[tokio::test]
