@@ -17,6 +17,7 @@ mod herd;
 mod http2;
 mod http_driver;
 mod hygiene;
+mod latency;
 mod leader_cancel;
 mod ledger;
 mod links;

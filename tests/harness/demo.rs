@@ -273,7 +273,7 @@ impl Drop for Leftovers {
     }
 }
 
-fn end_all(data: &Path) {
+pub(crate) fn end_all(data: &Path) {
     for process in processes::about(data) {
         if let Some(pid) = rustix::process::Pid::from_raw(process.pid.cast_signed()) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);

@@ -2,10 +2,12 @@
 //! clients, guests that misbehave on request, and waits that are bounded.
 //!
 //! Nothing here reaches into the product: a test sees what a visitor, an operator or
-//! the operating system sees.
+//! the operating system sees. Only `apart` puts the product's parts together itself, so that a
+//! long way can lie between them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
 pub mod admin;
+pub mod apart;
 pub mod binary;
 pub mod chromium;
 pub mod client;
@@ -17,6 +19,7 @@ pub mod helper;
 pub mod nats;
 pub mod processes;
 pub mod raw;
+pub mod relay;
 pub mod tools;
 pub mod vm;
 pub mod wait;
@@ -26,5 +29,6 @@ pub use demo::{Demo, Options};
 pub use guest::Gate;
 pub use helper::Helper;
 pub use raw::Raw;
+pub use relay::Relay;
 pub use tools::requires;
 pub use wait::{until, within};
