@@ -13,6 +13,7 @@ mod docker_driver;
 mod door;
 mod early_wake;
 mod first_request;
+mod fleet;
 mod herd;
 mod http2;
 mod http_driver;

@@ -14,6 +14,7 @@ pub mod client;
 pub mod cluster;
 pub mod curl;
 pub mod demo;
+pub mod fleet;
 pub mod guest;
 pub mod helper;
 pub mod nats;
