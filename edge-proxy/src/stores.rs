@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use config::{Config, StoreEngine};
+use router::store::etcd::EtcdStore;
 use router::store::nats::NatsStore;
 use router::store::{Embedded, EmbeddedStore, Store};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ impl Stores {
         let local = Arc::new(local);
         let routes = match config.store.engine {
             StoreEngine::Embedded => Arc::new(Embedded(Arc::clone(&local))),
-            StoreEngine::Nats => shared(config).await?,
+            StoreEngine::Etcd | StoreEngine::Nats => shared(config).await?,
         };
         Ok(Self { local, routes })
     }

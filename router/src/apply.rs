@@ -227,7 +227,8 @@ impl Applier {
         }
         let gone: Vec<_> = self.table.names().into_iter().filter(|name| !names.contains(name)).collect();
         self.remove(&gone, now);
-        self.unconfirmed.clear();
+        // What is held is still another history's, whose generations say nothing here.
+        self.unconfirmed.retain(|name| self.held.contains(name));
         self.advance(cursor);
         self.table.mark_synced();
         After::Synced

@@ -32,7 +32,7 @@ mod real_apps;
 mod reconnects;
 mod sleep_race;
 mod slow_apps;
-mod store_nats;
+mod stores;
 mod streaming;
 mod tidy;
 mod unwanted_wakes;

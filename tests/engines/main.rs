@@ -14,7 +14,7 @@ mod failures;
 mod worlds;
 
 pub(crate) use edge::Edge;
-pub(crate) use worlds::{Cluster, EmbeddedWorld, NatsWorld, World};
+pub(crate) use worlds::{Cluster, EmbeddedWorld, EtcdWorld, NatsWorld, World};
 
 use router::access::Access;
 use router::route::{Generation, HostId};

@@ -14,6 +14,7 @@ pub mod client;
 pub mod cluster;
 pub mod curl;
 pub mod demo;
+pub mod etcd;
 pub mod fleet;
 pub mod guest;
 pub mod helper;
