@@ -1,9 +1,10 @@
 //! Servers of a store engine: started, killed, frozen and ended by the test that owns them.
 
 use rustix::process::{Pid, Signal, kill_process};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// One server process and how to start it again on what it has on disk.
 pub struct Node {
@@ -91,13 +92,16 @@ impl Drop for Node {
     }
 }
 
-/// Free ports of the loopback address, all different. Another program may take one before it
-/// is used; then its server does not start and the test says so.
+/// `count` addresses of servers, which nobody else takes, not even while a server is dead: they are on a
+/// loopback address of this cluster's own, where no outgoing connection is given a port.
 ///
 /// # Panics
 /// When there are none.
 #[must_use]
-pub fn free_ports(count: usize) -> Vec<u16> {
-    let sockets: Vec<_> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
-    sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect()
+pub fn addresses(count: usize) -> Vec<SocketAddr> {
+    static CLUSTERS: AtomicU8 = AtomicU8::new(0);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, 64 + CLUSTERS.fetch_add(1, Ordering::Relaxed) % 64, high, low.clamp(1, 254));
+    let sockets: Vec<_> = (0..count).map(|_| TcpListener::bind((own, 0)).unwrap()).collect();
+    sockets.iter().map(|socket| socket.local_addr().unwrap()).collect()
 }

@@ -1,8 +1,9 @@
 //! A real etcd cluster of three members.
 
-use crate::cluster::{Node, free_ports};
+use crate::cluster::{Node, addresses};
 use crate::{tools, until};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -16,7 +17,7 @@ const START: Duration = Duration::from_secs(60);
 pub struct Etcd {
     /// The members.
     pub nodes: Vec<Node>,
-    ports: Vec<u16>,
+    clients: Vec<SocketAddr>,
     folder: TempDir,
 }
 
@@ -30,10 +31,11 @@ impl Etcd {
             return None;
         }
         let folder = tempfile::Builder::new().prefix("edge-etcd-").tempdir().unwrap();
-        let ports = free_ports(NODES * 2);
-        let (clients, peers) = ports.split_at(NODES);
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let all: Vec<_> = peers.iter().enumerate().map(|(number, port)| format!("e{number}={}", url(*port))).collect();
+        let all = addresses(NODES * 2);
+        let (clients, peers) = all.split_at(NODES);
+        let url = |address: SocketAddr| format!("http://{address}");
+        let members: Vec<_> =
+            peers.iter().enumerate().map(|(number, peer)| format!("e{number}={}", url(*peer))).collect();
         let nodes = (0..NODES).map(|number| {
             let (client, peer) = (url(clients[number]), url(peers[number]));
             let arguments = [
@@ -43,7 +45,7 @@ impl Etcd {
                 ("--advertise-client-urls", client),
                 ("--listen-peer-urls", peer.clone()),
                 ("--initial-advertise-peer-urls", peer),
-                ("--initial-cluster", all.join(",")),
+                ("--initial-cluster", members.join(",")),
                 ("--initial-cluster-state", "new".into()),
                 ("--logger", "zap".into()),
                 ("--log-level", "warn".into()),
@@ -52,7 +54,7 @@ impl Etcd {
             let program = tools::find("etcd").expect("found above");
             Node::start(&program, arguments, folder.path().join(format!("e{number}.log")))
         });
-        let etcd = Self { nodes: nodes.collect(), ports: clients.to_vec(), folder };
+        let etcd = Self { nodes: nodes.collect(), clients: clients.to_vec(), folder };
         etcd.leader().await;
         Some(etcd)
     }
@@ -60,7 +62,7 @@ impl Etcd {
     /// What an edge is configured with.
     #[must_use]
     pub fn settings(&self) -> config::EtcdStore {
-        let servers = self.ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+        let servers = self.clients.iter().map(|address| format!("http://{address}")).collect();
         config::EtcdStore { servers, ..config::EtcdStore::default() }
     }
 
@@ -72,7 +74,7 @@ impl Etcd {
 
     /// Asks one member; `None` when it does not answer well.
     async fn ask(&self, member: usize, path: &str, body: Value) -> Option<Value> {
-        let url = format!("http://127.0.0.1:{}{path}", self.ports[member]);
+        let url = format!("http://{}{path}", self.clients[member]);
         let asked = Command::new("curl").args(["-s", "-m", "3", "-d", &body.to_string(), &url]).output().await.unwrap();
         let answer: Value = serde_json::from_slice(&asked.stdout).ok()?;
         answer["error"].is_null().then_some(answer)

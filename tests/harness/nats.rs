@@ -1,8 +1,9 @@
 //! A real NATS cluster of three servers with JetStream, and the bucket of the routes on it.
 
-use crate::cluster::{Node, free_ports};
+use crate::cluster::{Node, addresses};
 use crate::{tools, until};
 use async_nats::jetstream::{self, stream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -16,7 +17,7 @@ const START: Duration = Duration::from_secs(60);
 pub struct Nats {
     /// The servers.
     pub nodes: Vec<Node>,
-    ports: Vec<u16>,
+    clients: Vec<SocketAddr>,
     _folder: TempDir,
 }
 
@@ -40,22 +41,22 @@ impl Nats {
             return None;
         };
         let folder = tempfile::Builder::new().prefix("edge-nats-").tempdir().unwrap();
-        let ports = free_ports(NODES * 2);
-        let (clients, routes) = ports.split_at(NODES);
-        let peers: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let all = addresses(NODES * 2);
+        let (clients, routes) = all.split_at(NODES);
+        let peers: Vec<_> = routes.iter().map(|address| format!("nats://{address}")).collect();
         let nodes = (0..NODES).map(|number| {
             let file = folder.path().join(format!("n{number}.conf"));
             let data = folder.path().join(format!("n{number}"));
             let text = format!(
-                "server_name: n{number}\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: {data:?}, sync_interval: always }}\n\
-                 cluster {{ name: edge, listen: 127.0.0.1:{}, routes: {peers:?} }}\n",
+                "server_name: n{number}\nlisten: {}\njetstream {{ store_dir: {data:?}, sync_interval: always }}\n\
+                 cluster {{ name: edge, listen: {}, routes: {peers:?} }}\n",
                 clients[number], routes[number]
             );
             std::fs::write(&file, text).unwrap();
             let arguments = vec!["-c".into(), file.to_str().unwrap().into()];
             Node::start(&program, arguments, folder.path().join(format!("n{number}.log")))
         });
-        let nats = Self { nodes: nodes.collect(), ports: clients.to_vec(), _folder: folder };
+        let nats = Self { nodes: nodes.collect(), clients: clients.to_vec(), _folder: folder };
         nats.make_bucket().await;
         Some(nats)
     }
@@ -63,7 +64,7 @@ impl Nats {
     /// What an edge is configured with.
     #[must_use]
     pub fn settings(&self) -> config::NatsStore {
-        let servers = self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let servers = self.clients.iter().map(|address| format!("nats://{address}")).collect();
         config::NatsStore { servers, ..config::NatsStore::default() }
     }
 
