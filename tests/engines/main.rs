@@ -11,6 +11,7 @@
 mod contract;
 mod edge;
 mod failures;
+mod secured;
 mod worlds;
 
 pub(crate) use edge::Edge;

@@ -69,12 +69,13 @@ impl Cluster for NatsWorld {
         self.0.leader().await
     }
 
-    /// A bucket keeps the last value of each row and nothing else: each is written once more,
-    /// which takes all that came before out of the stream.
+    /// Everything is purged, marks of deletions too, and what was there is written again.
     async fn forget_history(&self) {
         let store = self.store().await;
-        for entry in store.scan("sprite/").await.unwrap() {
-            store.compare_and_set(&entry.key, Some(entry.version), Some(&entry.value)).await.unwrap();
+        let entries = store.scan("sprite/").await.unwrap();
+        self.0.purge().await;
+        for entry in entries {
+            store.compare_and_set(&entry.key, None, Some(&entry.value)).await.unwrap();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Servers of a store engine: started, killed, frozen and ended by the test that owns them.
 
 use rustix::process::{Pid, Signal, kill_process};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -90,6 +90,19 @@ impl Drop for Node {
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+/// Writes a certificate for `address` and its key into `folder`; where they are.
+///
+/// # Panics
+/// When they cannot be made.
+#[must_use]
+pub fn certificate(folder: &Path, address: IpAddr) -> (PathBuf, PathBuf) {
+    let made = rcgen::generate_simple_self_signed(vec![address.to_string()]).unwrap();
+    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    (certificate, key)
 }
 
 /// `count` addresses of servers, which nobody else takes, not even while a server is dead: they are on a

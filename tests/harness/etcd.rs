@@ -4,6 +4,7 @@ use crate::cluster::{Node, addresses};
 use crate::{tools, until};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -19,6 +20,7 @@ pub struct Etcd {
     pub nodes: Vec<Node>,
     clients: Vec<SocketAddr>,
     folder: TempDir,
+    secured: bool,
 }
 
 impl Etcd {
@@ -27,6 +29,18 @@ impl Etcd {
     /// # Panics
     /// When it does not come up.
     pub async fn start() -> Option<Self> {
+        Self::begin(false).await
+    }
+
+    /// Starts one whose members speak TLS alone to clients, with a certificate of its own.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_secured() -> Option<Self> {
+        Self::begin(true).await
+    }
+
+    async fn begin(secured: bool) -> Option<Self> {
         if !tools::requires(&["etcd", "curl"]) {
             return None;
         }
@@ -36,8 +50,10 @@ impl Etcd {
         let url = |address: SocketAddr| format!("http://{address}");
         let members: Vec<_> =
             peers.iter().enumerate().map(|(number, peer)| format!("e{number}={}", url(*peer))).collect();
+        let (certificate, key) = crate::cluster::certificate(folder.path(), clients[0].ip());
         let nodes = (0..NODES).map(|number| {
             let (client, peer) = (url(clients[number]), url(peers[number]));
+            let client = if secured { client.replacen("http", "https", 1) } else { client };
             let arguments = [
                 ("--name", format!("e{number}")),
                 ("--data-dir", folder.path().join(format!("e{number}")).display().to_string()),
@@ -50,11 +66,16 @@ impl Etcd {
                 ("--logger", "zap".into()),
                 ("--log-level", "warn".into()),
             ];
-            let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+            let mut arguments: Vec<_> =
+                arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+            if secured {
+                arguments.push(format!("--cert-file={}", certificate.display()));
+                arguments.push(format!("--key-file={}", key.display()));
+            }
             let program = tools::find("etcd").expect("found above");
             Node::start(&program, arguments, folder.path().join(format!("e{number}.log")))
         });
-        let etcd = Self { nodes: nodes.collect(), clients: clients.to_vec(), folder };
+        let etcd = Self { nodes: nodes.collect(), clients: clients.to_vec(), folder, secured };
         etcd.leader().await;
         Some(etcd)
     }
@@ -62,8 +83,12 @@ impl Etcd {
     /// What an edge is configured with.
     #[must_use]
     pub fn settings(&self) -> config::EtcdStore {
-        let servers = self.clients.iter().map(|address| format!("http://{address}")).collect();
-        config::EtcdStore { servers, ..config::EtcdStore::default() }
+        let (scheme, ca_file) = match self.secured {
+            true => ("https", self.folder.path().join("certificate.pem")),
+            false => ("http", PathBuf::new()),
+        };
+        let servers = self.clients.iter().map(|address| format!("{scheme}://{address}")).collect();
+        config::EtcdStore { servers, ca_file, ..config::EtcdStore::default() }
     }
 
     /// The same as text of a config file.
@@ -73,9 +98,10 @@ impl Etcd {
     }
 
     /// Asks one member; `None` when it does not answer well.
-    async fn ask(&self, member: usize, path: &str, body: Value) -> Option<Value> {
-        let url = format!("http://{}{path}", self.clients[member]);
-        let asked = Command::new("curl").args(["-s", "-m", "3", "-d", &body.to_string(), &url]).output().await.unwrap();
+    pub async fn ask(&self, member: usize, path: &str, body: Value) -> Option<Value> {
+        let url = format!("{}{path}", self.settings().servers[member]);
+        let asked =
+            Command::new("curl").args(["-sk", "-m", "3", "-d", &body.to_string(), &url]).output().await.unwrap();
         let answer: Value = serde_json::from_slice(&asked.stdout).ok()?;
         answer["error"].is_null().then_some(answer)
     }

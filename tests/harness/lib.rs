@@ -19,6 +19,7 @@ pub mod fleet;
 pub mod guest;
 pub mod helper;
 pub mod nats;
+pub mod nats_users;
 pub mod processes;
 pub mod raw;
 pub mod relay;

@@ -123,7 +123,8 @@ impl Problem {
 
     pub(super) fn is_refusal(&self) -> bool {
         // Wrong names and passwords come as invalid arguments.
-        matches!(self.code, PERMISSION_DENIED | UNAUTHENTICATED) || self.message.contains("auth")
+        matches!(self.code, PERMISSION_DENIED | UNAUTHENTICATED)
+            || ["auth", "user name"].iter().any(|word| self.message.contains(word))
     }
 
     pub(super) fn is_about_the_token(&self) -> bool {
