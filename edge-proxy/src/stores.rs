@@ -40,6 +40,7 @@ impl Stores {
 pub async fn shared(config: &Config) -> anyhow::Result<Store> {
     match config.store.engine {
         StoreEngine::Embedded => bail!("store.engine: \"embedded\" is a file of one process; nothing is shared"),
+        StoreEngine::Etcd => Ok(Arc::new(EtcdStore::open(&config.store.etcd).context("store engine etcd")?)),
         StoreEngine::Nats => Ok(Arc::new(NatsStore::connect(&config.store.nats).await.context("store engine nats")?)),
     }
 }

@@ -129,7 +129,8 @@ async fn add(store: &Store, name: &str, key: &str, pin: &str, endpoint: SocketAd
     let present = all.iter().find(|(row, _)| row.name == name);
     let highest = all.iter().map(|(row, _)| row.number.0).max();
     // Numbers stand in routes: one that was given away is not given to another while any is left.
-    let number = present.map_or(HostId(highest.map_or(1, |number| number + 1)), |(row, _)| row.number);
+    let next = HostId(highest.map_or(1, |number| number + 1));
+    let number = present.map_or(next, |(row, _)| row.number);
     let address = key.derived_address();
     let row = HostRow {
         name: name.into(),
