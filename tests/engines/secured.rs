@@ -119,6 +119,11 @@ async fn nats_knows_its_users_and_what_they_may() {
     let written = reader.compare_and_set("sprite/a", Some(version), Some(b"3")).await;
     assert!(matches!(written, Err(StoreError::Uncertain(_) | StoreError::Denied(_))), "{written:?}");
     assert_eq!(reader.get("sprite/a").await.unwrap().unwrap().version, version);
+    // Who may not ask for messages gets none and is told nothing; the feed ends all the same.
+    let mut feed = user("deaf", &FOLLOWS[..3]).await.subscribe("sprite/", None).await.unwrap();
+    assert!(matches!(feed.next().await.unwrap(), FeedEvent::SnapshotBegin { .. }));
+    let end = harness::within("the silence to be noticed", BOUND, feed.next()).await;
+    assert!(matches!(end, Err(StoreError::Unavailable(_))), "{end:?}");
     is_of_no_use(&user("stranger", &["nothing"]).await).await;
     is_of_no_use(&NatsStore::connect(&nats.settings()).await.unwrap()).await;
     let missing = config::NatsStore { credentials_file: "/nowhere".into(), ..nats.settings() };
