@@ -107,11 +107,33 @@ impl Backhaul {
         }
     }
 
+    /// How the way to a host stands. Makes no session.
+    #[must_use]
+    pub fn session_state(&self, host: HostId) -> SessionState {
+        match &self.0 {
+            Way::Direct(_) => SessionState::Direct,
+            Way::Quic(edge) => edge.session_state(host),
+        }
+    }
+
     /// Whether the owner tells how many bytes reached the guest when a stream breaks.
     #[must_use]
     pub const fn gives_receipts(&self) -> bool {
         matches!(self.0, Way::Quic(_))
     }
+}
+
+/// How the way to a host stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    /// Nobody has needed it yet, or not for long.
+    Idle,
+    /// There is a session.
+    Up,
+    /// The last attempt to make one failed.
+    Down,
+    /// The owner is in this process: there are no sessions.
+    Direct,
 }
 
 /// There is no session to the host and none can be made now.

@@ -15,6 +15,9 @@ pub struct Fleet {
     /// another address than it listens on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    /// The command that brings a sprite's directory to another host (docs/fleet.md). Empty: none, and no
+    /// sprite moves away from here.
+    pub move_hook: String,
 }
 
 impl Fleet {

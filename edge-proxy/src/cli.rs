@@ -96,6 +96,9 @@ enum Command {
     Status,
     /// Let go of routes that vanished from the store too many at once and are served on (store.held_removals in status).
     AcceptRemovals,
+    /// Routes.
+    #[command(subcommand)]
+    Route(RouteCommand),
     /// What it counts, as Prometheus reads it (GET /metrics on the admin socket).
     Metrics,
     /// What ran on this host, from when to when and why.
@@ -112,6 +115,16 @@ enum Command {
     Sample {
         /// hello, counter, chat, clock, echo or stamp.
         name: String,
+    },
+}
+
+/// What is asked about routes.
+#[derive(Debug, Subcommand)]
+pub enum RouteCommand {
+    /// What this edge believes of a host name and would do with a request for it. Wakes nothing.
+    Explain {
+        /// As in a URL, without port.
+        host: String,
     },
 }
 
@@ -250,6 +263,14 @@ pub enum SpriteCommand {
     Release {
         /// Its name.
         name: String,
+    },
+    /// Move it to another host of the fleet while its visitors wait.
+    Move {
+        /// Its name.
+        name: String,
+        /// The host it shall live on.
+        #[arg(long, value_name = "HOST")]
+        to: String,
     },
     /// Destroy it; its directory stays.
     Delete {
@@ -424,6 +445,7 @@ pub fn run_from_arguments() -> ExitCode {
         Command::Sprite(command) => client(admin::client::sprite(&cli.admin, cli.json, command)),
         Command::Metrics => client(admin::client::metrics(&cli.admin)),
         Command::Status => client(admin::client::status(&cli.admin, cli.json)),
+        Command::Route(RouteCommand::Explain { host }) => client(admin::client::explain(&cli.admin, cli.json, &host)),
         Command::AcceptRemovals => client(admin::client::accept_removals(&cli.admin, cli.json)),
         Command::Ledger { after, limit } => client(admin::client::ledger(&cli.admin, cli.json, after, limit)),
     }

@@ -1,13 +1,17 @@
 //! This machine among others: the registry it follows, and its own place in it.
 
 mod enrol;
+mod handover;
 
 pub use enrol::{FleetCommand, MachineCommand, run};
+pub(crate) use handover::give;
+pub use handover::{Moving, clear_up, leaving, receive};
 
 use crate::host;
 use crate::machine_keys::End;
 use anyhow::{Context, bail};
 use config::Config;
+use router::handover::Handovers;
 use router::hosts::HostTable;
 use router::pops::PopTable;
 use router::registry::{Registry, RegistryRow};
@@ -40,6 +44,14 @@ pub fn pops(store: &Store, data_dir: &Path) -> Arc<PopTable> {
     let (pops, path) = known(data_dir, "pops.last-known-good");
     tokio::spawn(router::pops::follow(Arc::clone(store), Arc::clone(&pops), path));
     pops
+}
+
+/// Every sprite on its way, likewise.
+#[must_use]
+pub fn handovers(store: &Store, data_dir: &Path) -> Arc<Handovers> {
+    let (handovers, path) = known(data_dir, "handovers.last-known-good");
+    tokio::spawn(router::handover::follow(Arc::clone(store), Arc::clone(&handovers), path));
+    handovers
 }
 
 fn known<R: RegistryRow>(data_dir: &Path, file: &str) -> (Arc<Registry<R>>, PathBuf) {

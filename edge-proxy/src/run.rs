@@ -5,7 +5,7 @@ use crate::admin::sprites::SpriteError;
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, failed};
 use crate::door::SpriteDoors;
-use crate::fleet;
+use crate::fleet::{self, Moving};
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
 use crate::machine_keys::End;
@@ -168,22 +168,30 @@ impl Running {
         let table = load_table(&stores.routes, &config.data_dir).await;
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
-        let (host, number, backhaul) = match role {
-            Role::Alone => {
+        let hosts = (role != Role::Alone).then(|| fleet::hosts(&stores.routes, &config.data_dir));
+        let mut moving = None;
+        let (host, number, backhaul) = match (role, &hosts) {
+            (Role::Alone, _) | (_, None) => {
                 let (host, backhaul) = Host::alone(config, LOCAL_HOST, &doors).await?;
                 (Some(host), LOCAL_HOST, Some(backhaul))
             }
-            Role::Pop => {
-                let hosts = fleet::hosts(&stores.routes, &config.data_dir);
-                let edge = sessions::connect(config, End::of_edge(config)?, hosts)?;
+            (Role::Pop, Some(hosts)) => {
+                let edge = sessions::connect(config, End::of_edge(config)?, Arc::clone(hosts))?;
                 (None, LOCAL_HOST, Some(Backhaul::quic(edge)))
             }
-            Role::Host => {
-                let row = fleet::own_row(config, &fleet::hosts(&stores.routes, &config.data_dir)).await?;
+            (Role::Host, Some(hosts)) => {
+                let row = fleet::own_row(config, hosts).await?;
                 let pops = fleet::pops(&stores.routes, &config.data_dir);
                 let (host, listens) = Host::in_fleet(config, &doors, pops).await?;
                 let number = row.number;
-                tokio::spawn(fleet::announce(config.clone(), Arc::clone(&stores.routes), row, listens));
+                tokio::spawn(fleet::announce(config.clone(), Arc::clone(&stores.routes), Arc::clone(&row), listens));
+                moving = Some(Arc::new(Moving {
+                    hook: config.fleet.move_hook.clone(),
+                    sprites: config.data_dir.join("sprites"),
+                    own: row,
+                    hosts: Arc::clone(hosts),
+                    handovers: fleet::handovers(&stores.routes, &config.data_dir),
+                }));
                 (Some(host), number, None)
             }
         };
@@ -193,6 +201,12 @@ impl Running {
             None if config.sprites.is_empty() => HashMap::new(),
             None => return Err(anyhow!("sprites of a config file need a worker host; this is an edge of a fleet")),
         };
+        if let (Some(moving), Some(owner)) = (&moving, &owner) {
+            let (stores, owner) = (stores.clone(), owner.clone());
+            let hosts = Arc::clone(&moving.hosts);
+            tokio::spawn(fleet::clear_up(stores.clone(), owner.clone(), hosts, number));
+            tokio::spawn(fleet::receive(stores, owner, Arc::clone(&table), Arc::clone(moving)));
+        }
         let webhook = owner.as_ref().map(|owner| notify(config, owner)).transpose()?.flatten();
 
         let edge = match listeners.zip(backhaul) {
@@ -204,6 +218,8 @@ impl Running {
             stores,
             table,
             edge: edge.as_ref().map(|side| Arc::clone(&side.edge)),
+            hosts,
+            moving,
             host: number,
             suffix: config.names.suffixes.first().cloned().unwrap_or_default(),
             https_port: edge.as_ref().map_or(443, |edge| edge.https.port()),
@@ -249,7 +265,9 @@ async fn adopt(
     owner: &OwnerHandle,
     number: HostId,
 ) -> anyhow::Result<HashMap<Box<str>, SpriteName>> {
-    for spec in admin::sprites::stored(&stores.local)? {
+    // Whose last move may have come to its end is asked for first (`fleet::clear_up`).
+    let leaving = fleet::leaving(stores)?;
+    for spec in admin::sprites::stored(&stores.local)?.into_iter().filter(|spec| !leaving.contains(&spec.name)) {
         owner.upsert(spec).await;
     }
     let domains = static_sprites(config, stores, table, owner, number).await?;

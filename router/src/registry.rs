@@ -19,6 +19,8 @@ pub trait RegistryRow: Clone + Send + Sync + 'static {
     const PREFIX: &'static str;
     /// "host": for the log.
     const WHAT: &'static str;
+    /// A store without a single one may be right; else it has lost them, and what is known stays.
+    const MAY_ALL_GO: bool = false;
 
     /// What tells it from others of its kind.
     fn id(&self) -> Self::Id;
@@ -104,7 +106,7 @@ impl<R: RegistryRow> Registry<R> {
             }
             FeedEvent::SnapshotEnd(_) => {
                 let known = self.rows.load().len();
-                if seen.is_empty() && known > 0 {
+                if seen.is_empty() && known > 0 && !R::MAY_ALL_GO {
                     // A fleet without machines serves nobody, so nothing is gained by believing it.
                     tracing::error!(known, "the store has lost every {}; they are kept", R::WHAT);
                     return false;

@@ -95,6 +95,17 @@ async fn edges_reach_the_sprites_of_every_host_and_only_enrolled_machines_speak(
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no worker host"), "{refused:?}");
     assert_eq!(near.admin(&["status"]).await["routes"], 2);
 
+    // What an edge believes, in words, without asking anybody.
+    let explained = near.admin(&["route", "explain", &near.host("on-b")]).await;
+    assert_eq!(
+        (&explained["route"]["host_name"], &explained["session"]),
+        (&"host-b".into(), &"up".into()),
+        "{explained}"
+    );
+    assert!(explained["would"].as_str().unwrap().starts_with("forward at once to run "), "{explained}");
+    let nobody = near.admin(&["route", "explain", &near.host("nobody")]).await;
+    assert!(nobody["would"].as_str().unwrap().starts_with("404 no_such_sprite"), "{nobody}");
+
     // A host that is gone takes its own sprites with it and nobody else's; back, it is found again,
     // at another port than before.
     second.crash();
@@ -126,4 +137,119 @@ async fn a_host_that_is_not_enrolled_says_how_it_is_and_ends() {
     let machine = Machine::host("nobody", &format!("{}[backhaul]\nlisten = \"127.0.0.1:4500\"\n", nats.sections()));
     let said = machine.refused().await;
     assert!(said.contains("no host nobody in the registry") && said.contains("fleet host add nobody --key"), "{said}");
+}
+
+/// Copies a sprite's directory to the host of a name; refuses once.
+const HOOK: &str = r#"
+set -e
+case "$SPRITE_TO" in host-a) to=DATA_A;; host-b) to=DATA_B;; *) exit 1;; esac
+[ ! -e "$REFUSE" ] || { echo "the disk is full" >&2; exit 7; }
+rm -rf "$to/sprites/$SPRITE_NAME"
+mkdir -p "$to/sprites"
+cp -a "$SPRITE_DIRECTORY" "$to/sprites/"
+"#;
+
+#[tokio::test]
+async fn a_sprite_moves_with_its_data_and_links_while_its_visitors_wait() {
+    let Some(nats) = Nats::start().await else { return };
+    let store = nats.sections();
+    let (mut hosts, folder) = (Vec::new(), tempfile::tempdir().unwrap());
+    let (hook, refuse) = (folder.path().join("hook"), folder.path().join("refuse"));
+    for name in ["host-a", "host-b"] {
+        let hook = format!("REFUSE={} sh {}", refuse.display(), hook.display());
+        let machine = host(name, &store).with(&format!("move_hook = {hook:?}\n"));
+        let (key, pin) = host_keys(&machine).await;
+        let add = ["host", "add", name, "--key", &key, "--pin", &pin, "--endpoint", "127.0.0.1:9"];
+        hosts.push(enrolled(machine, &add).await);
+    }
+    let [a, b] = [&hosts[0], &hosts[1]].map(|machine| machine.data().to_str().unwrap().to_owned());
+    std::fs::write(&hook, HOOK.replace("DATA_A", &a).replace("DATA_B", &b)).unwrap();
+    let pops = [enrolled(Machine::pop("pop-a", &store), &[]).await, enrolled(Machine::pop("pop-b", &store), &[]).await];
+    let (near, far) = (pops[0].start().await, pops[1].start().await);
+    let (first, second) = (hosts[0].start().await, hosts[1].start().await);
+    first.create_guest("nomad").await;
+    let command = first.guest_command();
+    let secret = first.admin(&["sprite", "create", "secret", "--command", &command]).await;
+    let token = secret["token"].as_str().unwrap();
+    let link = first.admin(&["sprite", "share", "secret"]).await;
+    for pop in [&near, &far] {
+        serves(pop, "nomad").await;
+    }
+    let starts = |data: &str, name: &str| {
+        std::fs::read_to_string(format!("{data}/sprites/{name}/data/starts")).map_or(0, |text| text.lines().count())
+    };
+    assert_eq!(starts(&a, "nomad"), 1);
+
+    // What cannot be brought there stays, and goes on.
+    std::fs::write(&refuse, "").unwrap();
+    let refused = first.try_admin(&["sprite", "move", "nomad", "--to", "host-b"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("exit status: 7") && said.contains("the disk is full") && said.contains("stays"), "{said}");
+    std::fs::remove_file(&refuse).unwrap();
+    assert_eq!(get(&near, "nomad").await.status, 200);
+    for (to, says) in [("host-a", "is on host-a already"), ("host-c", "no host host-c")] {
+        let refused = first.try_admin(&["sprite", "move", "nomad", "--to", to]).await;
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(says), "{refused:?}");
+    }
+
+    // There and back, with visitors at both edges all the while: each is served.
+    let before = starts(&a, "nomad");
+    for (from, to, generation) in [(&first, "host-b", 2), (&second, "host-a", 3)] {
+        let over = std::cell::Cell::new(false);
+        let visit = async |pop: &Demo, version| {
+            let mut client = pop.connect(version, "nomad").await;
+            let mut served = 0;
+            while !over.get() || served == 0 {
+                let answer = client.get(pop, "nomad", "/page").await;
+                assert_eq!(answer.status, 200, "{to}: {answer:?}");
+                served += 1;
+            }
+            // Once more when all is over.
+            assert_eq!(client.get(pop, "nomad", "/page").await.status, 200, "{to}");
+            served
+        };
+        let moves = async {
+            let moved = from.admin(&["sprite", "move", "nomad", "--to", to]).await;
+            over.set(true);
+            moved
+        };
+        let (moved, ..) = tokio::join!(
+            moves,
+            visit(&near, VERSIONS[0]),
+            visit(&near, VERSIONS[1]),
+            visit(&far, VERSIONS[0]),
+            visit(&far, VERSIONS[1])
+        );
+        assert_eq!((&moved["to"], &moved["generation"]), (&to.into(), &generation.into()), "{moved}");
+        let explained = near.admin(&["route", "explain", &near.host("nomad")]).await;
+        assert_eq!(explained["route"]["host_name"], to, "{explained}");
+    }
+    // Its data went with it: every start since the first is written in one file.
+    assert_eq!(starts(&a, "nomad"), before + 2);
+    assert!(!std::path::Path::new(&format!("{a}/sprites/nomad/handover.json")).exists());
+
+    // Who may ask may ask there too, with the old link; and nobody else.
+    first.admin(&["sprite", "move", "secret", "--to", "host-b"]).await;
+    let listed = first.admin(&["sprite", "list"]).await;
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+    let mut client = near.connect(VERSIONS[0], "secret").await;
+    let ask = |near: &Demo, token: &str| {
+        let request = near.request(http::Method::GET, "secret", "/page").header("sprite-token", token);
+        request.body(harness::client::empty()).unwrap()
+    };
+    assert_eq!(client.send(ask(&near, token)).await.status, 200);
+    assert_eq!(client.send(ask(&near, "wrong")).await.status, 401);
+    let again = second.admin(&["sprite", "share", "secret"]).await;
+    let query = |link: &serde_json::Value| link["url"].as_str().unwrap().split_once('?').unwrap().1.to_owned();
+    for link in [query(&link), query(&again)] {
+        let answer = near.get("secret", &format!("/page?{link}")).await;
+        assert_eq!(answer.status, 302, "the links are of one seed: {answer:?}");
+    }
+    // A host that starts again has what is its own.
+    second.crash();
+    let second = hosts[1].start().await;
+    assert_eq!(second.admin(&["sprite", "list"]).await[0]["name"], "secret");
+    for machine in [near, far, first, second] {
+        machine.stop().await;
+    }
 }

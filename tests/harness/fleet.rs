@@ -2,6 +2,7 @@
 
 use crate::{Demo, Options, admin};
 use serde_json::Value;
+use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -35,6 +36,19 @@ impl Machine {
         let data = tempfile::Builder::new().prefix("edge-e2e-").tempdir().expect("a temporary folder");
         let sections = format!("{store}[fleet]\nname = {name:?}\n");
         Self { name: name.into(), data: Arc::new(data), sections, host }
+    }
+
+    /// With more lines in its section `[fleet]`.
+    #[must_use]
+    pub fn with(mut self, lines: &str) -> Self {
+        self.sections.push_str(lines);
+        self
+    }
+
+    /// Where it keeps everything.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        self.data.path()
     }
 
     /// `edge-proxy fleet ARGUMENTS`, on this machine's config file.

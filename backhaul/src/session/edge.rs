@@ -15,7 +15,7 @@ use crate::keys::{PrivateKey, PublicKey};
 use crate::link::{LinkOptions, SESSION_PORT, UserspaceLink};
 use crate::stream::GuestStream;
 use crate::wire::{self, Cordoned, EdgeMessage, FRAME_BYTES_MAX, Lease, Leases, Open, OwnerMessage, ToEdge, ToOwner};
-use crate::{EdgeEvents, OpenError, Unreachable};
+use crate::{EdgeEvents, OpenError, SessionState, Unreachable};
 use prost::Message;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, TokioRuntime};
 use router::route::{HostId, HostRow};
@@ -137,6 +137,16 @@ impl QuicEdge {
     /// Ends all sessions; hosts hear of it at once.
     pub fn close(&self) {
         self.0.endpoint.close(0u32.into(), b"edge closes");
+    }
+
+    pub(crate) fn session_state(&self, host: HostId) -> SessionState {
+        let sessions = self.0.sessions.pin();
+        let Some(session) = sessions.get(&host) else { return SessionState::Idle };
+        match &*session.state.borrow() {
+            State::Idle => SessionState::Idle,
+            State::Up(_) => SessionState::Up,
+            State::Down(_) => SessionState::Down,
+        }
     }
 
     pub(crate) fn set_events(&self, events: Arc<dyn EdgeEvents>) {

@@ -4,7 +4,7 @@
 //! The table gets hashes and public keys. The seed of a sprite's links stays in this host's
 //! store; a token is told once and kept nowhere.
 
-use super::sprites::SpriteError;
+use super::sprites::{self, SpriteError};
 use crate::access::share::{PARAMETER, Signer};
 use crate::access::token;
 use crate::stores::Stores;
@@ -142,7 +142,7 @@ pub async fn set_cors(stores: &Stores, name: &SpriteName, policy: Option<CorsPol
 /// [`SpriteError`].
 pub async fn set_wake_rules(stores: &Stores, name: &SpriteName, rules: WakeRules) -> Result<(), SpriteError> {
     if !rules.is_bounded() {
-        return Err(super::sprites::wrong_rules());
+        return Err(sprites::wrong_rules());
     }
     change(stores, name, |row| {
         row.wake = rules;
@@ -156,6 +156,23 @@ fn private_of(row: &SpriteRow) -> Result<&Private, SpriteError> {
         Access::Private(private) => Ok(private),
         Access::Public => Err(SpriteError::Public),
     }
+}
+
+/// The seed of a sprite's share links, for the host it moves to.
+pub(crate) fn seed(store: &EmbeddedStore, name: &SpriteName) -> Result<Option<[u8; 32]>, SpriteError> {
+    let entry = store.get(&format!("{SEED_PREFIX}{name}"))?;
+    let seed = entry.map(|entry| entry.value.as_slice().try_into()).transpose();
+    seed.map_err(|_| SpriteError::Corrupt(name.clone()))
+}
+
+/// Keeps the seed of a sprite that came from another host.
+pub(crate) fn install_seed(store: &EmbeddedStore, name: &SpriteName, seed: &[u8; 32]) -> Result<(), SpriteError> {
+    Ok(sprites::put_local(store, &format!("{SEED_PREFIX}{name}"), Some(seed))?)
+}
+
+/// Forgets the seed of one that has moved away.
+pub(crate) fn forget_seed(store: &EmbeddedStore, name: &SpriteName) -> Result<(), SpriteError> {
+    Ok(sprites::put_local(store, &format!("{SEED_PREFIX}{name}"), None)?)
 }
 
 /// Which seed of share links is wanted.

@@ -2,6 +2,7 @@
 
 use super::sprites::{self, NewSprite, SpriteError};
 use super::{access, limits};
+use crate::fleet::{self, Moving};
 use crate::stores::Stores;
 use crate::webhook;
 use crate::worker::Edge;
@@ -14,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use router::access::Access;
 use router::cors::CorsPolicy;
+use router::hosts::HostTable;
 use router::names::SpriteName;
 use router::route::{HostId, Route};
 use router::rows::SpriteRow;
@@ -63,6 +65,10 @@ pub struct Admin {
     pub table: Arc<RouteTable>,
     /// The edge itself, if it is one.
     pub edge: Option<Arc<Edge>>,
+    /// The hosts of the fleet; none for a machine that stands alone.
+    pub hosts: Option<Arc<HostTable>>,
+    /// What a host of a fleet needs to give sprites away; none elsewhere.
+    pub moving: Option<Arc<Moving>>,
     /// This host.
     pub host: HostId,
     /// The suffix URLs are shown under.
@@ -185,6 +191,7 @@ impl Admin {
             (&Method::GET, ["v1", "status"]) => Ok(self.status().await),
             (&Method::GET, ["v1", "ledger"]) => return self.ledger(parts.uri.query()).await,
             (&Method::GET, ["v1", "openapi.json"]) => Ok(serde_json::from_str(OPENAPI).unwrap_or(Value::Null)),
+            (&Method::GET, ["v1", "explain", host]) => self.explain(host),
             (&Method::POST, ["v1", "accept-removals"]) => Ok(self.accept_removals()),
             (&Method::GET, ["v1", "sprites"]) => self.list().await,
             (&Method::POST, ["v1", "sprites"]) => self.create(&body).await,
@@ -202,6 +209,7 @@ impl Admin {
             (&Method::POST, ["v1", "sprites", name, "access"]) => self.set_access(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "wake-rules"]) => self.set_wake_rules(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "cors"]) => self.set_cors(name, &body).await,
+            (&Method::POST, ["v1", "sprites", name, "move"]) => self.give(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "limits"]) => self.set_limits(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "tokens"]) => self.new_token(name).await,
             (&Method::DELETE, ["v1", "sprites", name, "tokens"]) => self.revoke_tokens(name).await,
@@ -240,7 +248,7 @@ impl Admin {
     }
 
     /// Who keeps the routes, and how well this edge follows.
-    fn store_status(&self) -> Value {
+    pub(super) fn store_status(&self) -> Value {
         json!({
             "engine": self.stores.routes.name(),
             "stale_s": self.table.stale_for().map(|since| since.as_secs()),
@@ -464,6 +472,18 @@ impl Admin {
         }
     }
 
+    async fn give(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Asked {
+            to: String,
+        }
+        let asked: Asked = serde_json::from_slice(body)
+            .map_err(|error| (StatusCode::BAD_REQUEST, format!("to: the name of a host: {error}")))?;
+        let (name, _) = self.known(name).await?;
+        fleet::give(self, &name, &asked.to).await
+    }
+
     async fn delete(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
         sprites::delete(&self.stores, self.owner()?, &name).await.map_err(failed)?;
@@ -663,6 +683,7 @@ mod tests {
                 .split(", ")
                 .map(|part| match part.trim_matches('"') {
                     "name" => "/{name}".to_owned(),
+                    "host" => "/{host}".to_owned(),
                     part => format!("/{part}"),
                 })
                 .collect();

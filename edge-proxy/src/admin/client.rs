@@ -74,6 +74,11 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
         SpriteCommand::Start { name } => post(socket, &name, "/start", None).await,
         SpriteCommand::Hold { name, max } => post(socket, &name, "/hold", Some(json!({ "max": max }))).await,
         SpriteCommand::Release { name } => post(socket, &name, "/release", None).await,
+        SpriteCommand::Move { name, to } => {
+            call(socket, Method::POST, &path(&name, "/move"), Some(json!({ "to": to })))
+                .await
+                .map(|value| (value, table::object as Show))
+        }
         SpriteCommand::Delete { name } => {
             call(socket, Method::DELETE, &path(&name, ""), None).await.map(|value| (value, table::object as Show))
         }
@@ -207,6 +212,12 @@ pub async fn metrics(socket: &Path) -> Exit {
 /// Runs `status`.
 pub async fn status(socket: &Path, json: bool) -> Exit {
     print(call(socket, Method::GET, "/v1/status", None).await.map(|value| (value, table::object as Show)), json)
+}
+
+/// Runs `route explain`.
+pub async fn explain(socket: &Path, json: bool, host: &str) -> Exit {
+    let explained = call(socket, Method::GET, &format!("/v1/explain/{}", query(host)), None).await;
+    print(explained.map(|value| (value, table::object as Show)), json)
 }
 
 /// Runs `accept-removals`.

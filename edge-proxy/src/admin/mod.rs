@@ -6,6 +6,7 @@
 pub mod access;
 pub mod api;
 pub mod client;
+mod explain;
 mod limits;
 mod metrics;
 pub mod sprites;

@@ -239,6 +239,32 @@ pub fn set_stopped(store: &EmbeddedStore, name: &SpriteName, stopped: bool) -> R
     changed.map(drop).map_err(|never| match never {})
 }
 
+/// The key of a definition.
+pub(crate) fn spec_key(name: &SpriteName) -> String {
+    format!("{SPEC_PREFIX}{name}")
+}
+
+/// The definition of a sprite of this host, if it is stored here.
+pub(crate) fn find(store: &EmbeddedStore, name: &SpriteName) -> Result<Option<SpriteSpec>, SpriteError> {
+    let entry = store.get(&spec_key(name))?;
+    let read = entry.map(|entry| serde_json::from_slice(&entry.value)).transpose();
+    read.map_err(|_| SpriteError::Corrupt(name.clone()))
+}
+
+/// The same for one that must be there.
+pub(crate) fn definition(store: &EmbeddedStore, name: &SpriteName) -> Result<SpriteSpec, SpriteError> {
+    find(store, name)?.ok_or_else(|| SpriteError::Defined(name.clone()))
+}
+
+/// Writes or removes a row of this host's own, whatever is there: nobody else writes it.
+pub(crate) fn put_local(store: &EmbeddedStore, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
+    let present = store.get(key)?.map(|entry| entry.version);
+    if present.is_some() || value.is_some() {
+        store.compare_and_set(key, present, value)?;
+    }
+    Ok(())
+}
+
 /// Every definition stored on this host.
 ///
 /// # Errors

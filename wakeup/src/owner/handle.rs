@@ -106,6 +106,7 @@ pub(super) type OnCore = Box<dyn FnOnce(&mut OwnerCore, &Shared) + Send>;
 pub(super) enum Command {
     Upsert(Box<SpriteSpec>, Option<Adopted>, oneshot::Sender<()>),
     Remove(SpriteName, oneshot::Sender<()>),
+    Moved(SpriteName, String, u64, oneshot::Sender<()>),
     Edge(EdgeId, ToOwner),
     EdgeGone(EdgeId),
     Wake(WakeRequest, u16, oneshot::Sender<Result<Opened, Reply>>),
@@ -292,6 +293,11 @@ impl OwnerHandle {
     /// Destroys a sprite: waiters are told, its guest is ended. Its directory stays.
     pub async fn remove(&self, name: &SpriteName) {
         self.ask(|done| Command::Remove(name.clone(), done)).await;
+    }
+
+    /// A sprite lives on host `to` from now on, under a newer placement: who waits here is told.
+    pub async fn moved(&self, name: &SpriteName, to: &str, generation: u64) {
+        self.ask(|done| Command::Moved(name.clone(), to.into(), generation, done)).await;
     }
 
     /// State of every sprite, by name.

@@ -125,6 +125,15 @@ impl Task {
                 self.timers.forget(&name);
                 let _ = done.send(());
             }
+            Command::Moved(name, to, generation, done) => {
+                if self.core.handle_moved(now, &name, &to, generation) {
+                    self.shared.known.remove(&name);
+                    self.act();
+                    self.specs.remove(&name);
+                    self.timers.forget(&name);
+                }
+                let _ = done.send(());
+            }
             Command::Edge(edge, message) => self.edge_message(now, edge, message),
             Command::EdgeGone(edge) => {
                 self.ports.retain(|(of, _), _| *of != edge);

@@ -1,0 +1,97 @@
+//! What this process believes of a host name, and what it would do with a request for it. For
+//! `route explain`: nothing is asked of anybody, and nothing is woken.
+
+use super::api::{Admin, Problem};
+use crate::worker::Edge;
+use backhaul::SessionState;
+use http::StatusCode;
+use router::access::Access;
+use router::names::{Target, parse_host};
+use router::route::Route;
+use router::table::Lookup;
+use router::wake::WakePolicy;
+use serde_json::{Value, json};
+
+impl Admin {
+    /// Explains `host`, as it would stand in a request.
+    pub(super) fn explain(&self, host: &str) -> Result<Value, Problem> {
+        let edge = self.edge.as_deref();
+        let edge =
+            edge.ok_or_else(|| (StatusCode::CONFLICT, "this process is no edge: it routes nothing".to_owned()))?;
+        let target = match edge.domains.get(host) {
+            Some(name) => Target { name: name.clone(), port: None },
+            None => match parse_host(host, edge.suffixes()) {
+                Ok(target) => target,
+                Err(error) => return Ok(json!({ "host": host, "would": format!("404 no_such_sprite: {error}") })),
+            },
+        };
+        let found = self.table.lookup(&target.name);
+        let mut value = json!({
+            "host": host,
+            "sprite": target.name,
+            "port": target.port,
+            "store": self.store_status(),
+            "would": self.would(edge, &target, &found),
+        });
+        if let Lookup::Found(route) = &found {
+            value["route"] = self.placement(route);
+            value["session"] = session(edge, route).into();
+            value["run"] = edge.waker.view(&target.name, route.generation.0).into();
+            value["waking"] = edge.waker.is_waking(&target.name).into();
+        }
+        Ok(value)
+    }
+
+    fn placement(&self, route: &Route) -> Value {
+        let row = self.hosts.as_ref().and_then(|hosts| hosts.lookup(route.host));
+        json!({
+            "generation": route.generation,
+            "host": route.host,
+            "host_name": row.as_ref().map(|row| row.name.clone()),
+            "endpoint": row.as_ref().map(|row| row.endpoint),
+            "access": route.access.mode(),
+            "wake": route.wake.as_deref().map_or(WakePolicy::Any, |rules| rules.policy),
+            "ports": route.ports.to_vec(),
+            "deleted": route.deleted,
+        })
+    }
+
+    /// One sentence: the answer of a stranger's plain GET.
+    fn would(&self, edge: &Edge, target: &Target, found: &Lookup) -> String {
+        let route = match found {
+            Lookup::NotReady => return "503 table_not_ready: no store has spoken yet, so absence means nothing".into(),
+            Lookup::Unknown if edge.unknown_as_private => return "401: names that do not exist look private".into(),
+            Lookup::Unknown => return "404 no_such_sprite: nobody has placed it".into(),
+            Lookup::Found(route) => route,
+        };
+        if route.access != Access::Public {
+            return "401 without a token or a share link; with one, as for a public sprite".into();
+        }
+        if route.deleted {
+            return "410 gone: it was destroyed".into();
+        }
+        if target.port.is_some_and(|port| !route.ports.contains(&port)) {
+            return "404: this port is not declared".into();
+        }
+        let unknown_host = self.hosts.as_ref().is_some_and(|hosts| hosts.lookup(route.host).is_none());
+        if unknown_host {
+            return format!("503 host_unreachable: there is no host {} in the registry", route.host.0);
+        }
+        if let Some(run) = edge.waker.view(&target.name, route.generation.0) {
+            return format!("forward at once to run {run}, which runs as far as is known here");
+        }
+        match route.wake.as_deref().map_or(WakePolicy::Any, |rules| rules.policy) {
+            WakePolicy::Any => "hold the request, ask its host to wake it, and forward it then".into(),
+            policy => format!("forward it if it runs; else wake it if the policy {policy:?} lets this request, or 503"),
+        }
+    }
+}
+
+fn session(edge: &Edge, route: &Route) -> &'static str {
+    match edge.backhaul.session_state(route.host) {
+        SessionState::Up => "up",
+        SessionState::Down => "down: the last attempt failed",
+        SessionState::Idle => "none yet: made when it is needed",
+        SessionState::Direct => "direct: the owner is in this process",
+    }
+}
