@@ -222,7 +222,8 @@ pub enum SpriteCommand {
         /// Its name.
         name: String,
     },
-    /// Let new requests wait while something else pauses, restores or moves it.
+    /// Let new requests wait while something else pauses, restores or moves it. Of two holds the later end
+    /// counts.
     Hold {
         /// Its name.
         name: String,
@@ -230,7 +231,7 @@ pub enum SpriteCommand {
         #[arg(long, value_name = "DURATION", default_value = "30s")]
         max: String,
     },
-    /// End a hold: who waited goes on.
+    /// End every hold of it: who waited goes on.
     Release {
         /// Its name.
         name: String,
