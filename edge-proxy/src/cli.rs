@@ -307,6 +307,10 @@ pub enum SpriteCommand {
         /// Sockets that come back by themselves after it fell asleep wake it.
         #[arg(long)]
         no_damping: bool,
+        /// A stream of events that cannot be served now is told to come back (`retry:`), because a browser's
+        /// EventSource never retries a 503.
+        #[arg(long)]
+        retry_event_streams: bool,
         /// Requests held for it, at most 1024; the edge's figure when left out.
         #[arg(long, value_name = "COUNT")]
         held: Option<u16>,
