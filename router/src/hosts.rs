@@ -3,14 +3,13 @@
 //! Routes hold a host's number only, so a host that changes its address is one write here
 //! and none in the routing table.
 
+use crate::registry::{self, Registry, RegistryRow};
 use crate::route::{HostId, HostRow};
 use crate::rows::RowError;
-use crate::store::{FeedEvent, Store};
-use crate::subscriber::{Heard, Subscriber};
-use arc_swap::ArcSwap;
+use crate::store::Store;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Keys of host rows begin with this; the host's number follows.
@@ -19,6 +18,25 @@ pub const HOST_PREFIX: &str = "host/";
 pub const PINS_MAX: usize = 8;
 /// Longest name of a host, bytes: a DNS label (RFC 1035 §2.3.4).
 const NAME_BYTES_MAX: usize = 63;
+
+/// A machine's name: a DNS label.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.bytes().all(legal)
+}
+
+/// 32 bytes in base64.
+pub(crate) fn is_wireguard_key(text: &str) -> bool {
+    BASE64_STANDARD.decode(text).is_ok_and(|key| key.len() == 32)
+}
+
+/// At least one, since without a pin nobody could prove to be this machine, and no more than
+/// [`PINS_MAX`]; each a SHA-256 in hexadecimal.
+pub(crate) fn are_pins(pins: &[String]) -> bool {
+    let is_pin = |pin: &String| pin.len() == 64 && pin.bytes().all(|byte| byte.is_ascii_hexdigit());
+    !pins.is_empty() && pins.len() <= PINS_MAX && pins.iter().all(is_pin)
+}
 
 impl HostRow {
     /// The key of a host's row.
@@ -39,19 +57,17 @@ impl HostRow {
     /// [`RowError`]: what is wrong with it; the row is to be quarantined.
     pub fn decode(key: &str, value: &[u8]) -> Result<Self, RowError> {
         let row: Self = serde_json::from_slice(value).map_err(RowError::Value)?;
-        let is_pin = |pin: &String| pin.len() == 64 && pin.bytes().all(|byte| byte.is_ascii_hexdigit());
         let wrong = if key != Self::key(row.number) {
             "number"
-        } else if row.name.is_empty() || row.name.len() > NAME_BYTES_MAX || row.name.contains(char::is_control) {
+        } else if !is_name(&row.name) {
             "name"
-        } else if !BASE64_STANDARD.decode(&row.wireguard_key).is_ok_and(|key| key.len() == 32) {
+        } else if !is_wireguard_key(&row.wireguard_key) {
             "wireguard_key"
         } else if row.endpoint.port() == 0 || row.endpoint.ip().is_unspecified() {
             "endpoint"
         } else if !row.address.is_unique_local() {
             "address"
-        } else if row.spki_pins.is_empty() || row.spki_pins.len() > PINS_MAX || !row.spki_pins.iter().all(is_pin) {
-            // Without a pin nobody could prove to be this host.
+        } else if !are_pins(&row.spki_pins) {
             "spki_pins"
         } else {
             return Ok(row);
@@ -60,101 +76,40 @@ impl HostRow {
     }
 }
 
-/// Every host. Reads take no lock; a write copies the map, which is small and changes rarely.
-#[derive(Debug, Default)]
-pub struct HostTable {
-    hosts: ArcSwap<BTreeMap<HostId, Arc<HostRow>>>,
-}
+impl RegistryRow for HostRow {
+    type Id = HostId;
+    const PREFIX: &'static str = HOST_PREFIX;
+    const WHAT: &'static str = "host";
 
-impl HostTable {
-    /// No hosts.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    fn id(&self) -> HostId {
+        self.number
     }
 
-    /// The host of this number.
-    #[must_use]
-    pub fn lookup(&self, number: HostId) -> Option<Arc<HostRow>> {
-        self.hosts.load().get(&number).cloned()
+    fn id_in(key: &str) -> Option<HostId> {
+        key.strip_prefix(HOST_PREFIX).and_then(|number| number.parse().ok()).map(HostId)
     }
 
-    /// Every host, by number.
-    #[must_use]
-    pub fn all(&self) -> Vec<Arc<HostRow>> {
-        self.hosts.load().values().cloned().collect()
+    fn encode(&self) -> Vec<u8> {
+        Self::encode(self)
     }
 
-    /// Puts a host in place of what was known of it.
-    pub fn apply_put(&self, row: HostRow) {
-        let row = Arc::new(row);
-        self.change(|hosts| drop(hosts.insert(row.number, Arc::clone(&row))));
-    }
-
-    /// Forgets a host.
-    pub fn apply_remove(&self, number: HostId) {
-        self.change(|hosts| drop(hosts.remove(&number)));
-    }
-
-    fn retain(&self, keep: &[HostId]) {
-        self.change(|hosts| hosts.retain(|number, _| keep.contains(number)));
-    }
-
-    fn change(&self, change: impl Fn(&mut BTreeMap<HostId, Arc<HostRow>>)) {
-        self.hosts.rcu(|hosts| {
-            let mut hosts = BTreeMap::clone(hosts);
-            change(&mut hosts);
-            hosts
-        });
-    }
-
-    /// Applies one event. `seen` collects the hosts of a snapshot.
-    fn handle(&self, event: FeedEvent, seen: &mut Vec<HostId>) {
-        match event {
-            FeedEvent::SnapshotBegin { .. } => seen.clear(),
-            FeedEvent::Entry(entry) => {
-                // A poisoned row is no proof that the host is gone.
-                seen.extend(number_in(&entry.key));
-                self.put(&entry.key, &entry.value);
-            }
-            FeedEvent::SnapshotEnd(_) => self.retain(seen),
-            FeedEvent::Put(entry, _) => self.put(&entry.key, &entry.value),
-            FeedEvent::Delete(key, _) => {
-                if let Some(number) = number_in(&key) {
-                    self.apply_remove(number);
-                }
-            }
-            FeedEvent::Current(_) => {}
-        }
-    }
-
-    fn put(&self, key: &str, value: &[u8]) {
-        match HostRow::decode(key, value) {
-            Ok(row) => self.apply_put(row),
-            Err(error) => tracing::warn!(key, %error, "host row quarantined; the previous one stays"),
-        }
+    fn decode(key: &str, value: &[u8]) -> Result<Self, RowError> {
+        Self::decode(key, value)
     }
 }
 
-fn number_in(key: &str) -> Option<HostId> {
-    key.strip_prefix(HOST_PREFIX).and_then(|number| number.parse().ok()).map(HostId)
-}
+/// Every host.
+pub type HostTable = Registry<HostRow>;
 
-/// Applies the store's host rows to `hosts`; never returns.
-pub async fn follow(store: Store, hosts: Arc<HostTable>) {
-    let mut seen = Vec::new();
-    let mut subscriber = Subscriber::new(store, HOST_PREFIX);
-    loop {
-        if let Heard::Event(event) = subscriber.next().await {
-            hosts.handle(event, &mut seen);
-        }
-    }
+/// Applies the store's host rows to `hosts`, and keeps them in the file at `path`; never returns.
+pub async fn follow(store: Store, hosts: Arc<HostTable>, path: PathBuf) {
+    registry::follow(store, hosts, |number| HostRow::key(*number), path).await;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Cursor, Embedded, EmbeddedStore, Entry};
+    use crate::store::{Cursor, Embedded, EmbeddedStore, Entry, FeedEvent};
 
     const CURSOR: Cursor = Cursor { epoch: 1, version: 1 };
 
@@ -189,8 +144,10 @@ mod tests {
 
     #[test]
     fn the_table_follows_the_feed_and_keeps_what_a_poisoned_row_would_replace() {
-        let (hosts, mut seen) = (HostTable::new(), Vec::new());
-        let mut handle = |event| hosts.handle(event, &mut seen);
+        let (hosts, mut seen) = (HostTable::new(), std::collections::BTreeSet::new());
+        let mut handle = |event| {
+            hosts.handle(event, &mut seen);
+        };
         handle(FeedEvent::SnapshotBegin { epoch: 1 });
         handle(FeedEvent::Entry(entry(&row(1))));
         handle(FeedEvent::Entry(entry(&row(2))));
@@ -214,7 +171,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(EmbeddedStore::open(&dir.path().join("s")).unwrap());
         let hosts = Arc::new(HostTable::new());
-        let following = tokio::spawn(follow(Arc::new(Embedded(Arc::clone(&store))), Arc::clone(&hosts)));
+        let following =
+            tokio::spawn(follow(Arc::new(Embedded(Arc::clone(&store))), Arc::clone(&hosts), dir.path().join("hosts")));
         store.compare_and_set("host/3", None, Some(&row(3).encode())).unwrap();
         let known = async {
             while hosts.lookup(HostId(3)).is_none() {
@@ -222,6 +180,15 @@ mod tests {
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(20), known).await.unwrap();
+        // The next one knows it before any store answers.
+        let written = async {
+            let next = HostTable::new();
+            while next.load(&dir.path().join("hosts")).unwrap() == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            assert_eq!(next.lookup(HostId(3)).as_deref(), Some(&row(3)));
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), written).await.unwrap();
         following.abort();
     }
 }

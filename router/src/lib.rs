@@ -13,6 +13,8 @@ pub mod cors;
 pub mod hosts;
 mod last_known_good;
 pub mod names;
+pub mod pops;
+pub mod registry;
 pub mod route;
 pub mod rows;
 pub mod store;

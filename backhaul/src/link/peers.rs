@@ -81,6 +81,8 @@ pub(super) struct Peers {
     limiter: Arc<RateLimiter>,
     indexes: IndexTable,
     peers: Vec<Peer>,
+    /// Places in `peers` of those that were removed.
+    free: Vec<usize>,
     by_key: HashMap<PublicKey, usize>,
     by_address: HashMap<Ipv6Addr, usize>,
     /// Our session indexes. An index of a session that has ended stays until the next sweep.
@@ -121,6 +123,7 @@ impl Peers {
             mtu,
             indexes: IndexTable::from_os_rng(),
             peers: Vec::new(),
+            free: Vec::new(),
             by_key: HashMap::new(),
             by_address: HashMap::new(),
             by_index: HashMap::new(),
@@ -145,15 +148,15 @@ impl Peers {
         if address == self.address || self.by_address.get(&address).is_some_and(|&owner| Some(owner) != known) {
             return Err(AddressTaken { address });
         }
-        let id = known.unwrap_or(self.peers.len());
-        match self.peers.get_mut(id) {
-            Some(peer) => {
-                self.by_address.remove(&peer.address);
-                peer.address = address;
-                peer.endpoint = endpoint.or(peer.endpoint);
-                peer.calls_us = endpoint.is_none();
-            }
-            None => self.peers.push(Peer {
+        let id = if let Some(id) = known {
+            let peer = &mut self.peers[id];
+            self.by_address.remove(&peer.address);
+            peer.address = address;
+            peer.endpoint = endpoint.or(peer.endpoint);
+            peer.calls_us = endpoint.is_none();
+            id
+        } else {
+            self.place(Peer {
                 key,
                 address,
                 endpoint,
@@ -163,11 +166,40 @@ impl Peers {
                 used: None,
                 ticked: None,
                 deadline: None,
-            }),
-        }
+            })
+        };
         self.by_key.insert(key, id);
         self.by_address.insert(address, id);
         Ok(())
+    }
+
+    fn place(&mut self, peer: Peer) -> usize {
+        match self.free.pop() {
+            // Indexes of the one that was here before may still point to it: its tunnel refuses what
+            // is not sealed for it.
+            Some(id) => {
+                self.peers[id] = peer;
+                id
+            }
+            None => {
+                self.peers.push(peer);
+                self.peers.len() - 1
+            }
+        }
+    }
+
+    /// Forgets a peer and its tunnel: from now on it is a stranger.
+    pub(super) fn remove(&mut self, key: PublicKey) {
+        let Some(id) = self.by_key.remove(&key) else { return };
+        let peer = &mut self.peers[id];
+        self.by_address.remove(&peer.address);
+        peer.tunnel = None;
+        peer.endpoint = None;
+        peer.waiting = None;
+        if let Some(deadline) = peer.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.free.push(id);
     }
 
     /// The registered key behind an address.
@@ -539,6 +571,29 @@ mod tests {
         assert_eq!(opened.err(), Some(Drop::WrongInner));
         let taken = edge.upsert(PrivateKey::generate().unwrap().public(), ula(2), None);
         assert!(taken.is_err(), "an address belongs to one peer");
+    }
+
+    #[test]
+    fn a_removed_peer_is_a_stranger_and_its_place_is_anothers() {
+        let (mut edge, mut host) = pair();
+        let mut batch = Batch::default();
+        edge.seal(Instant::now(), ula(2), b"before", 6, &mut batch).unwrap();
+        assert_eq!(settle(&mut edge, &mut host).len(), 1);
+        let (gone, place) = (host.peers[0].key, host.peers.len());
+        host.remove(gone);
+        assert_eq!(host.key_of(ula(1)), None);
+        edge.seal(Instant::now(), ula(2), b"after", 5, &mut batch).unwrap();
+        let sealed = BytesMut::from(&batch.bytes[..]);
+        assert!(host.open(Instant::now(), at(1), sealed.clone()).is_err(), "its session ended with it");
+        let other = PrivateKey::generate().unwrap().public();
+        host.upsert(other, ula(1), None).unwrap();
+        assert_eq!((host.key_of(ula(1)), host.peers.len()), (Some(other), place));
+        assert!(host.open(Instant::now(), at(1), sealed).is_err(), "and nobody speaks with its keys");
+        assert!(host.seal(Instant::now(), ula(1), b"x", 1, &mut batch).is_err(), "nor is it known where it is");
+        host.remove(other);
+        host.remove(other);
+        host.upsert(gone, ula(1), None).unwrap();
+        assert_eq!(host.peers.len(), place);
     }
 
     #[test]

@@ -174,6 +174,11 @@ impl UserspaceLink {
         self.lock().peers.upsert(key, address, endpoint)
     }
 
+    /// Forgets a peer: what it sends is dropped from now on.
+    pub fn remove_peer(&self, key: PublicKey) {
+        self.lock().peers.remove(key);
+    }
+
     /// The key registered for an address inside the tunnel.
     #[must_use]
     pub fn peer_key(&self, address: Ipv6Addr) -> Option<PublicKey> {

@@ -2,13 +2,14 @@
 
 use super::alone;
 use super::control::{read_frame, send_all};
-use super::tls::{self, Identity, IdentityError};
+use super::tls::{self, Identity, IdentityError, Pins};
 use super::{CONNECT_WAIT, CONTROL_QUEUE, Ledger, transport};
 use crate::keys::{PrivateKey, PublicKey};
 use crate::link::{AddressTaken, LinkOptions, UserspaceLink};
 use crate::owner::{AnswerSink, EdgeId, Owner};
 use crate::splice::{self, Splice};
 use crate::wire::{ToEdge, ToOwner};
+use arc_swap::ArcSwap;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TokioRuntime};
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// An edge process that may have a session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EdgePeer {
     /// Its WireGuard key.
     pub key: PublicKey,
@@ -60,7 +61,7 @@ pub struct HostServerOptions {
     pub address: Ipv6Addr,
     /// Largest packet inside the tunnels, bytes.
     pub inner_mtu: u16,
-    /// Who may have a session.
+    /// Who may have a session; [`HostServer::set_edges`] changes it.
     pub edges: Vec<EdgePeer>,
     /// Who decides.
     pub owner: Arc<dyn Owner>,
@@ -71,6 +72,7 @@ pub struct HostServerOptions {
 /// A host that serves. Dropping it ends every session.
 pub struct HostServer {
     endpoint: Endpoint,
+    host: Arc<Host>,
     link: Arc<UserspaceLink>,
     listen: SocketAddr,
 }
@@ -100,11 +102,10 @@ impl HostServer {
     pub fn start(options: HostServerOptions) -> Result<Self, ServeError> {
         let HostServerOptions { listen, key, identity, address, inner_mtu, edges, owner, limits } = options;
         let link = UserspaceLink::bind(LinkOptions { listen, key, address, inner_mtu }).map_err(ServeError::Socket)?;
-        let mut pins = Vec::new();
         for edge in &edges {
             link.upsert_peer(edge.key, edge.address, None)?;
-            pins.extend_from_slice(&edge.pins);
         }
+        let pins = tls::shared(edges.iter().flat_map(|edge| &edge.pins));
         let mut config = identity.server(&pins)?;
         config.transport_config(transport::transport(&link));
         // Peers are where WireGuard says; QUIC has nothing to add.
@@ -115,9 +116,29 @@ impl HostServer {
         });
         let endpoint = endpoint.map_err(ServeError::Socket)?;
         let listen = link.listen_addr().map_err(ServeError::Socket)?;
-        let host = Arc::new(Host { edges, owner, limits, next: AtomicU64::new(1), current: Mutex::default() });
-        tokio::spawn(accept(endpoint.clone(), host));
-        Ok(Self { endpoint, link, listen })
+        let edges = ArcSwap::from_pointee(edges);
+        let host = Arc::new(Host { edges, pins, owner, limits, next: AtomicU64::new(1), current: Mutex::default() });
+        tokio::spawn(accept(endpoint.clone(), Arc::clone(&host)));
+        Ok(Self { endpoint, host, link, listen })
+    }
+
+    /// Says who may have a session from now on. Sessions of those who may not any more end at once;
+    /// an edge whose address belongs to another one is left out, with a word in the log.
+    pub fn set_edges(&self, edges: Vec<EdgePeer>) {
+        let before = self.host.edges.load_full();
+        for gone in before.iter().filter(|gone| !edges.iter().any(|edge| edge.key == gone.key)) {
+            self.link.remove_peer(gone.key);
+        }
+        let mut admitted = Vec::with_capacity(edges.len());
+        for edge in edges {
+            match self.link.upsert_peer(edge.key, edge.address, None) {
+                Ok(()) => admitted.push(edge),
+                Err(error) => tracing::error!(edge = ?edge.key, %error, "this edge is left out"),
+            }
+        }
+        self.host.pins.store(Arc::clone(&*tls::shared(admitted.iter().flat_map(|edge| &edge.pins)).load()));
+        self.host.edges.store(Arc::new(admitted));
+        self.host.end_strangers();
     }
 
     /// Where the WireGuard socket listens: the endpoint for the hosts table.
@@ -149,7 +170,9 @@ impl Drop for HostServer {
 }
 
 struct Host {
-    edges: Vec<EdgePeer>,
+    edges: ArcSwap<Vec<EdgePeer>>,
+    /// Theirs, all together.
+    pins: Pins,
     owner: Arc<dyn Owner>,
     limits: Limits,
     next: AtomicU64,
@@ -178,9 +201,7 @@ impl Host {
         };
         let IpAddr::V6(address) = from.ip() else { return };
         // TLS has checked that some edge has this pin; it must be the one the tunnel leads to.
-        let pin = tls::pin_of_peer(&connection);
-        let known = self.edges.iter().find(|edge| edge.address == address);
-        if !known.zip(pin).is_some_and(|(edge, pin)| edge.pins.iter().any(|known| known.eq_ignore_ascii_case(&pin))) {
+        if !self.admits(address, &connection) {
             tracing::warn!(edge = %address, "session refused: the certificate is another edge's");
             return connection.close(1u32.into(), b"certificate");
         }
@@ -189,6 +210,10 @@ impl Host {
         if let Some(earlier) = earlier {
             earlier.close(0u32.into(), b"superseded");
         }
+        // It may have lost its leave while it was let in.
+        if !self.admits(address, &connection) {
+            connection.close(1u32.into(), b"certificate");
+        }
         tracing::info!(edge = edge.0, %address, "session");
         let mut streams = self.serve(edge, &connection).await;
         self.owner.edge_gone(edge);
@@ -196,6 +221,24 @@ impl Host {
         // Each sees that the session is gone and resets its guest; cut off here, it would
         // end the guest's connection as if the request were complete.
         while streams.join_next().await.is_some() {}
+    }
+
+    fn admits(&self, address: Ipv6Addr, connection: &Connection) -> bool {
+        let edges = self.edges.load();
+        let known = edges.iter().find(|edge| edge.address == address);
+        let pin = tls::pin_of_peer(connection);
+        known.zip(pin).is_some_and(|(edge, pin)| edge.pins.iter().any(|known| known.eq_ignore_ascii_case(&pin)))
+    }
+
+    /// Ends the sessions of those who may not have one any more.
+    fn end_strangers(&self) {
+        let current: Vec<_> = self.lock().iter().map(|(address, connection)| (*address, connection.clone())).collect();
+        for (address, connection) in current {
+            if !self.admits(address, &connection) {
+                tracing::info!(%address, "session ended: this edge was removed");
+                connection.close(1u32.into(), b"removed");
+            }
+        }
     }
 
     fn forget(&self, address: Ipv6Addr, connection: &Connection) {

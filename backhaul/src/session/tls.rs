@@ -6,6 +6,7 @@
 
 use super::ALPN;
 use crate::secret_file::{self, SecretFileError};
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -81,9 +82,9 @@ impl Identity {
         Ok(quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config)?)))
     }
 
-    /// The server side for edges that have one of `pins`.
-    pub(super) fn server(&self, pins: &[String]) -> Result<quinn::ServerConfig, IdentityError> {
-        let verifier = Arc::new(Pinned::new(pins));
+    /// The server side for edges that have one of `pins`, whichever those are at the time.
+    pub(super) fn server(&self, pins: &Pins) -> Result<quinn::ServerConfig, IdentityError> {
+        let verifier = Arc::new(Pinned { pins: Arc::clone(pins), provider: provider() });
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
@@ -126,21 +127,29 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
+/// Pins that may change while they are in use; lower case.
+pub(super) type Pins = Arc<ArcSwap<HashSet<String>>>;
+
+/// These pins, to be shared.
+pub(super) fn shared<'a>(pins: impl Iterator<Item = &'a String>) -> Pins {
+    Arc::new(ArcSwap::from_pointee(pins.map(|pin| pin.to_ascii_lowercase()).collect()))
+}
+
 /// Accepts a certificate whose public key is pinned, whatever else it says.
 #[derive(Debug)]
 struct Pinned {
-    pins: HashSet<String>,
+    pins: Pins,
     provider: Arc<CryptoProvider>,
 }
 
 impl Pinned {
     fn new(pins: &[String]) -> Self {
-        Self { pins: pins.iter().map(|pin| pin.to_ascii_lowercase()).collect(), provider: provider() }
+        Self { pins: shared(pins.iter()), provider: provider() }
     }
 
     fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
         // The pin is public: comparing it need not take constant time.
-        match self.pins.contains(&pin_of(certificate)?) {
+        match self.pins.load().contains(&pin_of(certificate)?) {
             true => Ok(()),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }

@@ -32,3 +32,27 @@ async fn an_edge_with_another_key_gets_no_answer_at_all() {
     assert!(counts.unknown_key > 1, "repeated while it waited: {counts:?}");
     assert_eq!(counts.invalid + counts.wrong_inner, 0);
 }
+
+#[tokio::test]
+async fn an_edge_that_is_removed_loses_its_session_at_once_and_gets_a_new_one_when_it_is_back() {
+    let mut world = World::quic();
+    world.echo().await;
+    let mut stream = within(world.backhaul.open(HOST, open("echo"))).await.unwrap();
+    within(stream.opened()).await.unwrap();
+    let server = world.server.as_ref().unwrap();
+    server.set_edges(Vec::new());
+    assert!(matches!(within(world.told.recv()).await, Some(Told::Down(HOST))));
+    let refused = within(world.backhaul.open(HOST, open("echo"))).await;
+    assert!(matches!(refused, Err(OpenError::Unreachable)), "a stranger gets no answer");
+    server.set_edges(vec![world.peer.clone().unwrap()]);
+    let again = async {
+        // The back-off after the refusal is waited for.
+        loop {
+            if let Ok(mut stream) = world.backhaul.open(HOST, open("echo")).await {
+                return stream.opened().await.is_ok();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    assert!(within(again).await);
+}

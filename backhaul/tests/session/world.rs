@@ -108,6 +108,8 @@ pub(crate) struct World {
     pub(crate) server: Option<HostServer>,
     pub(crate) edge: Option<QuicEdge>,
     pub(crate) row: Arc<Mutex<HostRow>>,
+    /// The edge as the host knows it; `None` over the direct link.
+    pub(crate) peer: Option<EdgePeer>,
 }
 
 /// What a test may want to be different.
@@ -178,16 +180,13 @@ impl World {
             address,
             spki_pins: pin(changes.known_host_pin, &host_identity),
         };
+        let peer = EdgePeer { key: known, address: edge_address, pins: pin(changes.known_edge_pin, &edge_identity) };
         let server = HostServer::start(HostServerOptions {
             listen,
             key: host_key,
             address,
             inner_mtu: 1420,
-            edges: vec![EdgePeer {
-                key: known,
-                address: edge_address,
-                pins: pin(changes.known_edge_pin, &edge_identity),
-            }],
+            edges: vec![peer.clone()],
             identity: host_identity,
             owner: owner.clone(),
             limits: changes.limits,
@@ -205,7 +204,8 @@ impl World {
             hosts: Arc::new(move |host| (host == HOST).then(|| table.lock().unwrap().clone())),
         })
         .unwrap();
-        let world = Self::with(Backhaul::quic(edge.clone()), owner, heard, Some(server), Some(edge), row);
+        let mut world = Self::with(Backhaul::quic(edge.clone()), owner, heard, Some(server), Some(edge), row);
+        world.peer = Some(peer);
         if changes.hears {
             world.hear();
         }
@@ -221,7 +221,7 @@ impl World {
         row: Arc<Mutex<HostRow>>,
     ) -> Self {
         let (tell, told) = mpsc::unbounded_channel();
-        Self { backhaul, owner, heard, told, tell, server, edge, row }
+        Self { backhaul, owner, heard, told, tell, server, edge, row, peer: None }
     }
 
     /// From now on somebody hears of answers.

@@ -1,0 +1,182 @@
+//! Machines as every other machine knows them: a small table of rows that follows the store and is
+//! kept on disk, so that a machine that starts while the store is away still knows the others.
+
+use crate::rows::RowError;
+use crate::store::{FeedEvent, Store};
+use crate::subscriber::{Heard, Subscriber};
+use arc_swap::ArcSwap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A kind of row, one per machine.
+pub trait RegistryRow: Clone + Send + Sync + 'static {
+    /// What tells its rows apart.
+    type Id: Clone + Ord + Send + Sync + 'static;
+    /// Its keys begin with this.
+    const PREFIX: &'static str;
+    /// "host": for the log.
+    const WHAT: &'static str;
+
+    /// What tells it from others of its kind.
+    fn id(&self) -> Self::Id;
+    /// The id in a key, if it is one.
+    fn id_in(key: &str) -> Option<Self::Id>;
+    /// The encoded value.
+    fn encode(&self) -> Vec<u8>;
+    /// Decodes and checks a stored row.
+    ///
+    /// # Errors
+    /// [`RowError`]: what is wrong with it; the row is to be quarantined.
+    fn decode(key: &str, value: &[u8]) -> Result<Self, RowError>;
+}
+
+/// Every machine of one kind. Reads take no lock; a write copies the map, which is small and
+/// changes rarely.
+#[derive(Debug)]
+pub struct Registry<R: RegistryRow> {
+    rows: ArcSwap<BTreeMap<R::Id, Arc<R>>>,
+    changes: watch::Sender<u64>,
+}
+
+impl<R: RegistryRow> Default for Registry<R> {
+    fn default() -> Self {
+        Self { rows: ArcSwap::default(), changes: watch::Sender::new(0) }
+    }
+}
+
+impl<R: RegistryRow> Registry<R> {
+    /// Without a row.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The row of this id.
+    #[must_use]
+    pub fn lookup(&self, id: R::Id) -> Option<Arc<R>> {
+        self.rows.load().get(&id).cloned()
+    }
+
+    /// Every row, by id.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<R>> {
+        self.rows.load().values().cloned().collect()
+    }
+
+    /// Counts changes; marked as seen, it tells when there is another.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Puts a row in place of what was known by its id.
+    pub fn apply_put(&self, row: R) {
+        let row = Arc::new(row);
+        self.change(|rows| drop(rows.insert(row.id(), Arc::clone(&row))));
+    }
+
+    /// Forgets a machine.
+    pub fn apply_remove(&self, id: &R::Id) {
+        self.change(|rows| drop(rows.remove(id)));
+    }
+
+    fn change(&self, change: impl Fn(&mut BTreeMap<R::Id, Arc<R>>)) {
+        self.rows.rcu(|rows| {
+            let mut rows = BTreeMap::clone(rows);
+            change(&mut rows);
+            rows
+        });
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Applies one event. `seen` collects the ids of a snapshot. Whether the rows on disk are
+    /// to be written anew.
+    pub(crate) fn handle(&self, event: FeedEvent, seen: &mut BTreeSet<R::Id>) -> bool {
+        match event {
+            FeedEvent::SnapshotBegin { .. } => seen.clear(),
+            FeedEvent::Entry(entry) => {
+                // A poisoned row is no proof that the machine is gone.
+                seen.extend(R::id_in(&entry.key));
+                self.put(&entry.key, &entry.value);
+            }
+            FeedEvent::SnapshotEnd(_) => {
+                self.change(|rows| rows.retain(|id, _| seen.contains(id)));
+                return true;
+            }
+            FeedEvent::Put(entry, _) => {
+                self.put(&entry.key, &entry.value);
+                return true;
+            }
+            FeedEvent::Delete(key, _) => {
+                if let Some(id) = R::id_in(&key) {
+                    self.apply_remove(&id);
+                }
+                return true;
+            }
+            FeedEvent::Current(_) => {}
+        }
+        false
+    }
+
+    fn put(&self, key: &str, value: &[u8]) {
+        match R::decode(key, value) {
+            Ok(row) => self.apply_put(row),
+            Err(error) => tracing::warn!(key, %error, "{} row quarantined; the previous one stays", R::WHAT),
+        }
+    }
+
+    /// Loads the rows of the last run; how many. Rows that are none are left out.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn load(&self, path: &Path) -> io::Result<usize> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let rows = text.lines().filter_map(|line| {
+            let (key, value) = line.split_once(' ')?;
+            R::decode(key, value.as_bytes()).ok()
+        });
+        Ok(rows.map(|row| self.apply_put(row)).count())
+    }
+
+    /// Replaces the file with what is known. One line `KEY ROW` each.
+    fn save(&self, key: impl Fn(&R::Id) -> String, path: &Path) -> io::Result<()> {
+        let mut text = Vec::new();
+        for (id, row) in self.rows.load().iter() {
+            text.extend_from_slice(key(id).as_bytes());
+            text.push(b' ');
+            text.extend_from_slice(&row.encode());
+            text.push(b'\n');
+        }
+        let next = path.with_extension("next");
+        std::fs::write(&next, text)?;
+        std::fs::rename(&next, path)
+    }
+}
+
+/// Applies the store's rows of this kind to `registry`, and keeps them in the file at `path`; never
+/// returns.
+pub async fn follow<R: RegistryRow>(
+    store: Store,
+    registry: Arc<Registry<R>>,
+    key: impl Fn(&R::Id) -> String + Send,
+    path: PathBuf,
+) {
+    let mut seen = BTreeSet::new();
+    let mut subscriber = Subscriber::new(store, R::PREFIX);
+    loop {
+        if let Heard::Event(event) = subscriber.next().await
+            && registry.handle(event, &mut seen)
+            // Some hundred short lines, a few times a month.
+            && let Err(error) = registry.save(&key, &path)
+        {
+            tracing::warn!(path = %path.display(), %error, "{} rows not written", R::WHAT);
+        }
+    }
+}
