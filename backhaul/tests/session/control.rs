@@ -109,7 +109,7 @@ async fn a_stream_is_counted_at_both_ends_until_nobody_reads_it_and_its_claim_is
         assert_eq!((edge.open(), edge.streams()), (0, 0));
         let ended = async {
             while owner.streams() > 0 {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         within(ended).await;
