@@ -7,6 +7,7 @@
 mod backhaul;
 mod drivers;
 mod error;
+mod fleet;
 mod hold;
 mod host;
 mod ledger;
@@ -20,13 +21,14 @@ mod webhook;
 pub use backhaul::{BackhaulConfig, Link};
 pub use drivers::{Accel, Cgroup, DockerDriver, Drivers, FirecrackerDriver, HttpDriver, ProcessDriver, Qemu};
 pub use error::ConfigError;
+pub use fleet::Fleet;
 pub use hold::Hold;
 pub use host::Host;
 pub use ledger::Ledger;
 pub use limits::Limits;
 pub use listen::{Admin, Listen, Names, Tls, UnknownNames};
 pub use sprite::{MEMORY_MIB, StaticSprite};
-pub use store::{NatsStore, Store, StoreEngine};
+pub use store::{EtcdStore, NatsStore, Store, StoreEngine};
 pub use webhook::Webhook;
 
 use serde::{Deserialize, Serialize};
@@ -48,6 +50,8 @@ pub struct Config {
     pub admin: Admin,
     /// Where the routing table is kept.
     pub store: Store,
+    /// This machine among others.
+    pub fleet: Fleet,
     /// The way to the worker host.
     pub backhaul: BackhaulConfig,
     /// Bounds of the hold.
@@ -76,6 +80,7 @@ impl Default for Config {
             tls: Tls::default(),
             admin: Admin::default(),
             store: Store::default(),
+            fleet: Fleet::default(),
             backhaul: BackhaulConfig::default(),
             hold: Hold::default(),
             host: Host::default(),
@@ -124,6 +129,7 @@ impl Config {
         self.names.check()?;
         self.tls.check()?;
         self.store.check()?;
+        self.fleet.check(&self.store, self.backhaul.link)?;
         self.backhaul.check()?;
         self.hold.check()?;
         self.host.check()?;

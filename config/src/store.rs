@@ -15,6 +15,8 @@ pub struct Store {
     pub engine: StoreEngine,
     /// Used by engine `nats`.
     pub nats: NatsStore,
+    /// Used by engine `etcd`.
+    pub etcd: EtcdStore,
 }
 
 /// The store engines.
@@ -26,6 +28,8 @@ pub enum StoreEngine {
     Embedded,
     /// A key-value bucket of NATS `JetStream`.
     Nats,
+    /// Keys of etcd.
+    Etcd,
 }
 
 /// Section `[store.nats]`.
@@ -59,6 +63,34 @@ impl Default for NatsStore {
     }
 }
 
+/// Section `[store.etcd]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EtcdStore {
+    /// Client addresses of its members, `https://HOST:PORT` or `http://HOST:PORT`.
+    pub servers: Vec<String>,
+    /// What our keys begin with.
+    pub prefix: String,
+    /// User of etcd's own access control; empty for none.
+    pub user: String,
+    /// Where the user's password is.
+    pub password_file: PathBuf,
+    /// Roots the members' certificates are checked against; empty for the system's.
+    pub ca_file: PathBuf,
+}
+
+impl Default for EtcdStore {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            prefix: "/edge-proxy/".into(),
+            user: String::new(),
+            password_file: PathBuf::new(),
+            ca_file: PathBuf::new(),
+        }
+    }
+}
+
 impl Store {
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         if self.engine == StoreEngine::Nats && self.nats.servers.is_empty() {
@@ -72,6 +104,17 @@ impl Store {
         }
         if ![1, 3, 5].contains(&self.nats.replicas) {
             return Err(("store.nats.replicas", "1, 3 or 5".into()));
+        }
+        if self.engine == StoreEngine::Etcd && self.etcd.servers.is_empty() {
+            return Err(("store.etcd.servers", "engine \"etcd\" needs at least one".into()));
+        }
+        servers("store.etcd.servers", &self.etcd.servers, "https://", "http://")?;
+        let prefix = &self.etcd.prefix;
+        if prefix.len() > 64 || !prefix.ends_with('/') || prefix.contains(char::is_whitespace) {
+            return Err(("store.etcd.prefix", "at most 64 bytes, the last of them a slash, no spaces".into()));
+        }
+        if self.etcd.user.is_empty() != self.etcd.password_file.as_os_str().is_empty() {
+            return Err(("store.etcd.password_file", "user and password_file are given together".into()));
         }
         Ok(())
     }
@@ -145,6 +188,19 @@ mod tests {
             "tls://:1",
         ] {
             assert!(checked(&format!("[store.nats]\nservers = [{server:?}]")).is_err(), "{server}");
+        }
+    }
+
+    #[test]
+    fn keys_of_etcd_are_under_a_prefix_and_a_user_has_a_password() {
+        assert!(checked("[store]\nengine = \"etcd\"").unwrap_err().contains("at least one"));
+        assert!(checked("[store.etcd]\nservers = [\"http://etcd.example.org:2379\"]").is_err());
+        let fine = "[store.etcd]\nservers = [\"https://etcd.example.org:2379\"]\nprefix = \"/a/\"";
+        assert!(checked(&format!("{fine}\nuser = \"edge\"\npassword_file = \"/p\"")).is_ok());
+        for wrong in
+            ["prefix = \"\"", "prefix = \"/a\"", "prefix = \"/a b/\"", "user = \"edge\"", "password_file = \"/p\""]
+        {
+            assert!(checked(&format!("[store.etcd]\n{wrong}")).is_err(), "{wrong}");
         }
     }
 

@@ -75,7 +75,11 @@ fn what_the_example_shows_in_comments_may_be_written() {
         let text: String = optional
             .iter()
             .filter(|line| !line.starts_with(left_out))
-            .map(|line| if line.starts_with("socket") { format!("[admin]\n{line}\n") } else { format!("{line}\n") })
+            .map(|line| match line.split(' ').next() {
+                Some("socket") => format!("[admin]\n{line}\n"),
+                Some("endpoint") => format!("[fleet]\n{line}\n"),
+                _ => format!("{line}\n"),
+            })
             .collect();
         let config = Config::parse(&text, "f").unwrap();
         assert_eq!((config.sprites.len(), config.admin.socket.is_some()), (1, true));

@@ -1,5 +1,7 @@
 //! The command line: what was typed, and which exit code it ends with.
 
+use crate::fleet::{self, FleetCommand};
+use crate::run::Role;
 use crate::{admin, demo, run, sample};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -55,11 +57,25 @@ struct Cli {
 enum Command {
     /// Edge and worker host on this machine, with sample sprites.
     Demo(DemoArguments),
-    /// The edge, with the worker host of the same machine.
+    /// The edge; with the worker host of the same machine, unless fleet.name makes it one of many.
     Run {
         /// Config file (TOML).
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// A worker host of a fleet.
+    Host {
+        /// Config file (TOML), with fleet.name.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Enrol the machines of a fleet: works on the store of the config file.
+    Fleet {
+        /// Config file (TOML), with a store that machines share.
+        #[arg(long, value_name = "FILE", global = true, default_value = "edge.toml")]
+        config: PathBuf,
+        #[command(subcommand)]
+        command: FleetCommand,
     },
     /// Read a config file and print what would run; 78 when it is wrong.
     Check {
@@ -384,10 +400,27 @@ pub fn run_from_arguments() -> ExitCode {
         Command::Run { config } => {
             logging();
             match Config::load(&config) {
-                Ok(config) => run::run(config),
+                Ok(config) => {
+                    let role = Role::of_run(&config);
+                    run::run(config, role)
+                }
                 Err(error) => wrong_config(&error),
             }
         }
+        Command::Host { config } => {
+            logging();
+            match Config::load(&config) {
+                Ok(config) if config.fleet.name.is_empty() => {
+                    failed("fleet.name: a worker host of a fleet has a name; alone, `run` is edge and host")
+                }
+                Ok(config) => run::run(config, Role::Host),
+                Err(error) => wrong_config(&error),
+            }
+        }
+        Command::Fleet { config, command } => match Config::load(&config) {
+            Ok(config) => fleet::run(&config, command, cli.json),
+            Err(error) => wrong_config(&error),
+        },
         Command::Demo(arguments) => {
             logging();
             demo::run(arguments)

@@ -3,7 +3,8 @@
 
 use crate::admin::sprites::{NewSprite, SpriteError, create};
 use crate::cli::{DemoArguments, Exit, LinkArgument, UnknownNamesArgument, failed};
-use crate::run::{LOCAL_HOST, Running, run_until_signal};
+use crate::run::{LOCAL_HOST, Role, Running, run_until_signal};
+use anyhow::Context;
 use config::{Config, Link, UnknownNames};
 use router::access::Access;
 use router::names::SpriteName;
@@ -23,7 +24,7 @@ pub fn run(arguments: DemoArguments) -> Exit {
             return Exit::Usage;
         }
     };
-    let ended = run_until_signal(config, move |running| {
+    let ended = run_until_signal(config, Role::Alone, move |running| {
         Box::pin(async move {
             make_samples(running).await?;
             announce(running, &arguments)
@@ -67,7 +68,8 @@ async fn make_samples(running: &Running) -> anyhow::Result<()> {
             access: Access::Public,
             wake: WakeRules::default(),
         };
-        match create(&admin.stores, &admin.owner, LOCAL_HOST, new).await {
+        let owner = admin.owner.as_ref().context("the demo is a worker host")?;
+        match create(&admin.stores, owner, LOCAL_HOST, new).await {
             Ok(_) | Err(SpriteError::Exists(_)) => {}
             Err(error) => return Err(error.into()),
         }
@@ -91,7 +93,8 @@ fn announce(running: &Running, arguments: &DemoArguments) -> anyhow::Result<()> 
     }
     let ca = arguments.data_dir.join("ca.pem");
     for (name, path) in SAMPLES {
-        let (port, ip) = (running.https.port(), running.https.ip());
+        let https = running.https().context("the demo is an edge")?;
+        let (port, ip) = (https.port(), https.ip());
         let resolve = format!("{name}.{}:{port}:{ip}", arguments.suffix);
         writeln!(out, "curl -i --cacert {} --resolve {resolve} {}", ca.display(), url(name, path)?)?;
     }

@@ -2,12 +2,14 @@
 //! over the tunnel, the server of its sessions.
 
 use crate::door::SpriteDoors;
+use crate::machine_keys::End;
+use crate::sessions;
 use anyhow::{Context, anyhow};
-use backhaul::keys::PrivateKey;
-use backhaul::session::{EdgeOptions, EdgePeer, HostServer, HostServerOptions, Identity, Limits};
-use backhaul::{Backhaul, QuicEdge};
+use backhaul::Backhaul;
+use backhaul::session::{EdgePeer, HostServer, HostServerOptions, Limits};
 use config::{Config, Link};
 use router::hosts::HostTable;
+use router::pops::PopTable;
 use router::route::{HostId, HostRow};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,24 +27,59 @@ const GOODBYE: Duration = Duration::from_millis(200);
 pub struct Host {
     /// The owner of its sprites.
     pub owner: OwnerHandle,
-    /// The edge's way to it.
-    pub backhaul: Backhaul,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Host {
-    /// Starts the owner and the link the config names. The edge's end runs on the current
-    /// runtime.
+    /// Starts the owner, the link the config names, and the edge's end of it, which runs on the
+    /// current runtime: the way of an edge in the same process.
     ///
     /// # Errors
     /// A key, a socket or a thread that cannot be had, and which.
-    pub async fn start(config: &Config, number: HostId, doors: &Arc<SpriteDoors>) -> anyhow::Result<Self> {
-        let tunnel = match config.backhaul.link {
-            Link::DirectInsecure => None,
-            Link::Userspace => Some(Tunnel::load(config)?),
+    pub async fn alone(config: &Config, number: HostId, doors: &Arc<SpriteDoors>) -> anyhow::Result<(Self, Backhaul)> {
+        if config.backhaul.link == Link::DirectInsecure {
+            let (host, _) = Self::start(config, doors, None).await?;
+            let backhaul = Backhaul::direct(Arc::new(host.owner.clone()));
+            return Ok((host, backhaul));
+        }
+        let (own, edge) = (End::of_host(config)?, End::of_edge(config)?);
+        let row = row(&own, "local", number, config.backhaul.listen);
+        // Each end knows the other's public half only.
+        let peer = EdgePeer {
+            key: edge.key.public(),
+            address: edge.key.public().derived_address(),
+            pins: vec![edge.identity.pin().into()],
         };
-        let (server, edge) = tunnel.map(Tunnel::split).unzip();
+        let (host, endpoint) = Self::start(config, doors, Some(ServerEnd::new(own, Edges::One(peer), config))).await?;
+        let hosts = Arc::new(HostTable::new());
+        let endpoint = endpoint.context("the host has no socket")?;
+        hosts.apply_put(HostRow { endpoint, ..row });
+        let edge = sessions::connect(config, edge, hosts)?;
+        edge.prewarm(number);
+        Ok((host, Backhaul::quic(edge)))
+    }
+
+    /// Starts the owner and serves the edges of all PoPs, whichever those are at the time; and where its
+    /// WireGuard socket listens.
+    ///
+    /// # Errors
+    /// A key, a socket or a thread that cannot be had, and which.
+    pub async fn in_fleet(
+        config: &Config,
+        doors: &Arc<SpriteDoors>,
+        pops: Arc<PopTable>,
+    ) -> anyhow::Result<(Self, SocketAddr)> {
+        let server = ServerEnd::new(End::of_host(config)?, Edges::All(pops), config);
+        let (host, listens) = Self::start(config, doors, Some(server)).await?;
+        Ok((host, listens.context("the host has no socket")?))
+    }
+
+    async fn start(
+        config: &Config,
+        doors: &Arc<SpriteDoors>,
+        server: Option<ServerEnd>,
+    ) -> anyhow::Result<(Self, Option<SocketAddr>)> {
         let ledger = LedgerSettings {
             directory: config.data_dir.join("ledger"),
             segment_bytes: config.ledger.segment_bytes,
@@ -64,11 +101,7 @@ impl Host {
         let thread =
             std::thread::Builder::new().name("host".into()).spawn(move || serve(settings, server, told, stopped))?;
         let (owner, endpoint) = hears.await.map_err(|_| anyhow!("the host's thread ended at its start"))??;
-        let backhaul = match (edge, endpoint) {
-            (Some(edge), Some(endpoint)) => Backhaul::quic(edge.connect(config, number, endpoint)?),
-            _ => Backhaul::direct(Arc::new(owner.clone())),
-        };
-        Ok(Self { owner, backhaul, stop, thread })
+        Ok((Self { owner, stop, thread }, endpoint))
     }
 
     /// Ends every guest and every session.
@@ -77,6 +110,20 @@ impl Host {
         // The thread may have ended by itself; then there is nothing to tell.
         let _ = self.stop.send(());
         drop(self.thread.join());
+    }
+}
+
+/// What the registry says of a host with these keys.
+#[must_use]
+pub fn row(own: &End, name: &str, number: HostId, endpoint: SocketAddr) -> HostRow {
+    let key = own.key.public();
+    HostRow {
+        name: name.into(),
+        number,
+        wireguard_key: key.to_string(),
+        endpoint,
+        address: key.derived_address(),
+        spki_pins: vec![own.identity.pin().into()],
     }
 }
 
@@ -93,13 +140,17 @@ fn serve(settings: HostSettings, server: Option<ServerEnd>, told: Told, stopped:
             Ok(owner) => owner,
             Err(error) => return drop(told.send(Err(error.into()))),
         };
+        let pops = server.as_ref().and_then(|server| server.edges.all().cloned());
         let server = match server.map(|server| server.start(&owner)).transpose() {
             Ok(server) => server,
             Err(error) => return drop(told.send(Err(error))),
         };
         let endpoint = server.as_ref().map(HostServer::local_addr);
         if told.send(Ok((owner, endpoint))).is_ok() {
-            let _ = stopped.await;
+            tokio::select! {
+                _ = stopped => {}
+                () = follow_edges(server.as_ref(), pops) => {}
+            }
         }
         if let Some(server) = server {
             // An edge that is gone does not answer.
@@ -108,76 +159,58 @@ fn serve(settings: HostSettings, server: Option<ServerEnd>, told: Told, stopped:
     });
 }
 
-/// Keys and certificates of both ends, from `DATA_DIR/keys`.
-struct Tunnel {
-    host: End,
-    edge: End,
-    listen: SocketAddr,
-    inner_mtu: u16,
+/// Lets in whoever the registry says, for as long as it is followed; never returns.
+async fn follow_edges(server: Option<&HostServer>, pops: Option<Arc<PopTable>>) {
+    if let Some((server, pops)) = server.zip(pops) {
+        let mut changes = pops.changes();
+        // The server began with what was known; there may be more by now.
+        changes.mark_changed();
+        while changes.changed().await.is_ok() {
+            server.set_edges(peers(&pops));
+        }
+    }
+    std::future::pending().await
 }
 
-struct End {
-    key: PrivateKey,
-    identity: Identity,
+/// Who may have a session.
+enum Edges {
+    One(EdgePeer),
+    All(Arc<PopTable>),
 }
 
-impl End {
-    fn load(config: &Config, name: &str) -> anyhow::Result<Self> {
-        let directory = config.data_dir.join("keys");
-        std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-        let key = PrivateKey::load_or_generate(&directory.join(format!("{name}.key")))?;
-        let identity = Identity::load_or_generate(&directory.join(format!("{name}.identity")))?;
-        Ok(Self { key, identity })
+impl Edges {
+    const fn all(&self) -> Option<&Arc<PopTable>> {
+        match self {
+            Self::One(_) => None,
+            Self::All(pops) => Some(pops),
+        }
     }
 }
 
-/// What the host's end is made of.
+/// Every edge process of every PoP. Rows were checked when they came.
+fn peers(pops: &PopTable) -> Vec<EdgePeer> {
+    let rows = pops.all();
+    let processes = rows.iter().flat_map(|pop| &pop.processes);
+    let peers = processes.filter_map(|process| {
+        let key = process.wireguard_key.parse().ok()?;
+        Some(EdgePeer { key, address: process.address, pins: process.spki_pins.clone() })
+    });
+    peers.collect()
+}
+
+/// What the host's end of the sessions is made of.
 struct ServerEnd {
     own: End,
-    edge: EdgePeer,
+    edges: Edges,
     listen: SocketAddr,
     inner_mtu: u16,
-}
-
-/// What the edge's end is made of.
-struct EdgeEnd {
-    own: End,
-    host: HostRow,
-}
-
-impl Tunnel {
-    fn load(config: &Config) -> anyhow::Result<Self> {
-        Ok(Self {
-            host: End::load(config, "host")?,
-            edge: End::load(config, "edge")?,
-            listen: config.backhaul.listen,
-            inner_mtu: config.backhaul.inner_mtu,
-        })
-    }
-
-    /// Each end knows the other's public half only.
-    fn split(self) -> (ServerEnd, EdgeEnd) {
-        let edge_key = self.edge.key.public();
-        let edge = EdgePeer {
-            key: edge_key,
-            address: edge_key.derived_address(),
-            pins: vec![self.edge.identity.pin().into()],
-        };
-        let host_key = self.host.key.public();
-        let host = HostRow {
-            name: "local".into(),
-            number: HostId(0),
-            wireguard_key: host_key.to_string(),
-            endpoint: self.listen,
-            address: host_key.derived_address(),
-            spki_pins: vec![self.host.identity.pin().into()],
-        };
-        let server = ServerEnd { own: self.host, edge, listen: self.listen, inner_mtu: self.inner_mtu };
-        (server, EdgeEnd { own: self.edge, host })
-    }
 }
 
 impl ServerEnd {
+    const fn new(own: End, edges: Edges, config: &Config) -> Self {
+        Self { own, edges, listen: config.backhaul.listen, inner_mtu: config.backhaul.inner_mtu }
+    }
+
     fn start(self, owner: &OwnerHandle) -> anyhow::Result<HostServer> {
         let address = self.own.key.public().derived_address();
         let options = HostServerOptions {
@@ -186,30 +219,14 @@ impl ServerEnd {
             identity: self.own.identity,
             address,
             inner_mtu: self.inner_mtu,
-            edges: vec![self.edge],
+            edges: match self.edges {
+                Edges::One(edge) => vec![edge],
+                // In a moment, by the same way as every later change.
+                Edges::All(_) => Vec::new(),
+            },
             owner: Arc::new(owner.clone()),
             limits: Limits::default(),
         };
         HostServer::start(options).with_context(|| format!("backhaul.listen {}", self.listen))
-    }
-}
-
-impl EdgeEnd {
-    /// The edge's sessions; `endpoint` is where the host really listens.
-    fn connect(self, config: &Config, number: HostId, endpoint: SocketAddr) -> anyhow::Result<QuicEdge> {
-        let hosts = Arc::new(HostTable::new());
-        hosts.apply_put(HostRow { number, endpoint, ..self.host });
-        let address = self.own.key.public().derived_address();
-        let edge = QuicEdge::new(EdgeOptions {
-            listen: SocketAddr::new(config.backhaul.listen.ip(), 0),
-            key: self.own.key,
-            identity: self.own.identity,
-            address,
-            inner_mtu: config.backhaul.inner_mtu,
-            hosts: Arc::new(move |host| hosts.lookup(host).map(|row| (*row).clone())),
-        });
-        let edge = edge.context("the edge's WireGuard socket")?;
-        edge.prewarm(number);
-        Ok(edge)
     }
 }

@@ -5,14 +5,18 @@ use crate::admin::sprites::SpriteError;
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, failed};
 use crate::door::SpriteDoors;
+use crate::fleet;
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
+use crate::machine_keys::End;
+use crate::sessions;
 use crate::stores::Stores;
 use crate::webhook::Webhook;
 use crate::worker::{Edge, EdgeParts, Worker};
 use acme::local_ca::LocalCa;
 use acme::resolver::{CertResolver, Certificates};
 use anyhow::{Context, anyhow};
+use backhaul::Backhaul;
 use config::{Config, UnknownNames};
 use router::names::{SpriteName, Suffix};
 use router::route::HostId;
@@ -38,9 +42,28 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// How long the routing table may need at start before we listen without it.
 const SYNC: Duration = Duration::from_secs(5);
 
-/// Runs the edge until a signal ends it.
-pub fn run(config: Config) -> Exit {
-    match run_until_signal(config, |_| Box::pin(async { Ok(()) })) {
+/// What a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Edge and worker host, of a machine that stands alone.
+    Alone,
+    /// An edge of a fleet.
+    Pop,
+    /// A worker host of a fleet.
+    Host,
+}
+
+impl Role {
+    /// What `run` starts: an edge, with the worker host of a machine that stands alone.
+    #[must_use]
+    pub const fn of_run(config: &Config) -> Self {
+        if config.fleet.name.is_empty() { Self::Alone } else { Self::Pop }
+    }
+}
+
+/// Runs it until a signal ends it.
+pub fn run(config: Config, role: Role) -> Exit {
+    match run_until_signal(config, role, |_| Box::pin(async { Ok(()) })) {
         Ok(()) => Exit::Done,
         Err(error) => failed(&format!("{error:#}")),
     }
@@ -53,23 +76,44 @@ pub type Ready<'a> = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>> +
 ///
 /// # Errors
 /// Whatever kept it from starting, in one sentence that says what and where.
-pub fn run_until_signal(config: Config, ready: impl for<'a> FnOnce(&'a Running) -> Ready<'a>) -> anyhow::Result<()> {
+pub fn run_until_signal(
+    config: Config,
+    role: Role,
+    ready: impl for<'a> FnOnce(&'a Running) -> Ready<'a>,
+) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("data_dir {}", config.data_dir.display()))?;
-    let workers = match config.listen.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
-    };
     // First of all: who is told "port in use" should not wait for anything else.
-    let https = bind_all(&config.listen.https, workers)?;
-    let http = bind_all(&config.listen.http, workers)?;
+    let listeners = (role != Role::Host).then(|| Listeners::bind(&config)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let running = Running::start(&config, workers, https, http).await?;
+        let running = Running::start(&config, role, listeners).await?;
         ready(&running).await?;
         signal().await?;
         running.stop().await;
         Ok(())
     })
+}
+
+/// The sockets clients come to, by worker.
+struct Listeners {
+    https: Vec<Vec<TcpListener>>,
+    http: Vec<Vec<TcpListener>>,
+    /// The first address of HTTPS.
+    address: std::net::SocketAddr,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> anyhow::Result<Self> {
+        let workers = match config.listen.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let https = bind_all(&config.listen.https, workers)?;
+        let http = bind_all(&config.listen.http, workers)?;
+        let first = https.first().and_then(|listeners| listeners.first()).context("no HTTPS address")?;
+        let address = first.local_addr()?;
+        Ok(Self { https, http, address })
+    }
 }
 
 /// Listeners by worker: each worker has one per address.
@@ -98,50 +142,144 @@ async fn signal() -> anyhow::Result<()> {
 pub struct Running {
     /// What the admin API works on.
     pub admin: Arc<Admin>,
-    /// Where HTTPS is served.
-    pub https: std::net::SocketAddr,
-    edge: Arc<Edge>,
-    host: Host,
-    threads: Vec<std::thread::JoinHandle<()>>,
+    edge: Option<EdgeSide>,
+    host: Option<Host>,
     socket: std::path::PathBuf,
 }
 
+/// The edge of this process, and the threads that serve its clients.
+struct EdgeSide {
+    edge: Arc<Edge>,
+    https: std::net::SocketAddr,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
 impl Running {
-    async fn start(
-        config: &Config,
-        workers: usize,
-        https: Vec<Vec<TcpListener>>,
-        http: Vec<Vec<TcpListener>>,
-    ) -> anyhow::Result<Self> {
-        let address =
-            https.first().and_then(|listeners| listeners.first()).context("no HTTPS address")?.local_addr()?;
+    /// Where HTTPS is served, if this is an edge.
+    #[must_use]
+    pub fn https(&self) -> Option<std::net::SocketAddr> {
+        self.edge.as_ref().map(|edge| edge.https)
+    }
+
+    async fn start(config: &Config, role: Role, listeners: Option<Listeners>) -> anyhow::Result<Self> {
         let socket = config.admin_socket();
         let listener = bind_admin(&socket).await?;
         let stores = Stores::open(config).await?;
         let table = load_table(&stores.routes, &config.data_dir).await;
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
-        let host = Host::start(config, LOCAL_HOST, &doors).await?;
-        let owner = host.owner.clone();
-        for spec in admin::sprites::stored(&stores.local)? {
-            owner.upsert(spec).await;
-        }
-        let domains = static_sprites(config, &stores, &table, &owner).await?;
-        owner.settle().await;
+        let (host, number, backhaul) = match role {
+            Role::Alone => {
+                let (host, backhaul) = Host::alone(config, LOCAL_HOST, &doors).await?;
+                (Some(host), LOCAL_HOST, Some(backhaul))
+            }
+            Role::Pop => {
+                let hosts = fleet::hosts(&stores.routes, &config.data_dir);
+                let edge = sessions::connect(config, End::of_edge(config)?, hosts)?;
+                (None, LOCAL_HOST, Some(Backhaul::quic(edge)))
+            }
+            Role::Host => {
+                let row = fleet::own_row(config, &fleet::hosts(&stores.routes, &config.data_dir)).await?;
+                let pops = fleet::pops(&stores.routes, &config.data_dir);
+                let (host, listens) = Host::in_fleet(config, &doors, pops).await?;
+                let number = row.number;
+                tokio::spawn(fleet::announce(config.clone(), Arc::clone(&stores.routes), row, listens));
+                (Some(host), number, None)
+            }
+        };
+        let owner = host.as_ref().map(|host| host.owner.clone());
+        let domains = match &owner {
+            Some(owner) => adopt(config, &stores, &table, owner, number).await?,
+            None if config.sprites.is_empty() => HashMap::new(),
+            None => return Err(anyhow!("sprites of a config file need a worker host; this is an edge of a fleet")),
+        };
+        let webhook = owner.as_ref().map(|owner| notify(config, owner)).transpose()?.flatten();
 
-        let webhook = Webhook::load(&config.webhook, Arc::clone(owner.ledger()), &config.data_dir.join("ledger"))?;
-        let webhook = webhook.map(|webhook| {
-            let status = Arc::clone(webhook.status());
-            tokio::spawn(webhook.run());
-            status
+        let edge = match listeners.zip(backhaul) {
+            Some((listeners, backhaul)) => Some(EdgeSide::start(config, &table, backhaul, domains, listeners)?),
+            None => None,
+        };
+        let admin = Arc::new(Admin {
+            owner,
+            stores,
+            table,
+            edge: edge.as_ref().map(|side| Arc::clone(&side.edge)),
+            host: number,
+            suffix: config.names.suffixes.first().cloned().unwrap_or_default(),
+            https_port: edge.as_ref().map_or(443, |edge| edge.https.port()),
+            started: Instant::now(),
+            followers: admin::followers(),
+            webhook,
         });
+        doors.serve(&admin);
+        tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
+        Ok(Self { admin, edge, host, socket })
+    }
 
-        let backhaul = host.backhaul.clone();
+    /// Drains, ends every guest, waits for the workers.
+    async fn stop(self) {
+        if let Some(side) = &self.edge {
+            side.edge.drain();
+            let end = Instant::now() + DRAIN;
+            while side.edge.connections() > 0 && Instant::now() < end {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        if let Some(host) = self.host {
+            host.stop().await;
+        }
+        if let Some(side) = self.edge {
+            side.edge.stop();
+            for thread in side.threads {
+                // A worker that panicked has said so already.
+                drop(thread.join());
+            }
+        }
+        if let Err(error) = std::fs::remove_file(&self.socket) {
+            tracing::debug!(%error, "admin socket not removed");
+        }
+    }
+}
+
+/// The sprites of this host: those it had, and those of the config file. Their domains.
+async fn adopt(
+    config: &Config,
+    stores: &Stores,
+    table: &RouteTable,
+    owner: &OwnerHandle,
+    number: HostId,
+) -> anyhow::Result<HashMap<Box<str>, SpriteName>> {
+    for spec in admin::sprites::stored(&stores.local)? {
+        owner.upsert(spec).await;
+    }
+    let domains = static_sprites(config, stores, table, owner, number).await?;
+    owner.settle().await;
+    Ok(domains)
+}
+
+/// Begins to tell the receiver of the ledger, if there is one.
+fn notify(config: &Config, owner: &OwnerHandle) -> anyhow::Result<Option<Arc<crate::webhook::Status>>> {
+    let webhook = Webhook::load(&config.webhook, Arc::clone(owner.ledger()), &config.data_dir.join("ledger"))?;
+    Ok(webhook.map(|webhook| {
+        let status = Arc::clone(webhook.status());
+        tokio::spawn(webhook.run());
+        status
+    }))
+}
+
+impl EdgeSide {
+    fn start(
+        config: &Config,
+        table: &Arc<RouteTable>,
+        backhaul: Backhaul,
+        domains: HashMap<Box<str>, SpriteName>,
+        listeners: Listeners,
+    ) -> anyhow::Result<Self> {
         let waker = Waker::new(hold_limits(&config.hold), backhaul.clone());
         let suffixes =
             config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
         let edge = Edge::new(EdgeParts {
-            table: Arc::clone(&table),
+            table: Arc::clone(table),
             waker,
             backhaul,
             suffixes,
@@ -154,43 +292,12 @@ impl Running {
             unknown_as_private: config.names.unknown_names == UnknownNames::AsPrivate,
         });
         let acceptor = acceptor(config)?;
-        let threads = (0..workers).zip(https.into_iter().zip(http)).map(|(number, (https, http))| {
+        let Listeners { https, http, address } = listeners;
+        let threads = https.into_iter().zip(http).enumerate().map(|(number, (https, http))| {
             spawn_worker(number, Arc::clone(&edge), acceptor.clone(), https, http, address.port())
         });
         let threads = threads.collect::<std::io::Result<Vec<_>>>()?;
-        let admin = Arc::new(Admin {
-            owner: owner.clone(),
-            stores,
-            table,
-            edge: Arc::clone(&edge),
-            host: LOCAL_HOST,
-            suffix: config.names.suffixes.first().cloned().unwrap_or_default(),
-            https_port: address.port(),
-            started: Instant::now(),
-            followers: admin::followers(),
-            webhook,
-        });
-        doors.serve(&admin);
-        tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
-        Ok(Self { admin, https: address, edge, host, threads, socket })
-    }
-
-    /// Drains, ends every guest, waits for the workers.
-    async fn stop(self) {
-        self.edge.drain();
-        let end = Instant::now() + DRAIN;
-        while self.edge.connections() > 0 && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        self.host.stop().await;
-        self.edge.stop();
-        for thread in self.threads {
-            // A worker that panicked has said so already.
-            drop(thread.join());
-        }
-        if let Err(error) = std::fs::remove_file(&self.socket) {
-            tracing::debug!(%error, "admin socket not removed");
-        }
+        Ok(Self { edge, https: address, threads })
     }
 }
 
@@ -237,6 +344,7 @@ async fn static_sprites(
     stores: &Stores,
     table: &RouteTable,
     owner: &OwnerHandle,
+    host: HostId,
 ) -> anyhow::Result<HashMap<Box<str>, SpriteName>> {
     let mut domains = HashMap::new();
     for sprite in &config.sprites {
@@ -247,11 +355,11 @@ async fn static_sprites(
             (None, None) => return Err(anyhow!("sprite {name}: needs an address or a command")),
         };
         let spec = SpriteSpec { ports: sprite.ports.clone(), ..SpriteSpec::new(name.clone(), 0, driver) };
-        let generation = match publish_static(stores, &spec).await {
+        let generation = match publish_static(stores, host, &spec).await {
             Ok(generation) => generation,
             Err(SpriteError::Store(error)) => {
                 tracing::warn!(sprite = %name, %error, "its route is not written yet; trying again");
-                tokio::spawn(publish_later(stores.clone(), owner.clone(), spec.clone()));
+                tokio::spawn(publish_later(stores.clone(), host, owner.clone(), spec.clone()));
                 match table.lookup(&name) {
                     Lookup::Found(route) => route.generation.0,
                     Lookup::Unknown | Lookup::NotReady => 1,
@@ -267,15 +375,15 @@ async fn static_sprites(
     Ok(domains)
 }
 
-async fn publish_static(stores: &Stores, spec: &SpriteSpec) -> Result<u64, SpriteError> {
-    admin::sprites::publish_static(stores, LOCAL_HOST, &spec.name, &spec.ports).await
+async fn publish_static(stores: &Stores, host: HostId, spec: &SpriteSpec) -> Result<u64, SpriteError> {
+    admin::sprites::publish_static(stores, host, &spec.name, &spec.ports).await
 }
 
 /// Until the store takes the route of a sprite of the config file.
-async fn publish_later(stores: Stores, owner: OwnerHandle, spec: SpriteSpec) {
+async fn publish_later(stores: Stores, host: HostId, owner: OwnerHandle, spec: SpriteSpec) {
     let generation = loop {
         tokio::time::sleep(SYNC).await;
-        match publish_static(&stores, &spec).await {
+        match publish_static(&stores, host, &spec).await {
             Ok(generation) => break generation,
             Err(error) => tracing::debug!(sprite = %spec.name, %error, "its route is not written yet"),
         }

@@ -1,7 +1,8 @@
 //! The two places this process writes to: its own file, and the store of the routes.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use config::{Config, StoreEngine};
+use router::store::etcd::EtcdStore;
 use router::store::nats::NatsStore;
 use router::store::{Embedded, EmbeddedStore, Store};
 use std::sync::Arc;
@@ -24,10 +25,22 @@ impl Stores {
         let path = config.data_dir.join("store.redb");
         let local = EmbeddedStore::open(&path).with_context(|| format!("store {}", path.display()))?;
         let local = Arc::new(local);
-        let routes: Store = match config.store.engine {
+        let routes = match config.store.engine {
             StoreEngine::Embedded => Arc::new(Embedded(Arc::clone(&local))),
-            StoreEngine::Nats => Arc::new(NatsStore::connect(&config.store.nats).await.context("store engine nats")?),
+            StoreEngine::Etcd | StoreEngine::Nats => shared(config).await?,
         };
         Ok(Self { local, routes })
+    }
+}
+
+/// The store that machines share.
+///
+/// # Errors
+/// There is none, or what the engine needs cannot be read.
+pub async fn shared(config: &Config) -> anyhow::Result<Store> {
+    match config.store.engine {
+        StoreEngine::Embedded => bail!("store.engine: \"embedded\" is a file of one process; nothing is shared"),
+        StoreEngine::Etcd => Ok(Arc::new(EtcdStore::open(&config.store.etcd).context("store engine etcd")?)),
+        StoreEngine::Nats => Ok(Arc::new(NatsStore::connect(&config.store.nats).await.context("store engine nats")?)),
     }
 }

@@ -7,7 +7,7 @@
 //! lost its rows, and serving them from the file is better than serving nothing. The same
 //! holds while it runs, when the store is made anew or brought back from a copy.
 //!
-//! Many rows that vanish at once are held back ([`crate::brake`]): their routes are served on until
+//! Many rows that vanish at once are held back (`brake.rs`): their routes are served on until
 //! the store speaks of them again or an operator says that it is right. A tombstone is no absence:
 //! somebody wrote it, and it is believed.
 
@@ -227,7 +227,8 @@ impl Applier {
         }
         let gone: Vec<_> = self.table.names().into_iter().filter(|name| !names.contains(name)).collect();
         self.remove(&gone, now);
-        self.unconfirmed.clear();
+        // What is held is still another history's, whose generations say nothing here.
+        self.unconfirmed.retain(|name| self.held.contains(name));
         self.advance(cursor);
         self.table.mark_synced();
         After::Synced

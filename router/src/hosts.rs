@@ -162,6 +162,10 @@ mod tests {
         handle(FeedEvent::Entry(Entry { value: b"{}".to_vec(), ..entry(&row(2)) }));
         handle(FeedEvent::SnapshotEnd(CURSOR));
         assert_eq!(hosts.all(), [Arc::new(row(2))]);
+        // One that has none at all has lost them.
+        handle(FeedEvent::SnapshotBegin { epoch: 1 });
+        handle(FeedEvent::SnapshotEnd(CURSOR));
+        assert_eq!(hosts.all(), [Arc::new(row(2))]);
         handle(FeedEvent::Delete("host/2".into(), CURSOR));
         assert!(hosts.all().is_empty());
     }

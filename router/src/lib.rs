@@ -20,4 +20,5 @@ pub mod rows;
 pub mod store;
 mod subscriber;
 pub mod table;
+pub mod trust;
 pub mod wake;

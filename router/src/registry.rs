@@ -103,6 +103,12 @@ impl<R: RegistryRow> Registry<R> {
                 self.put(&entry.key, &entry.value);
             }
             FeedEvent::SnapshotEnd(_) => {
+                let known = self.rows.load().len();
+                if seen.is_empty() && known > 0 {
+                    // A fleet without machines serves nobody, so nothing is gained by believing it.
+                    tracing::error!(known, "the store has lost every {}; they are kept", R::WHAT);
+                    return false;
+                }
                 self.change(|rows| rows.retain(|id, _| seen.contains(id)));
                 return true;
             }

@@ -7,7 +7,9 @@
 //! ([`crate::apply`]): an engine only says what was written, and admits it when it does not know.
 
 pub mod embedded;
+pub mod etcd;
 mod feed;
+mod http;
 pub mod nats;
 
 pub use embedded::{Embedded, EmbeddedStore};

@@ -42,7 +42,7 @@ macro_rules! contract {
         }
     };
 }
-each!(embedded: crate::EmbeddedWorld, nats: crate::NatsWorld => contract);
+each!(embedded: crate::EmbeddedWorld, nats: crate::NatsWorld, etcd: crate::EtcdWorld => contract);
 
 async fn next(feed: &mut Feed) -> FeedEvent {
     within("an event", LIMIT, feed.next()).await.unwrap()

@@ -43,7 +43,7 @@ macro_rules! failures {
         }
     };
 }
-each!(nats: crate::NatsWorld => failures);
+each!(nats: crate::NatsWorld, etcd: crate::EtcdWorld => failures);
 
 /// An edge that follows a store with one route.
 async fn followed<C: Cluster>(world: &C) -> (Store, Edge) {
@@ -84,8 +84,7 @@ async fn all_killed<C: Cluster>() {
     until("it to be noticed", NOTICED, async || edge.table.stale_for()).await;
     assert_eq!(edge.table.len(), 21);
     // An edge that starts now serves what this one knew, and takes absence for nothing.
-    // What came last is written when it has been quiet for a moment.
-    let next = until("the file to hold them", NOTICED, async || {
+    let next = until("the last changes to be on disk", NOTICED, async || {
         let next = RouteTable::new();
         (load_last_known_good(&next, &edge.last_known_good).unwrap() == 21).then_some(next)
     })

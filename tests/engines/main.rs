@@ -11,10 +11,11 @@
 mod contract;
 mod edge;
 mod failures;
+mod secured;
 mod worlds;
 
 pub(crate) use edge::Edge;
-pub(crate) use worlds::{Cluster, EmbeddedWorld, NatsWorld, World};
+pub(crate) use worlds::{Cluster, EmbeddedWorld, EtcdWorld, NatsWorld, World};
 
 use router::access::Access;
 use router::route::{Generation, HostId};

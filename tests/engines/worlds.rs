@@ -1,6 +1,8 @@
 //! The engines under test, each with what makes it.
 
+use harness::etcd::Etcd;
 use harness::nats::Nats;
+use router::store::etcd::EtcdStore;
 use router::store::nats::NatsStore;
 use router::store::{Embedded, EmbeddedStore, Store};
 use std::sync::Arc;
@@ -67,17 +69,48 @@ impl Cluster for NatsWorld {
         self.0.leader().await
     }
 
-    /// A bucket keeps the last value of each row and nothing else: each is written once more,
-    /// which takes all that came before out of the stream.
+    /// Everything is purged, marks of deletions too, and what was there is written again.
     async fn forget_history(&self) {
         let store = self.store().await;
-        for entry in store.scan("sprite/").await.unwrap() {
-            store.compare_and_set(&entry.key, Some(entry.version), Some(&entry.value)).await.unwrap();
+        let entries = store.scan("sprite/").await.unwrap();
+        self.0.purge().await;
+        for entry in entries {
+            store.compare_and_set(&entry.key, None, Some(&entry.value)).await.unwrap();
         }
     }
 
     async fn make_anew(&mut self) {
         self.0.delete_bucket().await;
         self.0.make_bucket().await;
+    }
+}
+
+pub(crate) struct EtcdWorld(pub(crate) Etcd);
+
+impl World for EtcdWorld {
+    async fn start() -> Option<Self> {
+        Etcd::start().await.map(Self)
+    }
+
+    async fn store(&self) -> Store {
+        Arc::new(EtcdStore::open(&self.0.settings()).unwrap())
+    }
+}
+
+impl Cluster for EtcdWorld {
+    fn nodes(&mut self) -> &mut Vec<harness::cluster::Node> {
+        &mut self.0.nodes
+    }
+
+    async fn leader(&self) -> usize {
+        self.0.leader().await
+    }
+
+    async fn forget_history(&self) {
+        self.0.compact().await;
+    }
+
+    async fn make_anew(&mut self) {
+        self.0.make_anew().await;
     }
 }

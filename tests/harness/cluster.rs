@@ -1,9 +1,10 @@
 //! Servers of a store engine: started, killed, frozen and ended by the test that owns them.
 
 use rustix::process::{Pid, Signal, kill_process};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// One server process and how to start it again on what it has on disk.
 pub struct Node {
@@ -91,13 +92,29 @@ impl Drop for Node {
     }
 }
 
-/// Free ports of the loopback address, all different. Another program may take one before it
-/// is used; then its server does not start and the test says so.
+/// Writes a certificate for `address` and its key into `folder`; where they are.
+///
+/// # Panics
+/// When they cannot be made.
+#[must_use]
+pub fn certificate(folder: &Path, address: IpAddr) -> (PathBuf, PathBuf) {
+    let made = rcgen::generate_simple_self_signed(vec![address.to_string()]).unwrap();
+    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    (certificate, key)
+}
+
+/// `count` addresses of servers, which nobody else takes, not even while a server is dead: they are on a
+/// loopback address of this cluster's own, where no outgoing connection is given a port.
 ///
 /// # Panics
 /// When there are none.
 #[must_use]
-pub fn free_ports(count: usize) -> Vec<u16> {
-    let sockets: Vec<_> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
-    sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect()
+pub fn addresses(count: usize) -> Vec<SocketAddr> {
+    static CLUSTERS: AtomicU8 = AtomicU8::new(0);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, 64 + CLUSTERS.fetch_add(1, Ordering::Relaxed) % 64, high, low.clamp(1, 254));
+    let sockets: Vec<_> = (0..count).map(|_| TcpListener::bind((own, 0)).unwrap()).collect();
+    sockets.iter().map(|socket| socket.local_addr().unwrap()).collect()
 }

@@ -30,11 +30,13 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Sections of a config file: then `run` is started on it instead of `demo`.
     pub config: Option<String>,
+    /// With a config: `host` instead of `run`, a worker host without listeners.
+    pub host: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { idle_timeout: "60s".into(), suffix: None, data: None, arguments: Vec::new(), config: None }
+        Self { idle_timeout: "60s".into(), suffix: None, data: None, arguments: Vec::new(), config: None, host: false }
     }
 }
 
@@ -62,7 +64,7 @@ impl Demo {
         });
         let suffix = options.suffix.clone().unwrap_or_else(|| "sprites.localhost".into());
         if let Some(config) = &options.config {
-            return Self::run(data, suffix, config).await;
+            return Self::run(data, suffix, config, options.host).await;
         }
         let mut command = Command::new(binary::edge_proxy());
         command
@@ -91,13 +93,10 @@ impl Demo {
     }
 
     /// `edge-proxy run` with these sections; it says by its admin socket that it serves.
-    async fn run(data: Arc<TempDir>, suffix: String, sections: &str) -> Self {
-        let file = data.path().join("edge.toml");
-        let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = []\n";
-        let text = format!("data_dir = {:?}\n{listen}[names]\nsuffixes = [{suffix:?}]\n{sections}", data.path());
-        std::fs::write(&file, text).expect("the folder is ours");
+    async fn run(data: Arc<TempDir>, suffix: String, sections: &str, host: bool) -> Self {
+        let file = Self::config_file(&data, &suffix, sections);
         let mut command = Command::new(binary::edge_proxy());
-        command.args(["run", "--config"]).arg(&file);
+        command.args([if host { "host" } else { "run" }, "--config"]).arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let lines = lines_of(child.stdout.take().expect("stdout is piped"));
@@ -111,10 +110,26 @@ impl Demo {
             demo.try_admin(&["status"]).await.status.success().then_some(())
         })
         .await;
+        if host {
+            return demo;
+        }
         // It listens on nothing else.
         let port = processes::listening_ports(demo.pid()).into_iter().next();
         demo.https.set_port(port.expect("a port for HTTPS"));
         demo
+    }
+
+    /// The config file of one that is to run on these sections.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[must_use]
+    pub fn config_file(data: &TempDir, suffix: &str, sections: &str) -> PathBuf {
+        let file = data.path().join("edge.toml");
+        let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = []\n";
+        let text = format!("data_dir = {:?}\n{listen}[names]\nsuffixes = [{suffix:?}]\n{sections}", data.path());
+        std::fs::write(&file, text).expect("the folder is ours");
+        file
     }
 
     /// Starts one with [`Options::default`].

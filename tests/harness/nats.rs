@@ -1,8 +1,10 @@
 //! A real NATS cluster of three servers with JetStream, and the bucket of the routes on it.
 
-use crate::cluster::{Node, free_ports};
+use crate::cluster::{Node, addresses};
+use crate::nats_users::Users;
 use crate::{tools, until};
 use async_nats::jetstream::{self, stream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -16,8 +18,11 @@ const START: Duration = Duration::from_secs(60);
 pub struct Nats {
     /// The servers.
     pub nodes: Vec<Node>,
-    ports: Vec<u16>,
-    _folder: TempDir,
+    clients: Vec<SocketAddr>,
+    folder: TempDir,
+    secured: bool,
+    /// Who signs its users' credentials, when it has users.
+    pub users: Option<Users>,
 }
 
 /// Where `nats-server` is: on `PATH`, or where `tests/run` put it.
@@ -35,27 +40,61 @@ impl Nats {
     /// # Panics
     /// When it does not come up.
     pub async fn start() -> Option<Self> {
+        Self::begin(false, None).await
+    }
+
+    /// Starts one that speaks TLS alone, with a certificate of its own.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_secured() -> Option<Self> {
+        Self::begin(true, None).await
+    }
+
+    /// Starts one that lets in whom its operator's account has signed.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_with_users() -> Option<Self> {
+        Self::begin(false, Some(Users::new())).await
+    }
+
+    /// Credentials of a user; see [`Users::credentials`].
+    ///
+    /// # Panics
+    /// When it has no users.
+    #[must_use]
+    pub fn credentials(&self, name: &str, publish: &[&str], subscribe: &[&str]) -> PathBuf {
+        self.users.as_ref().expect("a cluster with users").credentials(self.folder.path(), name, publish, subscribe)
+    }
+
+    async fn begin(secured: bool, users: Option<Users>) -> Option<Self> {
         let Some(program) = program() else {
             let _ = tools::missing("nats-server");
             return None;
         };
         let folder = tempfile::Builder::new().prefix("edge-nats-").tempdir().unwrap();
-        let ports = free_ports(NODES * 2);
-        let (clients, routes) = ports.split_at(NODES);
-        let peers: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let all = addresses(NODES * 2);
+        let (clients, routes) = all.split_at(NODES);
+        let peers: Vec<_> = routes.iter().map(|address| format!("nats://{address}")).collect();
+        let (certificate, key) = crate::cluster::certificate(folder.path(), clients[0].ip());
+        let tls = match secured {
+            true => format!("tls {{ cert_file: {certificate:?}, key_file: {key:?} }}\n"),
+            false => users.as_ref().map(Users::sections).unwrap_or_default(),
+        };
         let nodes = (0..NODES).map(|number| {
             let file = folder.path().join(format!("n{number}.conf"));
             let data = folder.path().join(format!("n{number}"));
             let text = format!(
-                "server_name: n{number}\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: {data:?}, sync_interval: always }}\n\
-                 cluster {{ name: edge, listen: 127.0.0.1:{}, routes: {peers:?} }}\n",
+                "server_name: n{number}\nlisten: {}\njetstream {{ store_dir: {data:?}, sync_interval: always }}\n\
+                 cluster {{ name: edge, listen: {}, routes: {peers:?} }}\n{tls}",
                 clients[number], routes[number]
             );
             std::fs::write(&file, text).unwrap();
             let arguments = vec!["-c".into(), file.to_str().unwrap().into()];
             Node::start(&program, arguments, folder.path().join(format!("n{number}.log")))
         });
-        let nats = Self { nodes: nodes.collect(), ports: clients.to_vec(), _folder: folder };
+        let nats = Self { nodes: nodes.collect(), clients: clients.to_vec(), folder, secured, users };
         nats.make_bucket().await;
         Some(nats)
     }
@@ -63,8 +102,12 @@ impl Nats {
     /// What an edge is configured with.
     #[must_use]
     pub fn settings(&self) -> config::NatsStore {
-        let servers = self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        config::NatsStore { servers, ..config::NatsStore::default() }
+        let (scheme, ca_file) = match self.secured {
+            true => ("tls", self.folder.path().join("certificate.pem")),
+            false => ("nats", PathBuf::new()),
+        };
+        let servers = self.clients.iter().map(|address| format!("{scheme}://{address}")).collect();
+        config::NatsStore { servers, ca_file, ..config::NatsStore::default() }
     }
 
     /// The same as text of a config file.
@@ -74,7 +117,13 @@ impl Nats {
     }
 
     async fn context(&self) -> jetstream::Context {
-        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let mut options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        if self.secured {
+            options = options.add_root_certificates(self.settings().ca_file);
+        }
+        if self.users.is_some() {
+            options = options.credentials_file(self.credentials("all", &[">"], &[">"])).await.unwrap();
+        }
         let client = options.connect(self.settings().servers).await.unwrap();
         jetstream::ContextBuilder::new().timeout(Duration::from_secs(2)).build(client)
     }

@@ -11,4 +11,3 @@ pub mod metrics;
 pub mod owner;
 pub mod signature;
 pub mod spec;
-pub mod trust;

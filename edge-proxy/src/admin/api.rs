@@ -55,14 +55,14 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// What the API works on.
 pub struct Admin {
-    /// The sprites of this host.
-    pub owner: OwnerHandle,
+    /// The sprites of this host, if it is one.
+    pub owner: Option<OwnerHandle>,
     /// Where definitions and routes are stored.
     pub stores: Stores,
     /// What this edge believes about routes.
     pub table: Arc<RouteTable>,
-    /// The edge itself.
-    pub edge: Arc<Edge>,
+    /// The edge itself, if it is one.
+    pub edge: Option<Arc<Edge>>,
     /// This host.
     pub host: HostId,
     /// The suffix URLs are shown under.
@@ -186,7 +186,7 @@ impl Admin {
             (&Method::GET, ["v1", "ledger"]) => return self.ledger(parts.uri.query()).await,
             (&Method::GET, ["v1", "openapi.json"]) => Ok(serde_json::from_str(OPENAPI).unwrap_or(Value::Null)),
             (&Method::POST, ["v1", "accept-removals"]) => Ok(self.accept_removals()),
-            (&Method::GET, ["v1", "sprites"]) => Ok(self.list().await),
+            (&Method::GET, ["v1", "sprites"]) => self.list().await,
             (&Method::POST, ["v1", "sprites"]) => self.create(&body).await,
             (&Method::GET, ["v1", "sprites", name]) => self.show(name).await,
             (&Method::GET, ["v1", "sprites", name, "why"]) => self.why(name).await,
@@ -217,7 +217,11 @@ impl Admin {
 
     async fn status(&self) -> Value {
         let mut states = BTreeMap::new();
-        for status in self.owner.statuses().await {
+        let owned = match &self.owner {
+            Some(owner) => owner.statuses().await,
+            None => Vec::new(),
+        };
+        for status in owned {
             *states.entry(format!("{:?}", status.state).to_lowercase()).or_insert(0_usize) += 1;
         }
         json!({
@@ -225,8 +229,8 @@ impl Admin {
             "pid": std::process::id(),
             "uptime_s": self.started.elapsed().as_secs(),
             "sprites": states,
-            "held": self.edge.waker.held(),
-            "connections": self.edge.connections(),
+            "held": self.edge.as_ref().map_or(0, |edge| edge.waker.held()),
+            "connections": self.edge.as_ref().map_or(0, |edge| edge.connections()),
             "routes": self.table.len(),
             "synced": self.table.is_synced(),
             "store": self.store_status(),
@@ -252,8 +256,14 @@ impl Admin {
         json!({ "accepted": accepted })
     }
 
-    async fn list(&self) -> Value {
-        self.owner.statuses().await.iter().map(|status| self.shown(status)).collect()
+    /// The owner of this host's sprites.
+    pub(crate) fn owner(&self) -> Result<&OwnerHandle, Problem> {
+        let none = "this process is no worker host: sprites are worked on at the admin socket of the host they are on";
+        self.owner.as_ref().ok_or_else(|| (StatusCode::CONFLICT, none.into()))
+    }
+
+    async fn list(&self) -> Result<Value, Problem> {
+        Ok(self.owner()?.statuses().await.iter().map(|status| self.shown(status)).collect())
     }
 
     fn shown(&self, status: &SpriteStatus) -> Value {
@@ -273,7 +283,7 @@ impl Admin {
 
     pub(super) async fn known(&self, name: &str) -> Result<(SpriteName, SpriteStatus), Problem> {
         let name = SpriteName::parse(name).map_err(|error| (StatusCode::BAD_REQUEST, format!("name: {error}")))?;
-        let status = self.owner.status(&name).await;
+        let status = self.owner()?.status(&name).await;
         status
             .map(|status| (name.clone(), status))
             .ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no sprite {name}")))
@@ -332,13 +342,13 @@ impl Admin {
         let (access, token) = match public {
             true => (Access::Public, None),
             // Its secrets must stay as they are.
-            false if self.owner.status(&name).await.is_some() => return Err(failed(SpriteError::Exists(name))),
+            false if self.owner()?.status(&name).await.is_some() => return Err(failed(SpriteError::Exists(name))),
             false => access::private(&self.stores.local, &name)
                 .map(|(access, token)| (access, Some(token)))
                 .map_err(failed)?,
         };
         let new = NewSprite { access, ..new };
-        sprites::create(&self.stores, &self.owner, self.host, new).await.map_err(failed)?;
+        sprites::create(&self.stores, self.owner()?, self.host, new).await.map_err(failed)?;
         self.visible(&name).await;
         let mut value = self.show(name.as_str()).await?;
         if let Some(token) = token {
@@ -456,13 +466,13 @@ impl Admin {
 
     async fn delete(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
-        sprites::delete(&self.stores, &self.owner, &name).await.map_err(failed)?;
+        sprites::delete(&self.stores, self.owner()?, &name).await.map_err(failed)?;
         Ok(json!({ "deleted": name }))
     }
 
     async fn wake(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
-        match self.owner.wake(&name, WAKE_PATIENCE).await {
+        match self.owner()?.wake(&name, WAKE_PATIENCE).await {
             Ok(_) => self.show(name.as_str()).await,
             Err(reply) => Err((StatusCode::CONFLICT, format!("{name} was not woken: {}", said(&reply)))),
         }
@@ -476,7 +486,7 @@ impl Admin {
         }
         let asked: Asked = optional(body, "depth is \"warm\" or \"cold\"")?;
         let (name, _) = self.known(name).await?;
-        match self.owner.sleep(&name, asked.depth.unwrap_or(Depth::Warm)).await {
+        match self.owner()?.sleep(&name, asked.depth.unwrap_or(Depth::Warm)).await {
             Ok(()) => self.show(name.as_str()).await,
             Err(SleepError::NoSuchSprite) => Err((StatusCode::NOT_FOUND, format!("there is no sprite {name}"))),
             Err(SleepError::NotNow) => Err((StatusCode::CONFLICT, format!("{name}: {}", SleepError::NotNow))),
@@ -486,12 +496,12 @@ impl Admin {
     async fn stop(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
         sprites::set_stopped(&self.stores.local, &name, true).map_err(failed)?;
-        if !self.owner.stop(&name).await {
+        if !self.owner()?.stop(&name).await {
             return Err((StatusCode::CONFLICT, format!("{name} never sleeps, so it cannot be stopped")));
         }
         // A start that is under way ends first, an open request has a little time.
         let end = Instant::now() + STOP_PATIENCE;
-        while self.owner.status(&name).await.is_some_and(|status| status.state != StateName::Stopped) {
+        while self.owner()?.status(&name).await.is_some_and(|status| status.state != StateName::Stopped) {
             if Instant::now() > end {
                 return Err((StatusCode::GATEWAY_TIMEOUT, format!("{name} is stopped, but has not ended yet")));
             }
@@ -503,7 +513,7 @@ impl Admin {
     async fn start(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
         sprites::set_stopped(&self.stores.local, &name, false).map_err(failed)?;
-        self.owner.start_again(&name).await;
+        self.owner()?.start_again(&name).await;
         self.show(name.as_str()).await
     }
 
@@ -520,24 +530,24 @@ impl Admin {
             return Err((StatusCode::BAD_REQUEST, format!("max: at most {HOLD_MAX:?}")));
         }
         let (name, _) = self.known(name).await?;
-        self.owner.hold(&name, longest).await;
+        self.owner()?.hold(&name, longest).await;
         self.show(name.as_str()).await
     }
 
     async fn release(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
-        self.owner.release(&name).await;
+        self.owner()?.release(&name).await;
         self.show(name.as_str()).await
     }
 
     async fn why(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
-        Ok(serde_json::to_value(self.owner.why(&name).await).unwrap_or(Value::Null))
+        Ok(serde_json::to_value(self.owner()?.why(&name).await).unwrap_or(Value::Null))
     }
 
     async fn receipts(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
-        Ok(serde_json::to_value(self.owner.receipts(&name)).unwrap_or(Value::Null))
+        Ok(serde_json::to_value(self.owner()?.receipts(&name)).unwrap_or(Value::Null))
     }
 }
 

@@ -23,7 +23,7 @@ impl Admin {
             .map_err(|error| (StatusCode::BAD_REQUEST, format!("these are no limits: {error}")))?;
         let (name, _) = self.known(name).await?;
         let spec = sprites::change(&self.stores.local, &name, |spec| apply(spec, &asked)).map_err(failed)??;
-        self.owner.upsert(spec).await;
+        self.owner()?.upsert(spec).await;
         self.show(name.as_str()).await
     }
 }

@@ -1,12 +1,14 @@
 //! `GET /metrics` on the admin socket: what this process counts, for Prometheus.
 
 use super::api::{Admin, Answer};
+use crate::worker::Edge;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use http_body_util::Full;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use wakeup::owner::OwnerHandle;
 
 /// The media type of the text format (OpenMetrics 1.0).
 const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -15,18 +17,24 @@ const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// themselves are shared.
 pub(super) fn answer(admin: &Admin) -> Answer {
     let mut registry = Registry::default();
-    admin.edge.metrics.register(&mut registry);
-    admin.owner.metrics().register(&mut registry);
+    let (edge, owner) = (admin.edge.as_deref(), admin.owner.as_ref());
+    if let Some(edge) = edge {
+        edge.metrics.register(&mut registry);
+    }
+    if let Some(owner) = owner {
+        owner.metrics().register(&mut registry);
+    }
     let gauge = |value: usize| {
         let gauge: Gauge = Gauge::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         gauge
     };
-    registry.register("holds", "Requests held at this moment", gauge(admin.edge.waker.held()));
-    let mismatches = admin.owner.lease_mismatches() + admin.edge.backhaul.lease_mismatches();
+    registry.register("holds", "Requests held at this moment", gauge(edge.map_or(0, |edge| edge.waker.held())));
+    let mismatches =
+        owner.map_or(0, OwnerHandle::lease_mismatches) + edge.map_or(0, |edge| edge.backhaul.lease_mismatches());
     let lost = "Claims on a run that had no stream under them";
     registry.register("lease_mismatch", lost, ConstCounter::new(mismatches));
-    registry.register("client_connections", "Client connections", gauge(admin.edge.connections()));
+    registry.register("client_connections", "Client connections", gauge(edge.map_or(0, Edge::connections)));
     registry.register("routes", "Routes in the table", gauge(admin.table.len()));
     let mut text = String::new();
     // Writing to a string cannot fail.

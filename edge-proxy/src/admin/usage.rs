@@ -39,7 +39,7 @@ impl Admin {
         let follow = query.get("follow").map_or(Ok(Duration::ZERO), |text| humantime::parse_duration(text));
         let follow = follow.ok().filter(|follow| *follow <= FOLLOW_MAX);
         let follow = follow.ok_or_else(|| wrong("follow: how long to wait for a record, at most 60s"))?;
-        let (ledger, after) = (self.owner.ledger(), after.unwrap_or(0));
+        let (ledger, after) = (self.owner()?.ledger(), after.unwrap_or(0));
         if !follow.is_zero()
             && let Ok(_place) = self.followers.try_acquire()
         {
@@ -57,12 +57,13 @@ impl Admin {
         let moment = |field: &str, or: u64| query.get(field).map_or(Ok(or), |text| moment(field, text));
         let (since, until) = (moment("since", 0)?, moment("until", u64::MAX)?);
         let of = name.clone();
-        let usage = read(self.owner.ledger(), move |ledger| ledger.usage(&of, since, until)).await?;
+        let usage = read(self.owner()?.ledger(), move |ledger| ledger.usage(&of, since, until)).await?;
         // Who was destroyed has used what it has used.
-        if !usage.known && self.owner.status(&name).await.is_none() {
+        if !usage.known && self.owner()?.status(&name).await.is_none() {
             return Err((StatusCode::NOT_FOUND, format!("there is no sprite {name}")));
         }
-        let open = usage.open_since_ms.and_then(|_| self.owner.bytes(&name)).unwrap_or((0, 0));
+        let owner = self.owner()?;
+        let open = usage.open_since_ms.and_then(|_| owner.bytes(&name)).unwrap_or((0, 0));
         Ok(json!({
             "name": name,
             "since": if usage.since_ms == 0 { Value::Null } else { text(usage.since_ms).into() },
@@ -81,14 +82,15 @@ impl Admin {
 
     /// For `status`.
     pub(super) fn ledger_status(&self) -> Value {
-        let ledger = self.owner.ledger();
+        let Some(owner) = &self.owner else { return Value::Null };
+        let ledger = owner.ledger();
         json!({ "last_seq": *ledger.durable().borrow(), "waiting": ledger.waiting() })
     }
 
     /// For `status`; null when nobody is told.
     pub(super) fn webhook_status(&self) -> Value {
-        let last = *self.owner.ledger().durable().borrow();
-        self.webhook.as_ref().map_or(Value::Null, |webhook| webhook.shown(last))
+        let (Some(owner), Some(webhook)) = (&self.owner, &self.webhook) else { return Value::Null };
+        webhook.shown(*owner.ledger().durable().borrow())
     }
 }
 

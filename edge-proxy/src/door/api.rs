@@ -119,7 +119,7 @@ impl Door<'_> {
 
     async fn set_ports(&self, change: impl Fn(&mut Vec<u16>)) -> Result<Value, Problem> {
         let spec = sprites::set_ports(&self.admin.stores, self.name, change).await.map_err(failed)?;
-        self.admin.owner.upsert(spec).await;
+        self.admin.owner()?.upsert(spec).await;
         self.admin.visible(self.name).await;
         self.ports()
     }
@@ -140,7 +140,7 @@ impl Door<'_> {
         }
         // Small enough for every JSON parser to keep.
         let id = asked.id.unwrap_or_else(|| u64::from(rand::random::<u32>()));
-        match self.admin.owner.task(self.name, id, span).await {
+        match self.admin.owner()?.task(self.name, id, span).await {
             Ok(until) => Ok(json!({ "id": id, "seconds": until.saturating_duration_since(Instant::now()).as_secs() })),
             Err(error @ TaskError::NoSuchSprite) => Err((StatusCode::NOT_FOUND, error.to_string())),
             Err(error) => Err((StatusCode::CONFLICT, error.to_string())),
@@ -149,7 +149,7 @@ impl Door<'_> {
 
     async fn end_task(&self, id: &str) -> Result<Value, Problem> {
         let known: u64 = id.parse().map_err(|_| (StatusCode::BAD_REQUEST, format!("{id:?} is no task")))?;
-        match self.admin.owner.task_done(self.name, known).await {
+        match self.admin.owner()?.task_done(self.name, known).await {
             true => Ok(json!({ "done": known })),
             false => Err((StatusCode::NOT_FOUND, format!("there is no task {known}"))),
         }
@@ -208,7 +208,7 @@ impl Door<'_> {
     async fn change_timers(&self, change: impl FnOnce(&mut Vec<u64>) -> Result<(), Problem>) -> Result<Value, Problem> {
         let changed = sprites::change(&self.admin.stores.local, self.name, |spec| change(&mut spec.wake_at));
         let spec = changed.map_err(failed)??;
-        self.admin.owner.upsert(spec).await;
+        self.admin.owner()?.upsert(spec).await;
         self.timers()
     }
 
@@ -221,7 +221,7 @@ impl Door<'_> {
         }
         let asked: Asked = optional(body, "depth is \"warm\" or \"cold\"")?;
         let depth = asked.depth.unwrap_or(wakeup::spec::Depth::Warm);
-        let (owner, name) = (self.admin.owner.clone(), self.name.clone());
+        let (owner, name) = (self.admin.owner()?.clone(), self.name.clone());
         tokio::spawn(async move {
             // So that this answer leaves first.
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use router::trust::trusting;
 use rustls_pki_types::ServerName;
 use std::io;
 use std::path::Path;
@@ -18,7 +19,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use wakeup::signature::Signed;
-use wakeup::trust::trusting;
 
 /// Most of an answer that is read, bytes; nobody looks at it (chosen: the connection of one
 /// that says more is not worth keeping).

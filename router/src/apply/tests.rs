@@ -207,6 +207,18 @@ fn a_third_of_all_routes_does_not_vanish_at_once() {
 }
 
 #[test]
+fn what_is_held_of_another_history_gives_way_to_a_lower_generation() {
+    let (table, mut applier) = restarted(&[], FIRST);
+    let (all, third) = fleet();
+    snapshot(&mut applier, &rows(&all).into_iter().map(|(name, _)| (name, 7)).collect::<Vec<_>>(), FIRST);
+    let anew = Cursor { epoch: 2, version: 1 };
+    assert_eq!(snapshot(&mut applier, &[("new", 1)], anew), After::Synced);
+    assert_eq!((table.len(), table.held_removals()), (101, 100));
+    act(&mut applier, FeedEvent::Put(entry(&third[0], row(1).encode()), anew));
+    assert_eq!((generation(&table, &third[0]), generation(&table, &third[1])), (Some(1), Some(7)));
+}
+
+#[test]
 fn nor_one_by_one_but_a_few_do_and_tombstones_are_believed() {
     let (table, mut applier) = restarted(&[], FIRST);
     let (all, third) = fleet();

@@ -6,7 +6,7 @@
 //! the servers' `sync_interval: always` makes that survive a power cut of all of them.
 //!
 //! Reads go to the stream's leader. Whatever a replica or a lost connection might hide ends
-//! the feed instead ([`pump`]); who follows it subscribes again.
+//! the feed instead (`pump.rs`); who follows it subscribes again.
 
 mod pump;
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::drivers::stub::{Log, answer, serve};
-use crate::trust::trusting;
+use router::trust::trusting;
 use rustls::RootCertStore;
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Whose certificates are good when we are the client: an orchestrator's, a webhook's
-//! receiver's.
+//! Whose certificates are good when we are the client: a store's, an orchestrator's, a
+//! webhook's receiver's.
 
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;

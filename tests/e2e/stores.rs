@@ -1,5 +1,7 @@
-//! Engine `nats`: `edge-proxy run` on a bucket of a real cluster, with and without it.
+//! `edge-proxy run` on a store engine with real servers: with them, without them, and begun without them.
 
+use harness::cluster::Node;
+use harness::etcd::Etcd;
 use harness::nats::Nats;
 use harness::{Demo, Options, until};
 use std::sync::Arc;
@@ -9,8 +11,8 @@ use tempfile::TempDir;
 /// Elections of a cluster that starts, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-async fn edge(nats: &Nats, data: Option<Arc<TempDir>>) -> Demo {
-    Demo::start(Options { data, config: Some(nats.sections()), ..Options::default() }).await
+async fn edge(sections: &str, data: Option<Arc<TempDir>>) -> Demo {
+    Demo::start(Options { data, config: Some(sections.into()), ..Options::default() }).await
 }
 
 async fn stale(demo: &Demo) -> bool {
@@ -20,16 +22,28 @@ async fn stale(demo: &Demo) -> bool {
 #[tokio::test]
 async fn an_edge_serves_from_a_bucket_and_without_it_what_it_knew() {
     let Some(mut nats) = Nats::start().await else { return };
-    let demo = edge(&nats, None).await;
+    let sections = nats.sections();
+    with_and_without("nats", &sections, &mut nats.nodes).await;
+}
+
+#[tokio::test]
+async fn an_edge_serves_from_etcd_and_without_it_what_it_knew() {
+    let Some(mut etcd) = Etcd::start().await else { return };
+    let sections = etcd.sections();
+    with_and_without("etcd", &sections, &mut etcd.nodes).await;
+}
+
+async fn with_and_without(engine: &str, sections: &str, nodes: &mut [Node]) {
+    let demo = edge(sections, None).await;
     demo.create_guest("kept").await;
     assert_eq!(demo.get("kept", "/").await.status, 200);
     let status = demo.admin(&["status"]).await;
-    assert_eq!((&status["store"]["engine"], &status["routes"]), (&"nats".into(), &1.into()));
+    assert_eq!((&status["store"]["engine"], &status["routes"]), (&engine.into(), &1.into()));
     assert!(!stale(&demo).await);
 
-    nats.nodes.iter_mut().for_each(harness::cluster::Node::kill);
+    nodes.iter_mut().for_each(Node::kill);
     until("the loss to be shown", PATIENCE, async || stale(&demo).await.then_some(())).await;
-    // Placement is all that the bucket knows: sprites sleep and wake without it.
+    // Placement is all that the store knows: sprites sleep and wake without it.
     demo.sleep_cold("kept").await;
     assert_eq!(demo.get("kept", "/").await.status, 200);
     let refused = demo.try_admin(&["sprite", "create", "new", "--public", "--command", "sleep 9"]).await;
@@ -38,19 +52,19 @@ async fn an_edge_serves_from_a_bucket_and_without_it_what_it_knew() {
 
     // Begun anew while it is away: the routes of the last run, and absence means nothing yet.
     let data = demo.leave().await;
-    let demo = edge(&nats, Some(data)).await;
+    let demo = edge(sections, Some(data)).await;
     assert_eq!(demo.get("kept", "/").await.status, 200);
     let unknown = demo.get("unheard-of", "/").await;
     assert_eq!(unknown.status, 503, "{unknown:?}");
     assert_eq!(demo.admin(&["status"]).await["synced"], false);
 
-    nats.nodes.iter_mut().for_each(harness::cluster::Node::restart);
+    nodes.iter_mut().for_each(Node::restart);
     until("the store to be back", PATIENCE, async || (!stale(&demo).await).then_some(())).await;
     assert_eq!(demo.get("unheard-of", "/").await.status, 404);
     demo.create_guest("new").await;
     assert_eq!(demo.get("new", "/").await.status, 200);
     // Another edge knows both.
-    let other = edge(&nats, None).await;
+    let other = edge(sections, None).await;
     assert_eq!(other.admin(&["status"]).await["routes"], 2);
     other.stop().await;
     demo.stop().await;

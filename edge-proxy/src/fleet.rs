@@ -1,0 +1,124 @@
+//! This machine among others: the registry it follows, and its own place in it.
+
+mod enrol;
+
+pub use enrol::{FleetCommand, MachineCommand, run};
+
+use crate::host;
+use crate::machine_keys::End;
+use anyhow::{Context, bail};
+use config::Config;
+use router::hosts::HostTable;
+use router::pops::PopTable;
+use router::registry::{Registry, RegistryRow};
+use router::route::{HostId, HostRow};
+use router::store::Store;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a host looks for itself in the registry before it says that it is not there (chosen: an
+/// engine answers within a second, and a supervisor starts us again).
+const SEARCH: Duration = Duration::from_secs(10);
+/// Pause between two looks at it.
+const LOOK: Duration = Duration::from_millis(20);
+/// Pause before the store is asked again to take this host's address (chosen).
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Every host, as the last run knew them and then as the store says. Followed on the current runtime.
+#[must_use]
+pub fn hosts(store: &Store, data_dir: &Path) -> Arc<HostTable> {
+    let (hosts, path) = known(data_dir, "hosts.last-known-good");
+    tokio::spawn(router::hosts::follow(Arc::clone(store), Arc::clone(&hosts), path));
+    hosts
+}
+
+/// Every PoP, likewise.
+#[must_use]
+pub fn pops(store: &Store, data_dir: &Path) -> Arc<PopTable> {
+    let (pops, path) = known(data_dir, "pops.last-known-good");
+    tokio::spawn(router::pops::follow(Arc::clone(store), Arc::clone(&pops), path));
+    pops
+}
+
+fn known<R: RegistryRow>(data_dir: &Path, file: &str) -> (Arc<Registry<R>>, PathBuf) {
+    let (registry, path) = (Arc::new(Registry::new()), data_dir.join(file));
+    if let Err(error) = registry.load(&path) {
+        tracing::warn!(path = %path.display(), %error, "last-known-good {} rows not loaded", R::WHAT);
+    }
+    (registry, path)
+}
+
+/// What the registry says of this host.
+///
+/// # Errors
+/// It is not there, or with another key: then nobody could reach it. Says how to enrol it.
+pub async fn own_row(config: &Config, hosts: &HostTable) -> anyhow::Result<Arc<HostRow>> {
+    let name = &config.fleet.name;
+    let own = End::of_host(config)?;
+    let key = own.key.public().to_string();
+    let mut waited = Duration::ZERO;
+    loop {
+        let row = hosts.all().into_iter().find(|row| row.name == *name);
+        match row {
+            Some(row) if row.wireguard_key == key => return Ok(row),
+            Some(_) if waited >= SEARCH => {
+                bail!("the registry has another key for host {name}; enrol it anew: {}", add_host(config, &own)?)
+            }
+            None if waited >= SEARCH => bail!("no host {name} in the registry; enrol it: {}", add_host(config, &own)?),
+            Some(_) | None => {}
+        }
+        tokio::time::sleep(LOOK).await;
+        waited += LOOK;
+    }
+}
+
+/// Corrects this host's own row when edges are to reach it somewhere else than it says; goes on until
+/// the store has taken it.
+///
+/// # Cancel safety
+/// Dropping it leaves the row as it is.
+pub async fn announce(config: Config, store: Store, row: Arc<HostRow>, listens: SocketAddr) {
+    let endpoint = match config.fleet.endpoint {
+        Some(endpoint) => endpoint,
+        // On all addresses: which of them edges can reach, the operator has said.
+        None if listens.ip().is_unspecified() => SocketAddr::new(row.endpoint.ip(), listens.port()),
+        None => listens,
+    };
+    let key = HostRow::key(row.number);
+    loop {
+        match corrected(&store, &key, &row, endpoint).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(%endpoint, %error, "edges are not told yet where this host is"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn corrected(store: &Store, key: &str, row: &HostRow, endpoint: SocketAddr) -> anyhow::Result<()> {
+    let entry = store.get(key).await?.context("its row is gone")?;
+    let now = HostRow::decode(key, &entry.value)?;
+    anyhow::ensure!(now.wireguard_key == row.wireguard_key, "its row has another key");
+    if now.endpoint != endpoint {
+        store.compare_and_set(key, Some(entry.version), Some(&HostRow { endpoint, ..now }.encode())).await?;
+    }
+    Ok(())
+}
+
+/// The command that enrols this worker host.
+fn add_host(config: &Config, own: &End) -> anyhow::Result<String> {
+    let endpoint = endpoint(config)?;
+    let row = host::row(own, &config.fleet.name, HostId(0), endpoint);
+    Ok(format!(
+        "edge-proxy fleet host add {} --key {} --pin {} --endpoint {endpoint} --config FILE",
+        row.name, row.wireguard_key, row.spki_pins[0]
+    ))
+}
+
+/// Where edges reach this host.
+fn endpoint(config: &Config) -> anyhow::Result<SocketAddr> {
+    let endpoint = config.fleet.endpoint.unwrap_or(config.backhaul.listen);
+    let reachable = endpoint.port() != 0 && !endpoint.ip().is_unspecified();
+    reachable.then_some(endpoint).context("fleet.endpoint or backhaul.listen must say where edges reach this host")
+}

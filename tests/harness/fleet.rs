@@ -1,0 +1,104 @@
+//! Machines of a fleet: each a process of its own with keys of its own, enrolled as an operator does it.
+
+use crate::{Demo, Options, admin};
+use serde_json::Value;
+use std::process::Output;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// The domain of every edge.
+pub const SUFFIX: &str = "sprites.localhost";
+
+/// A machine before it is started, or between two starts.
+pub struct Machine {
+    /// Its name in the registry.
+    pub name: String,
+    data: Arc<TempDir>,
+    sections: String,
+    host: bool,
+}
+
+impl Machine {
+    /// A worker host; `store` are the sections of the store they share.
+    #[must_use]
+    pub fn host(name: &str, store: &str) -> Self {
+        Self::new(name, store, true)
+    }
+
+    /// An edge.
+    #[must_use]
+    pub fn pop(name: &str, store: &str) -> Self {
+        Self::new(name, store, false)
+    }
+
+    fn new(name: &str, store: &str, host: bool) -> Self {
+        let data = tempfile::Builder::new().prefix("edge-e2e-").tempdir().expect("a temporary folder");
+        let sections = format!("{store}[fleet]\nname = {name:?}\n");
+        Self { name: name.into(), data: Arc::new(data), sections, host }
+    }
+
+    /// `edge-proxy fleet ARGUMENTS`, on this machine's config file.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn fleet(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&self.sections, &[&["--json", "fleet"], arguments].concat()).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "fleet {arguments:?}: {said}");
+        serde_json::from_slice(&output.stdout).expect("JSON with --json")
+    }
+
+    /// The same when it is to be refused: what it says.
+    ///
+    /// # Panics
+    /// When it is done all the same.
+    pub async fn try_fleet(&self, arguments: &[&str]) -> String {
+        let output = self.run(&self.sections, &[&["fleet"], arguments].concat()).await;
+        assert!(!output.status.success(), "fleet {arguments:?} was done");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Starts it although it is not to come up: what it says when it has ended.
+    ///
+    /// # Panics
+    /// When it ends well.
+    pub async fn refused(&self) -> String {
+        let output = self.run(&self.sections, &[if self.host { "host" } else { "run" }]).await;
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// The command that would enrol this host, if edges reached it at an address.
+    pub async fn keys_with_endpoint(&self) -> String {
+        let sections = format!("{}endpoint = \"127.0.0.1:9\"\n", self.sections);
+        let output = self.run(&sections, &["--json", "fleet", "keys"]).await;
+        let keys: Value = serde_json::from_slice(&output.stdout).expect("JSON with --json");
+        keys["as_host"].as_str().expect("a command").to_owned()
+    }
+
+    async fn run(&self, sections: &str, arguments: &[&str]) -> Output {
+        let file = Demo::config_file(&self.data, SUFFIX, sections);
+        let config = ["--config", file.to_str().expect("temporary paths are text")];
+        admin::run(&[arguments, &config].concat()).await
+    }
+
+    /// Enrols it by the command it prints itself.
+    ///
+    /// # Panics
+    /// When that is no such command, or fails.
+    pub async fn enrol(&self) {
+        let keys = self.fleet(&["keys"]).await;
+        let printed = keys[if self.host { "as_host" } else { "as_pop" }].as_str().unwrap_or_default().to_owned();
+        let words: Vec<_> = printed.split(' ').collect();
+        let words = words.strip_prefix(&["edge-proxy", "fleet"]).expect("a command of ours");
+        let arguments = words.strip_suffix(&["--config", "FILE"]).expect("it ends with the operator's config");
+        self.fleet(arguments).await;
+    }
+
+    /// Starts it.
+    pub async fn start(&self) -> Demo {
+        let data = Some(Arc::clone(&self.data));
+        let config = Some(self.sections.clone());
+        Demo::start(Options { data, config, host: self.host, ..Options::default() }).await
+    }
+}
