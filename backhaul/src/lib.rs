@@ -26,6 +26,7 @@ use owner::Owner;
 use router::route::HostId;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use wire::{Open, Reply, ToEdge, ToOwner};
 
 /// What the hosts tell an edge without being asked by a stream.
@@ -79,6 +80,17 @@ impl Backhaul {
                 Ok(())
             }
             Way::Quic(edge) => edge.send(host, message),
+        }
+    }
+
+    /// How long a word to this host and its answer take at the least: zero on the direct link,
+    /// what its session measured, or RFC 9002's guess of 333 ms as long as there is none. Takes no
+    /// part in making one.
+    #[must_use]
+    pub fn round_trip(&self, host: HostId) -> Duration {
+        match &self.0 {
+            Way::Direct(_) => Duration::ZERO,
+            Way::Quic(edge) => edge.round_trip(host),
         }
     }
 

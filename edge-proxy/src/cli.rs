@@ -251,7 +251,8 @@ pub enum SpriteCommand {
         /// Its name.
         name: String,
     },
-    /// Let new requests wait while something else pauses, restores or moves it.
+    /// Let new requests wait while something else pauses, restores or moves it. Of two holds the later end
+    /// counts.
     Hold {
         /// Its name.
         name: String,
@@ -259,7 +260,7 @@ pub enum SpriteCommand {
         #[arg(long, value_name = "DURATION", default_value = "30s")]
         max: String,
     },
-    /// End a hold: who waited goes on.
+    /// End every hold of it: who waited goes on.
     Release {
         /// Its name.
         name: String,
@@ -343,6 +344,10 @@ pub enum SpriteCommand {
         /// Sockets that come back by themselves after it fell asleep wake it.
         #[arg(long)]
         no_damping: bool,
+        /// A stream of events that cannot be served now is told to come back (`retry:`), because a browser's
+        /// EventSource never retries a 503.
+        #[arg(long)]
+        retry_event_streams: bool,
         /// Requests held for it, at most 1024; the edge's figure when left out.
         #[arg(long, value_name = "COUNT")]
         held: Option<u16>,

@@ -358,6 +358,11 @@ pub fn is_socket(headers: &HeaderMap) -> bool {
     matches!(class(headers), StreamClass::WebSocket | StreamClass::Sse)
 }
 
+/// Whether a request is that of a browser's `EventSource`, or like it.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    class(headers) == StreamClass::Sse
+}
+
 /// The protocol an HTTP/1.1 client asks to switch to.
 fn upgrade(headers: &HeaderMap, version: Version) -> Option<&HeaderValue> {
     if version != Version::HTTP_11 {

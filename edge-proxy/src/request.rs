@@ -59,6 +59,9 @@ pub struct Exchange<'a> {
     pub held: Option<Duration>,
     /// It brought credentials that opened the sprite.
     pub authenticated: bool,
+    /// It asks for a stream of events, and its sprite wants such a request told to come back
+    /// rather than refused.
+    pub comes_back: bool,
     /// The wake it may cause.
     pub attempt: Option<WakeAttempt>,
     /// Where interim answers go.
@@ -106,6 +109,7 @@ pub async fn handle(
         deadline: None,
         held: None,
         authenticated: false,
+        comes_back: false,
         attempt: client.early_wake.take().and_then(|early| early.claim()),
         interim,
     };
@@ -120,8 +124,13 @@ pub async fn handle(
             if let Some(attempt) = &mut exchange.attempt {
                 attempt.failed(&error);
             }
-            let reader = Reader::of(&exchange.parts.method, &exchange.parts.headers);
             tracing::debug!(request = exchange.id.as_str(), code = error.verdict().code, %error, "not served");
+            if exchange.comes_back
+                && let Some(answer) = respond::come_back(&error, exchange.id.as_str(), exchange.held)
+            {
+                return answer;
+            }
+            let reader = Reader::of(&exchange.parts.method, &exchange.parts.headers);
             respond::failure(&error, reader, exchange.id.as_str(), exchange.held)
         }
     }
@@ -146,6 +155,10 @@ async fn serve(
     if route.deleted {
         return Err(RequestError::Gone);
     }
+    // Before it may be sent: what goes to the guest is taken out of the head.
+    exchange.comes_back = route.wake.as_deref().is_some_and(|rules| rules.retry_event_streams)
+        && exchange.parts.method == Method::GET
+        && forward::is_event_stream(&exchange.parts.headers);
     if exchange.parts.uri.path() == waiting::PATH {
         return waiting::events(worker, &exchange.parts, &named.target.name, route.generation.0);
     }

@@ -24,6 +24,10 @@ pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The request's id, out to the sprite and back to the client.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// When a stream of events comes back whose refusal says no time: its sprite is stopped until
+/// somebody starts it (chosen).
+const COME_BACK_UNTOLD: Duration = Duration::from_secs(60);
+
 /// Who reads the answer: a person navigating, or a program (`wake.md` §7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
@@ -101,6 +105,28 @@ pub fn failure(error: &RequestError, reader: Reader, request_id: &str, held: Opt
     }
     mark(headers, verdict.proxy_error, verdict.code, request_id);
     response
+}
+
+/// The answer to a stream of events that cannot be served now: an empty one that says when to come
+/// back, because `EventSource` never does after a failure (HTML, "server-sent events": any status
+/// but 200 ends it). `None` for a failure that another try does not change.
+#[must_use]
+pub fn come_back(error: &RequestError, request_id: &str, held: Option<Duration>) -> Option<Response<EdgeBody>> {
+    let verdict = error.verdict().for_request(request_id);
+    if !matches!(verdict.status, 503 | 504) {
+        return None;
+    }
+    let pause = if verdict.retry_after == 0 { COME_BACK_UNTOLD } else { Duration::from_secs(verdict.retry_after) };
+    let text = format!("retry: {}\n\n", pause.as_millis());
+    let mut response = Response::new(EdgeBody::full(text.into()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    if let Some(held) = held {
+        insert(headers, SERVER_TIMING, &format!("hold;dur={:.1}", millis(held)));
+    }
+    mark(headers, verdict.proxy_error, verdict.code, request_id);
+    Some(response)
 }
 
 /// What every answer of our own carries: what went wrong, the request's id, and that nobody

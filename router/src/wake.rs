@@ -27,6 +27,10 @@ pub struct WakeRules {
     pub waiting_page: bool,
     /// Sockets that reconnect by themselves after it fell asleep do not wake it.
     pub damping: bool,
+    /// A stream of events that cannot be served now is told to come back, instead of a failure
+    /// for which a browser's `EventSource` never would.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub retry_event_streams: bool,
     /// Requests held for it, 1 to [`HELD_MAX`]; the edge's figure when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<u16>,
@@ -126,6 +130,7 @@ impl Default for WakeRules {
             answers: Vec::new(),
             waiting_page: true,
             damping: true,
+            retry_event_streams: false,
             held: None,
             release_window: None,
             concurrency: None,

@@ -12,6 +12,7 @@ mod demo_contract;
 mod docker_driver;
 mod door;
 mod early_wake;
+mod event_streams;
 mod first_request;
 mod fleet;
 mod herd;

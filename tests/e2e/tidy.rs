@@ -88,6 +88,9 @@ fn each_test_of_the_list_has_a_file_that_says_so() {
         let found = [':', ',', '.'].iter().any(|end| heads.contains(&format!("wake.md, test {number}{end}")));
         assert!(found, "no file says that it is test {number}");
     }
+    for half in ["by wall", "by instructions"] {
+        assert!(heads.contains(&format!("wake.md, test 15, {half}")), "no file is test 15 {half}");
+    }
 }
 
 #[test]

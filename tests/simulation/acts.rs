@@ -96,6 +96,9 @@ impl World {
                 let name = SpriteName::parse(&wake.sprite).expect("edges send names");
                 self.edges[edge].turns.remove(&flight_of(&name, wake.generation));
                 self.wakes_sent += 1;
+                // A way there and back takes this long in the mean.
+                let round_trip = Duration::from_millis(self.chances.delay_ms);
+                self.edges[edge].holds.handle_sent(wake.wake_id_high, wake.wake_id_low, round_trip);
                 self.send(&Event::ToOwner(session(self, host), EdgeMessage::Wake(wake)));
             }
             hold::Action::Withdraw(host, withdraw) => {

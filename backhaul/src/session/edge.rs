@@ -29,6 +29,8 @@ use tokio::sync::{Notify, mpsc, watch};
 const STREAM_WAIT: Duration = Duration::from_millis(250);
 /// Back-off after a failed connect: the first, doubled up to the last.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
+/// Of a host without a session (RFC 9002 §6.2.2): making one takes about two of its round trips.
+const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(333);
 /// Leases are renewed, and silence is looked for, this often.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Ticks in which we sent and heard nothing, before the tunnel is renewed, and before the
@@ -162,6 +164,15 @@ impl QuicEdge {
         session.outbox.try_send(message).map_err(|_| Unreachable)?;
         session.demand.notify_one();
         Ok(())
+    }
+
+    pub(crate) fn round_trip(&self, host: HostId) -> Duration {
+        let sessions = self.0.sessions.pin();
+        let Some(session) = sessions.get(&host) else { return INITIAL_ROUND_TRIP };
+        match &*session.state.borrow() {
+            State::Up(connection) => connection.rtt(),
+            State::Idle | State::Down(_) => INITIAL_ROUND_TRIP,
+        }
     }
 
     pub(crate) async fn open(&self, host: HostId, open: Open) -> Result<GuestStream, OpenError> {

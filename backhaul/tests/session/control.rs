@@ -3,6 +3,7 @@
 use crate::world::{Changes, HOST, Heard, RUN, Told, World, open, within};
 use backhaul::wire::{Accepted, EdgeMessage, Outcome, OwnerMessage, ToEdge, ToOwner, Wake, WakeAnswer, Withdraw};
 use backhaul::{GuestStream, OpenError};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn wake(low: u64) -> ToOwner {
@@ -18,10 +19,14 @@ async fn a_message_makes_the_session_and_its_answer_comes_back() {
             message: Some(OwnerMessage::Answer(WakeAnswer { wake_id_low: 9, outcome, ..WakeAnswer::default() })),
         };
         *world.owner.answer.lock().unwrap() = Some(answer.clone());
+        let (direct, guess) = (world.edge.is_none(), Duration::from_millis(333));
+        assert_eq!(world.backhaul.round_trip(HOST), if direct { Duration::ZERO } else { guess });
         world.backhaul.send(HOST, wake(9)).unwrap();
         world.hears(|heard| matches!(heard, Heard::Control(_, message) if *message == wake(9))).await;
         let told = within(world.told.recv()).await;
         assert!(matches!(told, Some(Told::Answer(HOST, message)) if message == answer));
+        let measured = world.backhaul.round_trip(HOST);
+        assert!(measured != guess && (measured == Duration::ZERO) == direct, "{measured:?}");
     }
 }
 
@@ -104,7 +109,7 @@ async fn a_stream_is_counted_at_both_ends_until_nobody_reads_it_and_its_claim_is
         assert_eq!((edge.open(), edge.streams()), (0, 0));
         let ended = async {
             while owner.streams() > 0 {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         within(ended).await;

@@ -35,7 +35,8 @@ pub fn hash(token: &str) -> Key {
 
 /// Whether the request brings one of the sprite's tokens. An `Authorization` that did is
 /// taken off: the guest must not learn it.
-pub(super) fn opens(private: &Private, headers: &mut HeaderMap) -> bool {
+#[must_use]
+pub fn opens(private: &Private, headers: &mut HeaderMap) -> bool {
     if headers.get(SPRITE_TOKEN).and_then(|value| value.to_str().ok()).is_some_and(|token| is_one(private, token)) {
         // `headers.rs` keeps the whole `sprite-` family from the guest.
         return true;

@@ -117,6 +117,7 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
             answers,
             no_waiting_page,
             no_damping,
+            retry_event_streams,
             held,
             release_window,
             concurrency,
@@ -124,6 +125,7 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
             let mut body = json!({ "policy": policy, "paths": paths, "edge_paths": !no_edge_paths });
             body["waiting_page"] = (!no_waiting_page).into();
             body["damping"] = (!no_damping).into();
+            body["retry_event_streams"] = retry_event_streams.into();
             let figures = [("held", held), ("release_window", release_window), ("concurrency", concurrency)];
             for (field, figure) in figures.into_iter().filter_map(|(field, figure)| Some((field, figure?))) {
                 body[field] = figure.into();

@@ -341,6 +341,16 @@ impl Holds {
         Some(flight)
     }
 
+    /// A [`Action::Wake`] has left, to a host that is `round_trip` away: its answer is waited for
+    /// so much longer before it is sent again. Without effect if its flight has ended.
+    pub fn handle_sent(&mut self, wake_id_high: u64, wake_id_low: u64, round_trip: Duration) {
+        let Some(key) = self.by_wake.get(&wake_id(wake_id_high, wake_id_low)).cloned() else { return };
+        if let Some(flight) = self.flights.get_mut(&key) {
+            flight.sent(round_trip);
+        }
+        self.arm(&key);
+    }
+
     /// A host answered. What is about a flight that ended, or comes from another host than
     /// the one that was asked, is ignored; but an owner that waits for nobody is told so.
     pub fn handle_answer(&mut self, now: Instant, host: HostId, answer: WakeAnswer) {

@@ -18,7 +18,7 @@ use router::route::HostId;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 /// Waiting pages that listen at a time (chosen: as many as there may be flights); further ones
@@ -29,6 +29,9 @@ pub(super) const WATCHERS_MAX: usize = 4_096;
 pub(super) trait Post: Send + Sync + 'static {
     /// Takes one; never waits. May call [`Desk::drive`] before it returns.
     fn send(&self, host: HostId, message: ToOwner) -> Result<(), Unreachable>;
+
+    /// How long a word to this host and its answer take at the least.
+    fn round_trip(&self, host: HostId) -> Duration;
 }
 
 /// What a released request is told: the owner's word, and how many may be on their way at once.
@@ -155,8 +158,16 @@ impl<P: Post> Desk<P> {
         let sending = Sending(self);
         while let Some((host, message)) = state.outbox.pop_front() {
             drop(state);
+            let asked = match &message {
+                EdgeMessage::Wake(wake) => Some((wake.wake_id_high, wake.wake_id_low, self.post.round_trip(host))),
+                _ => None,
+            };
             let sent = self.post.send(host, ToOwner { message: Some(message) });
             state = self.lock();
+            // The timer is not told: a moment that comes too early finds nothing due.
+            if let Some((high, low, round_trip)) = asked {
+                state.holds.handle_sent(high, low, round_trip);
+            }
             if sent.is_err() {
                 // Once per outage: what else was meant for this host has no use any more.
                 state.outbox.retain(|(to, _)| *to != host);

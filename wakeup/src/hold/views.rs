@@ -1,10 +1,10 @@
 //! Which sprites this process believes to be running, so that a warm request asks nobody.
 //!
 //! A view is a guess with a short life: the owner checks it with every stream and answers
-//! `asleep` when it is wrong. So any of them may be forgotten at any time, and no lock is
-//! shared between requests of different sprites.
+//! `asleep` when it is wrong. So any of them may be forgotten at any time, and whoever looks at
+//! one takes no lock.
 
-use dashmap::DashMap;
+use papaya::{HashMap, Operation};
 use router::names::SpriteName;
 use std::time::{Duration, Instant};
 
@@ -22,34 +22,40 @@ struct View {
 
 /// The views of one process.
 #[derive(Default)]
-pub(super) struct Views(DashMap<SpriteName, View>);
+pub(super) struct Views(HashMap<SpriteName, View>);
 
 impl Views {
-    /// The run believed to run at `now`.
+    /// The run believed to run at `now`. No lock, no allocation.
     pub(super) fn run(&self, now: Instant, name: &str, generation: u64) -> Option<u64> {
-        let view = *self.0.get(name)?;
+        let view = *self.0.pin().get(name)?;
         (view.generation == generation && now.saturating_duration_since(view.at) < TTL).then_some(view.run)
     }
 
     /// Learnt at `now` that a run runs. An older placement does not hide a newer one.
     pub(super) fn note(&self, now: Instant, name: &SpriteName, generation: u64, run: u64) {
-        if self.0.len() >= VIEWS_MAX && !self.0.contains_key(name) {
-            self.0.retain(|_, view| now.saturating_duration_since(view.at) < TTL);
-            if self.0.len() >= VIEWS_MAX {
+        let views = self.0.pin();
+        if views.len() >= VIEWS_MAX && !views.contains_key(name) {
+            views.retain(|_, view| now.saturating_duration_since(view.at) < TTL);
+            if views.len() >= VIEWS_MAX {
                 // All are fresh. Starting over costs each sprite one question.
-                self.0.clear();
+                views.clear();
             }
         }
         let new = View { generation, run, at: now };
-        let mut view = self.0.entry(name.clone()).or_insert(new);
-        if (generation, run) >= (view.generation, view.run) {
-            *view = new;
+        // Inserted first: `compute` alone does not see to it that a growing map stays fast (see router's table).
+        if views.try_insert(name.clone(), new).is_ok() {
+            return;
         }
+        views.compute(name.clone(), |present| match present {
+            Some((_, view)) if (generation, run) < (view.generation, view.run) => Operation::Abort(()),
+            _ => Operation::Insert(new),
+        });
     }
 
     /// That run does not run any more.
     pub(super) fn forget(&self, name: &str, run: u64) {
-        self.0.remove_if(name, |_, view| view.run == run);
+        // Another run has come: that one stays.
+        let _ = self.0.pin().remove_if(name, |_, view| view.run == run);
     }
 }
 

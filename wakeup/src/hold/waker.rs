@@ -66,6 +66,10 @@ impl Post for Backhaul {
     fn send(&self, host: HostId, message: ToOwner) -> Result<(), Unreachable> {
         Self::send(self, host, message)
     }
+
+    fn round_trip(&self, host: HostId) -> Duration {
+        Self::round_trip(self, host)
+    }
 }
 
 impl Waker {

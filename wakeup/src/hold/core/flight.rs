@@ -7,12 +7,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Pauses after the first, second and third question while the owner has not accepted:
-/// it is asked at 0, 250 and 750 ms, and unreachable at 2 s (`wake.md` §4). Counted from
-/// the last question, so that a process that was itself stopped does not give up at once.
+/// it is asked at 0, 250 and 750 ms, and unreachable at 2 s, all but the first two round trips
+/// to it later (`wake.md` §4). Counted from the last question, so that a process that was
+/// itself stopped does not give up at once.
 const PAUSES: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1_250)];
 /// How often an accepted wake is asked about again (chosen). An answer may be lost, since a
 /// full queue drops it; a lost `Ready` then costs this long and not the whole deadline.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// A longer round trip is not waited for (chosen: no way on earth takes it, and a host must not
+/// be able to say how long it may be silent).
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);
 /// A question must be on its way this long before the owner's patience ends (chosen: more
 /// than any sane round trip).
 const MARGIN: Duration = Duration::from_secs(1);
@@ -40,6 +44,8 @@ pub(super) struct Flight {
     asked: Instant,
     /// How often it was asked without an answer; 0 once it accepted.
     unanswered: usize,
+    /// To the owner and back, as far as it was known when it was asked last.
+    round_trip: Duration,
     /// The patience the owner knows of.
     patience: Instant,
     /// The owner lets new requests wait: those here wait as long as they said.
@@ -63,6 +69,7 @@ impl Flight {
             deadlines: BTreeSet::new(),
             asked: now,
             unanswered: 1,
+            round_trip: Duration::ZERO,
             patience: now,
             held: false,
             eta: None,
@@ -130,6 +137,11 @@ impl Flight {
         self.wake.clone()
     }
 
+    /// Its last question has left; an answer takes this long at the least.
+    pub(super) fn sent(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip.min(ROUND_TRIP_MAX);
+    }
+
     /// The owner has it.
     pub(super) fn accepted(&mut self) {
         self.unanswered = 0;
@@ -144,6 +156,7 @@ impl Flight {
     fn next_question(&self) -> Instant {
         let pause = match self.unanswered {
             0 => ASK_AGAIN,
+            1 => PAUSES[0] + 2 * self.round_trip,
             asked => PAUSES.get(asked - 1).copied().unwrap_or(PAUSES[0]),
         };
         self.asked + pause

@@ -223,6 +223,36 @@ fn an_unanswered_wake_is_sent_three_times_and_then_the_host_is_suspect() {
     assert_eq!(bench.wakes().len(), 1);
 }
 
+/// At 300 ms the answer is there at 300 ms, where the question was sent a second time at 250 before.
+#[test]
+fn over_a_long_way_a_wake_is_sent_again_two_round_trips_later_and_the_host_is_suspect_so_much_later() {
+    for (told, waited) in [(0, 0), (70, 140), (300, 600), (60_000, 2_000)] {
+        let mut bench = Bench::standard();
+        let id = bench.request("a");
+        let wake = bench.wakes().remove(0);
+        let sent = |bench: &mut Bench| {
+            let round_trip = Duration::from_millis(told);
+            bench.holds.handle_sent(wake.wake_id_high, wake.wake_id_low, round_trip);
+            assert_consistent(&bench.holds);
+        };
+        sent(&mut bench);
+        bench.later(249 + waited);
+        assert!(bench.actions().is_empty(), "{told} ms: sent twice for nothing");
+        for pause in [1, 500] {
+            bench.later(pause);
+            assert_eq!(bench.wakes().len(), 1, "{told} ms");
+            sent(&mut bench);
+        }
+        bench.later(1_249);
+        assert!(bench.actions().is_empty(), "{told} ms");
+        bench.later(1);
+        assert_eq!(bench.actions(), [Action::Refuse(id, HoldError::HostUnreachable)], "{told} ms");
+        // Of a flight that has ended nothing is kept.
+        sent(&mut bench);
+        bench.assert_empty();
+    }
+}
+
 #[test]
 fn a_silent_host_is_probed_by_one_flight_at_a_time_and_its_answer_clears_it() {
     let mut bench = Bench::standard();

@@ -103,6 +103,46 @@ fn request(patience: Duration) -> HoldRequest {
     }
 }
 
+/// A way that takes every message and has a length.
+struct Far(Duration);
+
+impl Post for Far {
+    fn send(&self, _host: HostId, _message: ToOwner) -> Result<(), Unreachable> {
+        Ok(())
+    }
+
+    fn round_trip(&self, _host: HostId) -> Duration {
+        self.0
+    }
+}
+
+/// By when the timer of the holds is due next.
+#[tokio::test]
+async fn a_wake_is_asked_about_again_as_late_as_its_host_is_far() {
+    for far in [0, 300] {
+        let holds = Holds::new(HoldLimits::from(&config::Hold::default()), 7);
+        let desk = Desk::new(holds, Far(Duration::from_millis(far)), Arc::default());
+        let (now, asked) = (Instant::now(), request(LONG));
+        let wait = desk.wait(now, |id| Arrival {
+            id,
+            key: FlightKey { name: asked.name, generation: asked.route.generation, port: asked.port },
+            host: asked.route.host,
+            client: asked.client,
+            class: asked.client_class,
+            arrived: now,
+            deadline: asked.deadline,
+            reason: asked.reason,
+            tenant: asked.route.tenant,
+            bytes: asked.bytes,
+            own: OwnBounds::default(),
+        });
+        let mut wait = std::pin::pin!(wait);
+        let waits = std::future::poll_fn(|cx| std::task::Poll::Ready(wait.as_mut().poll(cx).is_pending())).await;
+        assert!(waits, "nobody answers");
+        assert_eq!(desk.look(Holds::poll_timeout), Some(now + Duration::from_millis(250 + 2 * far)));
+    }
+}
+
 const LONG: Duration = Duration::from_secs(60);
 
 fn bench(at_once: bool) -> (Waker, Arc<Script>) {

@@ -77,10 +77,12 @@ impl OwnerCore {
 
     /// From now on new requests wait, for `longest` at most and never longer than
     /// [`HOLD_MAX`]; what is open goes on, and it neither wakes nor falls asleep by itself.
-    /// `false` for one that is unknown.
+    /// Holds do not add up: of two the later end counts, since whoever ordered the longer one
+    /// still works on it. `false` for one that is unknown.
     pub fn handle_hold(&mut self, now: Instant, name: &SpriteName, longest: Duration) -> bool {
         let Some(sprite) = self.sprites.get_mut(name) else { return false };
-        sprite.held = Some(now + longest.min(HOLD_MAX));
+        let end = now + longest.min(HOLD_MAX);
+        sprite.held = Some(sprite.held.map_or(end, |before| before.max(end)));
         let run = sprite.run;
         let waiting: Vec<_> = sprite.waiters.iter().map(|(id, waiter)| (*id, waiter.joined)).collect();
         for (waiter, joined) in waiting {
@@ -100,7 +102,7 @@ impl OwnerCore {
         true
     }
 
-    /// The hold is over: who waited goes on, by a wake if need be.
+    /// The hold is over, however often it was ordered: who waited goes on, by a wake if need be.
     pub fn handle_release(&mut self, now: Instant, name: &SpriteName) {
         let Some(sprite) = self.sprites.get_mut(name) else { return };
         if sprite.held.take().is_none() {

@@ -465,6 +465,28 @@ fn a_hold_is_bounded_and_keeps_a_sprite_from_falling_asleep() {
     assert!(bench.gate().is_some(), "30 s are the limit");
 }
 
+#[test]
+fn of_two_holds_the_later_end_counts_and_one_release_ends_both() {
+    let mut bench = Bench::new(&["a"]);
+    let hold = |bench: &mut Bench, seconds| {
+        assert!(bench.core.handle_hold(bench.now, &name("a"), Duration::from_secs(seconds)));
+    };
+    let held = |bench: &Bench| bench.core.status(&name("a"), bench.now).unwrap().held;
+    hold(&mut bench, 20);
+    bench.later(5.0);
+    hold(&mut bench, 2);
+    bench.later(14.9);
+    assert!(held(&bench), "a shorter one does not end what another works under");
+    bench.later(0.2);
+    assert!(!held(&bench), "nor do they add up");
+    hold(&mut bench, 2);
+    hold(&mut bench, 20);
+    bench.later(19.9);
+    assert!(held(&bench));
+    bench.core.handle_release(bench.now, &name("a"));
+    assert!(!held(&bench));
+}
+
 /// Found by the simulation: destroyed in the middle of its start and made again, the new one
 /// was taken to run when the old start was reported, and to have died with the old guest.
 #[test]
