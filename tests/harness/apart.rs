@@ -106,10 +106,10 @@ impl Apart {
         let table = Arc::new(RouteTable::new());
         for name in sprites {
             let command = format!("exec {} sample hello", guest::shell(&binary::edge_proxy()));
-            owner.upsert(SpriteSpec::new(name.clone(), 1, DriverSpec::Process { command })).await;
+            owner.upsert(SpriteSpec::new(name.clone(), 1, DriverSpec::Process { command, memory_mib: None })).await;
             table.apply_put(name, route());
         }
-        owner.settle();
+        owner.settle().await;
         table.mark_synced();
 
         let relay = Relay::start(endpoint, one_way, seed);
@@ -188,7 +188,7 @@ fn route() -> Route {
         tenant: Tenant::default(),
         access: Access::Public,
         wake: None,
-        ports: Arc::new([]),
+        ports: [].into(),
         deleted: false,
     }
 }
@@ -248,11 +248,12 @@ fn run_edge(
             waker: waker.clone(),
             backhaul,
             suffixes: vec![Suffix::parse(SUFFIX).expect("a suffix")],
-            domains: HashMap::new(),
+            domains: Arc::new(router::domains::DomainTable::new(HashMap::new(), &[], &[])),
             limits: config::Limits::default(),
             handshake_timeout: Duration::from_secs(10),
             hold_timeout: config::Hold::default().timeout,
             unknown_as_private: false,
+            wake_at_client_hello: false,
             budget: SourceBudget::new(0),
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
