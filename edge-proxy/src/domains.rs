@@ -300,6 +300,8 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use acme::resolver::Certificates;
+    use router::store::{Embedded, EmbeddedStore};
 
     fn claim(tenant: &str, sprite: &str) -> Claim {
         let sprite = SpriteName::parse(sprite).unwrap();
@@ -319,6 +321,40 @@ mod tests {
         assert_eq!(seen(&records(&value), &DomainName::parse("b.example").unwrap(), &claim("t", "a")), Seen::Missing);
         assert_eq!(seen(&records(&value[1..]), &name, &claim("t", "a")), Seen::Missing);
         assert_eq!(seen(&Err(NoAnswer("gone".into())), &name, &claim("t", "a")), Seen::Unavailable);
+    }
+
+    /// Domains of one edge on `store`, which follows it.
+    fn edge(store: &Store, dir: &std::path::Path) -> Domains {
+        let table = Arc::new(DomainTable::new(HashMap::new(), &[], &[]));
+        tokio::spawn(apply::follow(Arc::clone(store), Arc::clone(&table), dir.join("good")));
+        let nobody = config::Domains { resolvers: vec![([127, 0, 0, 1], 1).into()], ..config::Domains::default() };
+        Domains::new(&nobody, Arc::clone(store), table, DomainCertificates::new(Certificates::default(), None))
+    }
+
+    #[tokio::test]
+    async fn of_two_tenants_who_are_both_proved_one_holds_the_domain() {
+        let (one_dir, two_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store: Store = Arc::new(Embedded(Arc::new(EmbeddedStore::open(&one_dir.path().join("s")).unwrap())));
+        let (one, two) = (edge(&store, one_dir.path()), edge(&store, two_dir.path()));
+        let sprite = SpriteName::parse("a").unwrap();
+        for round in 0..8 {
+            let name = DomainName::parse(&format!("d{round}.example")).unwrap();
+            let both = tokio::join!(one.add(&name, "one", &sprite, true), two.add(&name, "two", &sprite, true));
+            let (row, lost) = match both {
+                (Ok(row), Err(lost)) | (Err(lost), Ok(row)) => (row, lost),
+                both => panic!("{both:?}"),
+            };
+            assert!(matches!(lost, DomainsError::Taken(_)), "{lost}");
+            assert_eq!(one.stored(&name).await.unwrap().unwrap().1, row);
+            // Nor does a claim get in beside it, and what nobody answers proves and takes away nothing.
+            let loser = if row.held().unwrap().claim.tenant == "one" { "two" } else { "one" };
+            assert!(matches!(one.add(&name, loser, &sprite, false).await, Err(DomainsError::Taken(_))));
+        }
+        let name = DomainName::parse("d0.example").unwrap();
+        let before = one.stored(&name).await.unwrap().unwrap().1;
+        assert_eq!(one.check(&name).await.unwrap(), before);
+        one.remove(&name).await.unwrap();
+        assert!(matches!(two.check(&name).await, Err(DomainsError::Unknown(_))));
     }
 
     #[test]
