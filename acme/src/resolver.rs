@@ -1,7 +1,9 @@
 //! Which certificate answers a handshake: the wildcard of a suffix first, then whole names.
 
 use arc_swap::ArcSwap;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::client::verify_server_name;
+use rustls::pki_types::ServerName;
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +15,8 @@ pub struct Certificates {
     pub suffixes: Vec<(String, Arc<CertifiedKey>)>,
     /// Whole names, lower-case.
     pub names: HashMap<String, Arc<CertifiedKey>>,
+    /// For every other name it covers: what an operator has configured.
+    pub fallback: Option<Arc<CertifiedKey>>,
 }
 
 /// The resolver rustls asks.
@@ -38,8 +42,17 @@ impl CertResolver {
     pub fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let current = self.current.load();
         let wildcard = current.suffixes.iter().find(|(suffix, _)| covers(suffix, name));
-        wildcard.map(|(_, key)| Arc::clone(key)).or_else(|| current.names.get(name).cloned())
+        wildcard
+            .map(|(_, key)| Arc::clone(key))
+            .or_else(|| current.names.get(name).cloned())
+            .or_else(|| current.fallback.clone().filter(|key| is_valid_for(key, name)))
     }
+}
+
+/// Whether a client that asks for `name` takes this certificate for it (RFC 9525 §6).
+fn is_valid_for(key: &CertifiedKey, name: &str) -> bool {
+    let (Some(leaf), Ok(name)) = (key.cert.first(), ServerName::try_from(name)) else { return false };
+    ParsedCertificate::try_from(leaf).is_ok_and(|leaf| verify_server_name(&leaf, &name).is_ok())
 }
 
 /// A wildcard covers exactly one label (RFC 9525 §6.3); ours carry the bare suffix too.
@@ -61,7 +74,6 @@ impl ResolvesServerCert for CertResolver {
 mod tests {
     use super::*;
     use crate::local_ca::LocalCa;
-    use rustls::pki_types::ServerName;
     use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
     use rustls_pki_types::CertificateDer;
     use rustls_pki_types::pem::PemObject;
@@ -100,12 +112,26 @@ mod tests {
         let names = ["*.sprites.test".to_owned(), "sprites.test".to_owned()];
         let key = Arc::new(ca.issue(&names).unwrap());
         let resolver =
-            CertResolver::new(Certificates { suffixes: vec![("sprites.test".into(), key)], names: HashMap::new() });
+            CertResolver::new(Certificates { suffixes: vec![("sprites.test".into(), key)], ..Certificates::default() });
         let ca = dir.path().join("ca.pem");
         handshake(Arc::clone(&resolver), &ca, "hello.sprites.test").unwrap();
         handshake(Arc::clone(&resolver), &ca, "sprites.test").unwrap();
         for foreign in ["a.b.sprites.test", "xsprites.test", "example.com"] {
             assert!(handshake(Arc::clone(&resolver), &ca, foreign).is_err(), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn what_is_configured_answers_for_every_name_it_covers_and_for_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = LocalCa::load_or_create(dir.path()).unwrap();
+        let key = Arc::new(ca.issue(&["shop.example".into(), "*.wild.example".into()]).unwrap());
+        let resolver = CertResolver::new(Certificates { fallback: Some(key), ..Certificates::default() });
+        let ca = dir.path().join("ca.pem");
+        handshake(Arc::clone(&resolver), &ca, "shop.example").unwrap();
+        handshake(Arc::clone(&resolver), &ca, "a.wild.example").unwrap();
+        for foreign in ["www.shop.example", "wild.example", "other.example"] {
+            assert!(resolver.find(foreign).is_none(), "{foreign}");
         }
     }
 
@@ -120,7 +146,7 @@ mod tests {
         assert_eq!(std::fs::metadata(dir.path().join("ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
         let key = Arc::new(ca.issue(&["*.t.test".into()]).unwrap());
         let resolver =
-            CertResolver::new(Certificates { suffixes: vec![("t.test".into(), key)], names: HashMap::new() });
+            CertResolver::new(Certificates { suffixes: vec![("t.test".into(), key)], ..Certificates::default() });
         handshake(resolver, &dir.path().join("ca.pem"), "a.t.test").unwrap();
     }
 }

@@ -5,6 +5,7 @@
 //! turns it into what it means. Nothing here opens a file it is told about.
 
 mod backhaul;
+mod domains;
 mod drivers;
 mod error;
 mod fleet;
@@ -19,6 +20,7 @@ mod text;
 mod webhook;
 
 pub use backhaul::{BackhaulConfig, Link};
+pub use domains::Domains;
 pub use drivers::{Accel, Cgroup, DockerDriver, Drivers, FirecrackerDriver, HttpDriver, ProcessDriver, Qemu};
 pub use error::ConfigError;
 pub use fleet::Fleet;
@@ -44,6 +46,8 @@ pub struct Config {
     pub listen: Listen,
     /// The domains whose labels are sprites.
     pub names: Names,
+    /// Whole host names of other people.
+    pub domains: Domains,
     /// Certificates and handshakes.
     pub tls: Tls,
     /// The admin socket.
@@ -77,6 +81,7 @@ impl Default for Config {
             data_dir: "edge-proxy-data".into(),
             listen: Listen::default(),
             names: Names::default(),
+            domains: Domains::default(),
             tls: Tls::default(),
             admin: Admin::default(),
             store: Store::default(),
@@ -127,6 +132,7 @@ impl Config {
     fn check_sections(&self) -> Result<(), (&'static str, String)> {
         self.listen.check()?;
         self.names.check()?;
+        self.domains.check()?;
         self.tls.check()?;
         self.store.check()?;
         self.fleet.check(&self.store, self.backhaul.link)?;

@@ -92,6 +92,9 @@ enum Command {
     /// Work on the sprites of a running edge.
     #[command(subcommand)]
     Sprite(SpriteCommand),
+    /// Custom domains of the sprites: whole host names of other people (docs/domains.md).
+    #[command(subcommand)]
+    Domain(DomainCommand),
     /// How the running edge is doing.
     Status,
     /// Let go of routes that vanished from the store too many at once and are served on (store.held_removals in status).
@@ -405,6 +408,38 @@ pub enum SpriteCommand {
     },
 }
 
+/// `domain …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DomainCommand {
+    /// Claim a domain for a sprite; prints the TXT record that proves it.
+    Add {
+        /// A whole host name; other letters than a to z become A-labels.
+        fqdn: String,
+        /// The sprite it is to lead to.
+        sprite: String,
+        /// Serve it at once, on your word: for domains that move here. Its record is due in 30 days as everybody's.
+        #[arg(long)]
+        proved: bool,
+    },
+    /// All domains.
+    List,
+    /// Look for its record now instead of waiting for the next look.
+    Check {
+        /// The domain.
+        fqdn: String,
+    },
+    /// What is there and what is missing, step by step.
+    Explain {
+        /// The domain.
+        fqdn: String,
+    },
+    /// Take it away: it leads nowhere from now on.
+    Remove {
+        /// The domain.
+        fqdn: String,
+    },
+}
+
 /// Parses the arguments of this process and does what they say.
 #[must_use]
 pub fn run_from_arguments() -> ExitCode {
@@ -448,6 +483,7 @@ pub fn run_from_arguments() -> ExitCode {
         }
         Command::Keygen { out } => keygen(&out, cli.json),
         Command::Sprite(command) => client(admin::client::sprite(&cli.admin, cli.json, command)),
+        Command::Domain(command) => client(admin::domain_client::domain(&cli.admin, cli.json, command)),
         Command::Metrics => client(admin::client::metrics(&cli.admin)),
         Command::Status => client(admin::client::status(&cli.admin, cli.json)),
         Command::Route(RouteCommand::Explain { host }) => client(admin::client::explain(&cli.admin, cli.json, &host)),

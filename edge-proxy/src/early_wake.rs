@@ -5,11 +5,11 @@
 //! looks at certificates would wake. It is for public sprites that any request wakes, and
 //! paid for as a wake of its client's network: without a request it was wasted.
 
+use crate::target;
 use crate::wake_attempt::WakeAttempt;
 use crate::worker::Worker;
 use backhaul::wire::ClientClass;
 use router::access::Access;
-use router::names::{Target, parse_host};
 use router::route::Route;
 use router::table::Lookup;
 use router::wake::WakePolicy;
@@ -35,10 +35,7 @@ impl EarlyWake {
     #[must_use]
     pub fn begin(worker: &Rc<Worker>, client: IpAddr, server_name: &str) -> Option<Box<Self>> {
         let edge = &worker.edge;
-        let target = match edge.domains.get(server_name) {
-            Some(name) => Target { name: name.clone(), port: None },
-            None => parse_host(server_name, edge.suffixes()).ok()?,
-        };
+        let (target, _) = target::resolve(server_name, edge).ok()?;
         let Lookup::Found(route) = edge.table.lookup(&target.name) else { return None };
         let port = target.port.unwrap_or(0);
         let declared = port == 0 || route.ports.contains(&port);

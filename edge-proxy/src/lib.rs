@@ -14,6 +14,8 @@ pub mod client_class;
 pub mod connection;
 pub mod date;
 pub mod demo;
+pub mod domain_certificates;
+pub mod domains;
 pub mod door;
 pub mod early_wake;
 pub mod edge_answers;

@@ -4,6 +4,8 @@
 use crate::admin::sprites::SpriteError;
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, failed};
+use crate::domain_certificates::DomainCertificates;
+use crate::domains::Domains;
 use crate::door::SpriteDoors;
 use crate::fleet::{self, Moving};
 use crate::host::Host;
@@ -14,11 +16,12 @@ use crate::stores::Stores;
 use crate::webhook::Webhook;
 use crate::worker::{Edge, EdgeParts, Worker};
 use acme::local_ca::LocalCa;
-use acme::resolver::{CertResolver, Certificates};
+use acme::resolver::Certificates;
 use anyhow::{Context, anyhow};
 use backhaul::Backhaul;
 use config::{Config, UnknownNames};
-use router::names::{SpriteName, Suffix};
+use router::domains::{DomainName, DomainTable};
+use router::names::{SpriteName, Suffix, parse_host};
 use router::route::HostId;
 use router::store::Store;
 use router::table::{Lookup, RouteTable};
@@ -165,7 +168,10 @@ impl Running {
         let socket = config.admin_socket();
         let listener = bind_admin(&socket).await?;
         let stores = Stores::open(config).await?;
-        let table = load_table(&stores.routes, &config.data_dir).await;
+        let suffixes =
+            config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
+        let domains = DomainTable::new(fixed_domains(config, &suffixes)?, &suffixes, &reserved(config));
+        let (table, domains) = load_tables(&stores.routes, domains, &config.data_dir).await;
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
         let hosts = (role != Role::Alone).then(|| fleet::hosts(&stores.routes, &config.data_dir));
@@ -196,11 +202,11 @@ impl Running {
             }
         };
         let owner = host.as_ref().map(|host| host.owner.clone());
-        let domains = match &owner {
+        match &owner {
             Some(owner) => adopt(config, &stores, &table, owner, number).await?,
-            None if config.sprites.is_empty() => HashMap::new(),
+            None if config.sprites.is_empty() => {}
             None => return Err(anyhow!("sprites of a config file need a worker host; this is an edge of a fleet")),
-        };
+        }
         if let (Some(moving), Some(owner)) = (&moving, &owner) {
             let (stores, owner) = (stores.clone(), owner.clone());
             let hosts = Arc::clone(&moving.hosts);
@@ -209,15 +215,30 @@ impl Running {
         }
         let webhook = owner.as_ref().map(|owner| notify(config, owner)).transpose()?.flatten();
 
+        let certificates = match role {
+            // It ends no TLS.
+            Role::Host => DomainCertificates::new(Certificates::default(), None),
+            Role::Alone | Role::Pop => certificates(config)?,
+        };
         let edge = match listeners.zip(backhaul) {
-            Some((listeners, backhaul)) => Some(EdgeSide::start(config, &table, backhaul, domains, listeners)?),
+            Some((listeners, backhaul)) => {
+                let acceptor = acceptor(&certificates)?;
+                tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(&domains)));
+                let known = Known { table: Arc::clone(&table), domains: Arc::clone(&domains), suffixes };
+                Some(EdgeSide::start(config, known, backhaul, &acceptor, listeners)?)
+            }
             None => None,
         };
+        let domains = Arc::new(Domains::new(&config.domains, Arc::clone(&stores.routes), domains, certificates));
+        if edge.is_some() {
+            tokio::spawn(Arc::clone(&domains).keep_proving());
+        }
         let admin = Arc::new(Admin {
             owner,
             stores,
             table,
             edge: edge.as_ref().map(|side| Arc::clone(&side.edge)),
+            domains,
             hosts,
             moving,
             host: number,
@@ -257,22 +278,22 @@ impl Running {
     }
 }
 
-/// The sprites of this host: those it had, and those of the config file. Their domains.
+/// The sprites of this host: those it had, and those of the config file.
 async fn adopt(
     config: &Config,
     stores: &Stores,
     table: &RouteTable,
     owner: &OwnerHandle,
     number: HostId,
-) -> anyhow::Result<HashMap<Box<str>, SpriteName>> {
+) -> anyhow::Result<()> {
     // Whose last move may have come to its end is asked for first (`fleet::clear_up`).
     let leaving = fleet::leaving(stores)?;
     for spec in admin::sprites::stored(&stores.local)?.into_iter().filter(|spec| !leaving.contains(&spec.name)) {
         owner.upsert(spec).await;
     }
-    let domains = static_sprites(config, stores, table, owner, number).await?;
+    static_sprites(config, stores, table, owner, number).await?;
     owner.settle().await;
-    Ok(domains)
+    Ok(())
 }
 
 /// Begins to tell the receiver of the ledger, if there is one.
@@ -285,23 +306,29 @@ fn notify(config: &Config, owner: &OwnerHandle) -> anyhow::Result<Option<Arc<cra
     }))
 }
 
+/// What an edge finds sprites by.
+struct Known {
+    table: Arc<RouteTable>,
+    domains: Arc<DomainTable>,
+    suffixes: Vec<Suffix>,
+}
+
 impl EdgeSide {
     fn start(
         config: &Config,
-        table: &Arc<RouteTable>,
+        known: Known,
         backhaul: Backhaul,
-        domains: HashMap<Box<str>, SpriteName>,
+        acceptor: &TlsAcceptor,
         listeners: Listeners,
     ) -> anyhow::Result<Self> {
+        let Known { table, domains, suffixes } = known;
         let waker = Waker::new(hold_limits(&config.hold), backhaul.clone());
-        let suffixes =
-            config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
         let edge = Edge::new(EdgeParts {
-            table: Arc::clone(table),
+            table,
             waker,
             backhaul,
             suffixes,
-            domains,
+            domains: Arc::clone(&domains),
             limits: config.limits.clone(),
             handshake_timeout: config.tls.handshake_timeout,
             hold_timeout: config.hold.timeout,
@@ -309,7 +336,6 @@ impl EdgeSide {
             budget: SourceBudget::new(config.hold.wasted_wakes_per_hour),
             unknown_as_private: config.names.unknown_names == UnknownNames::AsPrivate,
         });
-        let acceptor = acceptor(config)?;
         let Listeners { https, http, address } = listeners;
         let threads = https.into_iter().zip(http).enumerate().map(|(number, (https, http))| {
             spawn_worker(number, Arc::clone(&edge), acceptor.clone(), https, http, address.port())
@@ -335,25 +361,54 @@ async fn bind_admin(path: &Path) -> anyhow::Result<UnixListener> {
     admin::bind(path).await.with_context(|| format!("admin socket {}", path.display()))
 }
 
-/// The table, with what the last run knew and then what the store says.
-async fn load_table(store: &Store, data_dir: &Path) -> Arc<RouteTable> {
-    let table = Arc::new(RouteTable::new());
-    let last_known_good = data_dir.join("routes.last-known-good");
-    match router::apply::load_last_known_good(&table, &last_known_good) {
-        Ok(0) => {}
-        Ok(count) => tracing::debug!(count, "last-known-good routes loaded"),
-        Err(error) => tracing::warn!(path = %last_known_good.display(), %error, "last-known-good routes not loaded"),
-    }
-    tokio::spawn(router::apply::follow(Arc::clone(store), Arc::clone(&table), last_known_good));
+/// The tables, with what the last run knew and then what the store says.
+async fn load_tables(store: &Store, domains: DomainTable, data_dir: &Path) -> (Arc<RouteTable>, Arc<DomainTable>) {
+    let (table, domains) = (Arc::new(RouteTable::new()), Arc::new(domains));
+    let routes_file = data_dir.join("routes.last-known-good");
+    say_loaded(&routes_file, router::apply::load_last_known_good(&table, &routes_file));
+    let domains_file = data_dir.join("domains.last-known-good");
+    say_loaded(&domains_file, router::domains::apply::load_last_known_good(&domains, &domains_file));
+    tokio::spawn(router::apply::follow(Arc::clone(store), Arc::clone(&table), routes_file));
+    tokio::spawn(router::domains::apply::follow(Arc::clone(store), Arc::clone(&domains), domains_file));
     let synced = async {
-        while !table.is_synced() {
+        while !(table.is_synced() && domains.is_synced()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     if tokio::time::timeout(SYNC, synced).await.is_err() {
         tracing::warn!("the routing store is slow; serving what was known last");
     }
-    table
+    (table, domains)
+}
+
+fn say_loaded(path: &Path, loaded: std::io::Result<usize>) {
+    match loaded {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(path = %path.display(), count, "last-known-good rows loaded"),
+        Err(error) => tracing::warn!(path = %path.display(), %error, "last-known-good rows not loaded"),
+    }
+}
+
+/// Domains of the config file. One that is a sprite's name by itself would never be looked up.
+fn fixed_domains(config: &Config, suffixes: &[Suffix]) -> anyhow::Result<HashMap<DomainName, SpriteName>> {
+    let mut fixed = HashMap::new();
+    for sprite in &config.sprites {
+        let name = SpriteName::parse(&sprite.name).map_err(|error| anyhow!("sprite {:?}: {error}", sprite.name))?;
+        for domain in &sprite.domains {
+            if let Ok(target) = parse_host(domain, suffixes) {
+                return Err(anyhow!("sprite {name}: the domain {domain} is the name of sprite {}", target.name));
+            }
+            let domain = DomainName::parse_any(domain).map_err(|error| anyhow!("sprite {name}: {domain}: {error}"))?;
+            fixed.insert(domain, name.clone());
+        }
+    }
+    Ok(fixed)
+}
+
+/// Names of ours besides the suffixes: nobody proves one and is served under it.
+fn reserved(config: &Config) -> Vec<String> {
+    let cname = (!config.domains.cname.is_empty()).then(|| config.domains.cname.clone());
+    config.domains.reserved.iter().cloned().chain(cname).collect()
 }
 
 /// Sprites of the config file: in the table and at the owner, not in the store's definitions.
@@ -363,8 +418,7 @@ async fn static_sprites(
     table: &RouteTable,
     owner: &OwnerHandle,
     host: HostId,
-) -> anyhow::Result<HashMap<Box<str>, SpriteName>> {
-    let mut domains = HashMap::new();
+) -> anyhow::Result<()> {
     for sprite in &config.sprites {
         let name = SpriteName::parse(&sprite.name).map_err(|error| anyhow!("sprite {:?}: {error}", sprite.name))?;
         let driver = match (&sprite.address, &sprite.command) {
@@ -386,11 +440,8 @@ async fn static_sprites(
             Err(error) => return Err(error.into()),
         };
         owner.upsert(SpriteSpec { generation, ..spec }).await;
-        for domain in &sprite.domains {
-            domains.insert(domain.to_ascii_lowercase().into(), name.clone());
-        }
     }
-    Ok(domains)
+    Ok(())
 }
 
 async fn publish_static(stores: &Stores, host: HostId, spec: &SpriteSpec) -> Result<u64, SpriteError> {
@@ -409,26 +460,29 @@ async fn publish_later(stores: Stores, host: HostId, owner: OwnerHandle, spec: S
     owner.upsert(SpriteSpec { generation, ..spec }).await;
 }
 
-fn acceptor(config: &Config) -> anyhow::Result<TlsAcceptor> {
-    let key = if config.tls.certificate.as_os_str().is_empty() {
+/// The certificates handshakes begin with, and the CA that issues more for custom domains.
+fn certificates(config: &Config) -> anyhow::Result<Arc<DomainCertificates>> {
+    let domains = || config.sprites.iter().flat_map(|sprite| sprite.domains.iter().map(|d| d.to_ascii_lowercase()));
+    let (key, ca) = if config.tls.certificate.as_os_str().is_empty() {
         let ca = LocalCa::load_or_create(&config.data_dir)?;
-        let mut names: Vec<String> =
-            config.names.suffixes.iter().flat_map(|suffix| [format!("*.{suffix}"), suffix.clone()]).collect();
-        names.extend(config.sprites.iter().flat_map(|sprite| sprite.domains.clone()));
-        ca.issue(&names)?
+        let suffixes = config.names.suffixes.iter().flat_map(|suffix| [format!("*.{suffix}"), suffix.clone()]);
+        (ca.issue(&suffixes.chain(domains()).collect::<Vec<_>>())?, Some(ca))
     } else {
-        acme::load::from_files(&config.tls.certificate, &config.tls.key)?
+        (acme::load::from_files(&config.tls.certificate, &config.tls.key)?, None)
     };
     let key = Arc::new(key);
     let suffixes = config.names.suffixes.iter().map(|suffix| (suffix.to_ascii_lowercase(), Arc::clone(&key))).collect();
-    let domains = config.sprites.iter().flat_map(|sprite| &sprite.domains);
-    let names = domains.map(|domain| (domain.to_ascii_lowercase(), Arc::clone(&key))).collect();
-    let resolver = CertResolver::new(Certificates { suffixes, names });
+    let names = domains().map(|domain| (domain, Arc::clone(&key))).collect();
+    let fallback = ca.is_none().then(|| Arc::clone(&key));
+    Ok(DomainCertificates::new(Certificates { suffixes, names, fallback }, ca))
+}
+
+fn acceptor(certificates: &DomainCertificates) -> anyhow::Result<TlsAcceptor> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
-        .with_cert_resolver(resolver);
+        .with_cert_resolver(certificates.resolver());
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Tickets rather than a locked cache: resumption costs no memory and no lock.
     tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;

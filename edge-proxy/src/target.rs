@@ -5,7 +5,8 @@ use crate::error::RequestError;
 use crate::worker::Edge;
 use http::request::Parts;
 use http::{HeaderValue, Version, header};
-use router::names::{Target, parse_host};
+use router::domains::table::DomainLookup;
+use router::names::{NameError, Target, parse_host};
 
 /// A parsed host, kept on the connection so that the next request need not parse it again.
 #[derive(Clone)]
@@ -14,6 +15,8 @@ pub struct NamedTarget {
     pub host: HeaderValue,
     /// What it names.
     pub target: Target,
+    /// It is a custom domain, which may be taken away while its connection lives.
+    pub by_domain: bool,
 }
 
 /// Names the sprite of `request`.
@@ -31,6 +34,7 @@ pub fn of(request: &Parts, client: &Client, edge: &Edge) -> Result<NamedTarget, 
     };
     if let Some(last) = client.last_target.borrow().as_ref()
         && last.host.as_bytes() == bytes
+        && still_leads_there(last, bytes, edge)
     {
         return Ok(last.clone());
     }
@@ -43,16 +47,40 @@ pub fn of(request: &Parts, client: &Client, edge: &Edge) -> Result<NamedTarget, 
     {
         return Err(RequestError::Misdirected);
     }
-    let target = match edge.domains.get(without_port(text)) {
-        Some(name) => Target { name: name.clone(), port: None },
-        None => parse_host(text, edge.suffixes()).map_err(|_| RequestError::NoSuchSprite)?,
-    };
+    let (target, by_domain) = resolve(text, edge)?;
     // A copy: the connection keeps it, and with a piece of a request's head it would keep
     // the whole buffer that was read into.
     let host = HeaderValue::from_str(text).map_err(|_| RequestError::BadRequest("the host is not text"))?;
-    let named = NamedTarget { host, target };
+    let named = NamedTarget { host, target, by_domain };
     *client.last_target.borrow_mut() = Some(named.clone());
     Ok(named)
+}
+
+/// What a host names, with or without a port: a sprite under one of our suffixes, which costs no look into
+/// any table, or else what the table of domains says; and whether it was that.
+///
+/// # Errors
+/// - [`RequestError::NoSuchSprite`]: no name of ours. [`RequestError::Unauthorized`] instead for a name that might
+///   be somebody's domain, where names are secret.
+/// - [`RequestError::TableNotReady`]: nobody knows yet.
+pub(crate) fn resolve(host: &str, edge: &Edge) -> Result<(Target, bool), RequestError> {
+    let error = match parse_host(host, edge.suffixes()) {
+        Ok(target) => return Ok((target, false)),
+        Err(error) => error,
+    };
+    match edge.domains.lookup(without_port(host)) {
+        DomainLookup::Sprite(name) => Ok((Target { name, port: None }, true)),
+        // At a suffix of ours: whatever it is, it is no name.
+        _ if error != NameError::Foreign => Err(RequestError::NoSuchSprite),
+        DomainLookup::NotReady => Err(RequestError::TableNotReady),
+        DomainLookup::Unknown if edge.unknown_as_private => Err(RequestError::Unauthorized),
+        DomainLookup::Unknown => Err(RequestError::NoSuchSprite),
+    }
+}
+
+fn still_leads_there(last: &NamedTarget, host: &[u8], edge: &Edge) -> bool {
+    let leads_there = |host| matches!(edge.domains.lookup(without_port(host)), DomainLookup::Sprite(name) if name == last.target.name);
+    !last.by_domain || std::str::from_utf8(host).is_ok_and(leads_there)
 }
 
 enum Host<'a> {

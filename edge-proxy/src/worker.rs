@@ -3,9 +3,9 @@
 use crate::upstream::GuestPool;
 use backhaul::Backhaul;
 use config::Limits;
-use router::names::{SpriteName, Suffix};
+use router::domains::DomainTable;
+use router::names::Suffix;
 use router::table::RouteTable;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ pub struct Edge {
     pub(crate) table: Arc<RouteTable>,
     pub(crate) waker: Waker,
     pub(crate) backhaul: Backhaul,
-    pub(crate) domains: HashMap<Box<str>, SpriteName>,
+    pub(crate) domains: Arc<DomainTable>,
     pub(crate) hold_timeout: Duration,
     pub(crate) unknown_as_private: bool,
     pub(crate) wake_at_client_hello: bool,
@@ -45,7 +45,7 @@ pub struct EdgeParts {
     /// Names we serve are one label under one of these.
     pub suffixes: Vec<Suffix>,
     /// Whole host names that lead to one sprite.
-    pub domains: HashMap<Box<str>, SpriteName>,
+    pub domains: Arc<DomainTable>,
     /// Bounds of client connections.
     pub limits: Limits,
     /// From accept to the end of the TLS handshake.

@@ -36,6 +36,14 @@ fn parse_header(line: &str) -> Result<Cursor> {
 
 /// The routes in the file, and how many of its lines were none.
 pub(crate) fn read(path: &Path) -> Result<(Vec<(SpriteName, Route)>, usize)> {
+    read_lines(path, |name, row| {
+        let (name, row) = SpriteRow::decode(&format!("{SPRITE_PREFIX}{name}"), row).ok()?;
+        Some((name, row.route()))
+    })
+}
+
+/// What `decode` makes of each line of the file, and how many it made nothing of.
+pub(crate) fn read_lines<T>(path: &Path, decode: impl Fn(&str, &[u8]) -> Option<T>) -> Result<(Vec<T>, usize)> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Vec::new(), 0)),
@@ -43,30 +51,41 @@ pub(crate) fn read(path: &Path) -> Result<(Vec<(SpriteName, Route)>, usize)> {
     };
     let mut lines = text.lines();
     parse_header(lines.next().unwrap_or(""))?;
-    let (mut routes, mut wrong) = (Vec::new(), 0);
+    let (mut rows, mut wrong) = (Vec::new(), 0);
     for line in lines {
-        let row = line
-            .split_once(' ')
-            .and_then(|(name, row)| SpriteRow::decode(&format!("{SPRITE_PREFIX}{name}"), row.as_bytes()).ok());
-        match row {
-            Some((name, row)) => routes.push((name, row.route())),
+        match line.split_once(' ').and_then(|(name, row)| decode(name, row.as_bytes())) {
+            Some(row) => rows.push(row),
             None => wrong += 1,
         }
     }
-    Ok((routes, wrong))
+    Ok((rows, wrong))
 }
 
 /// Replaces the file with what the table holds, which is at least the state at `cursor`.
 pub(crate) fn write(table: &RouteTable, cursor: Cursor, path: &Path) -> Result<()> {
-    let next = path.with_extension("next");
+    let rows = table.names().into_iter().filter_map(|name| match table.lookup(&name) {
+        Lookup::Found(route) => Some((name, row_of(&route).encode())),
+        Lookup::Unknown | Lookup::NotReady => None,
+    });
+    write_lines(rows, cursor, path)
+}
+
+/// Replaces the file with these names and rows.
+pub(crate) fn write_lines<N: std::fmt::Display>(
+    rows: impl Iterator<Item = (N, Vec<u8>)>,
+    cursor: Cursor,
+    path: &Path,
+) -> Result<()> {
+    // Beside it and by its own name: the files of routes and of domains are written at the same time.
+    let mut next = path.as_os_str().to_owned();
+    next.push(".next");
+    let next = std::path::PathBuf::from(next);
     let mut file = BufWriter::new(std::fs::File::create(&next)?);
     writeln!(file, "{HEADER}{} {}", cursor.epoch, cursor.version)?;
-    for name in table.names() {
-        if let Lookup::Found(route) = table.lookup(&name) {
-            write!(file, "{name} ")?;
-            file.write_all(&row_of(&route).encode())?;
-            file.write_all(b"\n")?;
-        }
+    for (name, row) in rows {
+        write!(file, "{name} ")?;
+        file.write_all(&row)?;
+        file.write_all(b"\n")?;
     }
     file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_data()?;
     std::fs::rename(&next, path)

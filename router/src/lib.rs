@@ -10,6 +10,7 @@ pub mod access;
 pub mod apply;
 mod brake;
 pub mod cors;
+pub mod domains;
 pub mod handover;
 pub mod hosts;
 mod last_known_good;

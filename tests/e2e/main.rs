@@ -10,6 +10,7 @@ mod command_driver;
 mod cors;
 mod demo_contract;
 mod docker_driver;
+mod domains;
 mod door;
 mod early_wake;
 mod event_streams;

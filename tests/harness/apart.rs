@@ -248,7 +248,7 @@ fn run_edge(
             waker: waker.clone(),
             backhaul,
             suffixes: vec![Suffix::parse(SUFFIX).expect("a suffix")],
-            domains: HashMap::new(),
+            domains: Arc::new(router::domains::DomainTable::new(HashMap::new(), &[], &[])),
             limits: config::Limits::default(),
             handshake_timeout: Duration::from_secs(10),
             hold_timeout: config::Hold::default().timeout,

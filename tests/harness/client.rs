@@ -156,21 +156,18 @@ impl Demo {
     /// # Panics
     /// When it cannot be opened.
     pub async fn connect_from(&self, source: Ipv4Addr, version: Version, name: &str) -> Client {
-        match version {
-            Version::H1 => {
-                let io = TokioIo::new(self.tls_from(source, name, b"http/1.1").await);
-                let (sender, connection) = http1::handshake(io).await.unwrap();
-                // An upgraded or broken connection ends its task; the requests tell the test.
-                tokio::spawn(async move { connection.with_upgrades().await.is_ok() });
-                Client::H1(sender)
-            }
-            Version::H2 => {
-                let io = TokioIo::new(self.tls_from(source, name, b"h2").await);
-                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
-                tokio::spawn(async move { connection.await.is_ok() });
-                Client::H2(sender)
-            }
-        }
+        Client::over(version, self.tls_from(source, name, version.alpn()).await).await
+    }
+
+    /// A connection to a whole host name.
+    ///
+    /// # Errors
+    /// The handshake's.
+    ///
+    /// # Panics
+    /// When TCP or HTTP cannot be opened.
+    pub async fn try_connect_host(&self, version: Version, host: &str) -> std::io::Result<Client> {
+        Ok(Client::over(version, self.try_tls(host, version.alpn()).await?).await)
     }
 
     /// A request builder for a sprite's URL.
@@ -192,7 +189,33 @@ impl Demo {
     }
 }
 
+impl Version {
+    const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::H1 => b"http/1.1",
+            Self::H2 => b"h2",
+        }
+    }
+}
+
 impl Client {
+    async fn over(version: Version, stream: TlsStream<TcpStream>) -> Self {
+        let io = TokioIo::new(stream);
+        match version {
+            Version::H1 => {
+                let (sender, connection) = http1::handshake(io).await.unwrap();
+                // An upgraded or broken connection ends its task; the requests tell the test.
+                tokio::spawn(async move { connection.with_upgrades().await.is_ok() });
+                Self::H1(sender)
+            }
+            Version::H2 => {
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+                tokio::spawn(async move { connection.await.is_ok() });
+                Self::H2(sender)
+            }
+        }
+    }
+
     /// Sends a request made by [`Demo::request`]; the answer's head.
     ///
     /// # Errors

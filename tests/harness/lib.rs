@@ -14,6 +14,7 @@ pub mod client;
 pub mod cluster;
 pub mod curl;
 pub mod demo;
+pub mod dns;
 pub mod etcd;
 pub mod fleet;
 pub mod guest;
@@ -29,6 +30,7 @@ pub mod wait;
 
 pub use client::{Answer, Client, Version};
 pub use demo::{Demo, Options};
+pub use dns::DnsServer;
 pub use guest::Gate;
 pub use helper::Helper;
 pub use raw::Raw;

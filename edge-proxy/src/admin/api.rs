@@ -2,6 +2,7 @@
 
 use super::sprites::{self, NewSprite, SpriteError};
 use super::{access, limits};
+use crate::domains::Domains;
 use crate::fleet::{self, Moving};
 use crate::stores::Stores;
 use crate::webhook;
@@ -65,6 +66,8 @@ pub struct Admin {
     pub table: Arc<RouteTable>,
     /// The edge itself, if it is one.
     pub edge: Option<Arc<Edge>>,
+    /// Whole host names of other people.
+    pub domains: Arc<Domains>,
     /// The hosts of the fleet; none for a machine that stands alone.
     pub hosts: Option<Arc<HostTable>>,
     /// What a host of a fleet needs to give sprites away; none elsewhere.
@@ -193,6 +196,11 @@ impl Admin {
             (&Method::GET, ["v1", "openapi.json"]) => Ok(serde_json::from_str(OPENAPI).unwrap_or(Value::Null)),
             (&Method::GET, ["v1", "explain", host]) => self.explain(host),
             (&Method::POST, ["v1", "accept-removals"]) => Ok(self.accept_removals()),
+            (&Method::GET, ["v1", "domains"]) => Ok(self.list_domains()),
+            (&Method::POST, ["v1", "domains"]) => self.add_domain(&body).await,
+            (&Method::GET, ["v1", "domains", name]) => self.explain_domain(name).await,
+            (&Method::DELETE, ["v1", "domains", name]) => self.remove_domain(name).await,
+            (&Method::POST, ["v1", "domains", name, "check"]) => self.check_domain(name).await,
             (&Method::GET, ["v1", "sprites"]) => self.list().await,
             (&Method::POST, ["v1", "sprites"]) => self.create(&body).await,
             (&Method::GET, ["v1", "sprites", name]) => self.show(name).await,
@@ -240,7 +248,8 @@ impl Admin {
             "held": self.edge.as_ref().map_or(0, |edge| edge.waker.held()),
             "connections": self.edge.as_ref().map_or(0, |edge| edge.connections()),
             "routes": self.table.len(),
-            "synced": self.table.is_synced(),
+            "domains": self.domains.table.len(),
+            "synced": self.table.is_synced() && self.domains.table.is_synced(),
             "store": self.store_status(),
             "ledger": self.ledger_status(),
             "webhook": self.webhook_status(),
@@ -252,15 +261,16 @@ impl Admin {
         json!({
             "engine": self.stores.routes.name(),
             "stale_s": self.table.stale_for().map(|since| since.as_secs()),
-            "quarantined": self.table.quarantined(),
-            "held_removals": self.table.held_removals(),
+            "quarantined": self.table.quarantined() + self.domains.table.quarantined(),
+            "held_removals": self.table.held_removals() + self.domains.table.held_removals(),
         })
     }
 
     /// What vanished is meant to be gone.
     fn accept_removals(&self) -> Value {
-        let accepted = self.table.held_removals();
+        let accepted = self.table.held_removals() + self.domains.table.held_removals();
         self.table.accept_removals();
+        self.domains.table.accept_removals();
         json!({ "accepted": accepted })
     }
 

@@ -238,9 +238,9 @@ pub async fn ledger(socket: &Path, json: bool, after: u64, limit: u32) -> Exit {
     print(records.map(|records| (records, table::ledger as Show)), json)
 }
 
-type Show = fn(&Value) -> String;
+pub(super) type Show = fn(&Value) -> String;
 
-fn print(done: anyhow::Result<(Value, Show)>, json: bool) -> Exit {
+pub(super) fn print(done: anyhow::Result<(Value, Show)>, json: bool) -> Exit {
     match done {
         Ok((value, _)) if json => println!("{value}"),
         Ok((value, show)) => print!("{}", show(&value)),
@@ -267,7 +267,7 @@ fn query(value: &str) -> String {
     value.bytes().map(encode).collect()
 }
 
-async fn call(socket: &Path, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+pub(super) async fn call(socket: &Path, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
     let bytes = exchange(socket, method, path, body).await?;
     serde_json::from_slice(&bytes).context("the answer is no JSON")
 }

@@ -2,11 +2,12 @@
 //! `route explain`: nothing is asked of anybody, and nothing is woken.
 
 use super::api::{Admin, Problem};
+use crate::target;
 use crate::worker::Edge;
 use backhaul::SessionState;
 use http::StatusCode;
 use router::access::Access;
-use router::names::{Target, parse_host};
+use router::names::Target;
 use router::route::Route;
 use router::table::Lookup;
 use router::wake::WakePolicy;
@@ -18,18 +19,21 @@ impl Admin {
         let edge = self.edge.as_deref();
         let edge =
             edge.ok_or_else(|| (StatusCode::CONFLICT, "this process is no edge: it routes nothing".to_owned()))?;
-        let target = match edge.domains.get(host) {
-            Some(name) => Target { name: name.clone(), port: None },
-            None => match parse_host(host, edge.suffixes()) {
-                Ok(target) => target,
-                Err(error) => return Ok(json!({ "host": host, "would": format!("404 no_such_sprite: {error}") })),
-            },
+        let (target, by_domain) = match target::resolve(host, edge) {
+            Ok(target) => target,
+            Err(error) => {
+                let verdict = error.verdict();
+                let would =
+                    format!("{} {}: no name under our suffixes, and no proved domain", verdict.status, verdict.code);
+                return Ok(json!({ "host": host, "would": would }));
+            }
         };
         let found = self.table.lookup(&target.name);
         let mut value = json!({
             "host": host,
             "sprite": target.name,
             "port": target.port,
+            "custom_domain": by_domain,
             "store": self.store_status(),
             "would": self.would(edge, &target, &found),
         });

@@ -6,6 +6,8 @@
 pub mod access;
 pub mod api;
 pub mod client;
+pub mod domain_client;
+mod domains;
 mod explain;
 mod limits;
 mod metrics;

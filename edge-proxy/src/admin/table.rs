@@ -30,6 +30,16 @@ pub(super) fn ledger(value: &Value) -> String {
     )
 }
 
+pub(super) fn domains(value: &Value) -> String {
+    columns(value, &["domain", "state", "sprite", "txt_name", "txt_value"])
+}
+
+/// The steps of a domain, and whether it is served.
+pub(super) fn steps(value: &Value) -> String {
+    let serves = if value["serves"] == true { "is served" } else { "is not served" };
+    format!("{} {serves}\n{}", cell(&value["domain"]), columns(&value["steps"], &["step", "done", "detail"]))
+}
+
 pub(super) fn sprite(value: &Value) -> String {
     object(value)
 }

@@ -6,13 +6,13 @@ use crate::body::EdgeBody;
 use crate::error::RequestError;
 use crate::request_id::RequestId;
 use crate::respond::{self, Reader};
-use crate::worker::Worker;
+use crate::target;
+use crate::worker::{Edge, Worker};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use router::names::{Suffix, parse_host};
 use std::convert::Infallible;
 use std::rc::Rc;
 use tokio::net::TcpListener;
@@ -32,11 +32,9 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, https_port: 
                 }
                 let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(async move {
-                    let suffixes = worker.edge.suffixes();
+                    let edge = &*worker.edge;
                     let service =
-                        service_fn(
-                            |request| async move { Ok::<_, Infallible>(redirect(&request, suffixes, https_port)) },
-                        );
+                        service_fn(|request| async move { Ok::<_, Infallible>(redirect(&request, edge, https_port)) });
                     let served = http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(worker.edge.limits().header_read_timeout)
@@ -55,14 +53,16 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, https_port: 
 }
 
 /// 308 keeps the method, so a webhook configured with `http://` still arrives as a POST.
-fn redirect(request: &Request<Incoming>, suffixes: &[Suffix], https_port: u16) -> Response<EdgeBody> {
+fn redirect(request: &Request<Incoming>, edge: &Edge, https_port: u16) -> Response<EdgeBody> {
     if let Some(answer) = acme_challenge::answer(request.uri().path()) {
         return answer;
     }
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-    if parse_host(host, suffixes).is_err() {
+    // A host that names nothing is no secret here: nothing but our own names is redirected.
+    if let Err(error) = target::resolve(host, edge) {
+        let error = if matches!(error, RequestError::Unauthorized) { RequestError::NoSuchSprite } else { error };
         let reader = Reader::of(request.method(), request.headers());
-        return respond::failure(&RequestError::NoSuchSprite, reader, RequestId::next().as_str(), None);
+        return respond::failure(&error, reader, RequestId::next().as_str(), None);
     }
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());

@@ -1,0 +1,202 @@
+//! Certificates of custom domains, as long as the local CA issues them: a leaf of its own for each domain
+//! that is proved, before it is asked for.
+//!
+//! The set is replaced as a whole, so a handshake under way ends with what it began with. With a configured
+//! certificate there is nothing to issue: that one answers for what it covers.
+
+use acme::local_ca::LocalCa;
+use acme::resolver::{CertResolver, Certificates};
+use router::domains::{DomainName, DomainTable};
+use rustls::sign::CertifiedKey;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Most domains with a certificate of the local CA (chosen: it is for a machine or a demo).
+const DOMAINS_MAX: usize = 10_000;
+/// Leaves that are issued before the set is replaced (chosen: some tens of milliseconds of work).
+const BATCH: usize = 64;
+/// A leaf lives 90 days; after so long there is a new one (chosen: a third before its end).
+const RENEW_AFTER: Duration = Duration::from_secs(60 * 24 * 3600);
+/// How often that is looked for when nothing else happens (chosen).
+const LOOK_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Shortest pause between two sets (chosen).
+const PAUSE: Duration = Duration::from_millis(10);
+/// Of the time this takes, at most one part in so many (chosen: the set is searched at each change).
+const SHARE: u32 = 10;
+
+/// The certificates of this edge.
+pub struct DomainCertificates {
+    resolver: Arc<CertResolver>,
+    /// What does not change: the suffixes', and the config file's domains.
+    base: Certificates,
+    ca: Option<Arc<LocalCa>>,
+    /// Counts the sets that were brought up to date.
+    rounds: watch::Sender<u64>,
+}
+
+type Issued = HashMap<DomainName, (Arc<CertifiedKey>, Instant)>;
+
+impl DomainCertificates {
+    /// Around what is there from the start; without a CA nothing is issued.
+    #[must_use]
+    pub fn new(base: Certificates, ca: Option<LocalCa>) -> Arc<Self> {
+        let resolver = CertResolver::new(base.clone());
+        Arc::new(Self { resolver, base, ca: ca.map(Arc::new), rounds: watch::Sender::new(0) })
+    }
+
+    /// What rustls asks.
+    #[must_use]
+    pub fn resolver(&self) -> Arc<CertResolver> {
+        Arc::clone(&self.resolver)
+    }
+
+    /// Whether a handshake for the name would be answered.
+    #[must_use]
+    pub fn covers(&self, name: &DomainName) -> bool {
+        self.resolver.find(name.as_str()).is_some()
+    }
+
+    /// Whether there is a CA that issues.
+    #[must_use]
+    pub const fn issues(&self) -> bool {
+        self.ca.is_some()
+    }
+
+    /// Waits until a proved domain has its certificate, or it was tried with the table as it is now.
+    ///
+    /// # Cancel safety
+    /// Dropping it does nothing.
+    pub async fn tried(&self, name: &DomainName) {
+        if !self.issues() || self.covers(name) {
+            return;
+        }
+        let mut rounds = self.rounds.subscribe();
+        // The round under way may have begun before the domain was proved.
+        for _ in 0..2 {
+            if self.covers(name) {
+                return;
+            }
+            // The sender lives in self.
+            let _ = rounds.changed().await;
+        }
+    }
+
+    /// Keeps the set in step with the table; never returns. Without a CA it returns at once.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the set as it is.
+    pub async fn follow(self: Arc<Self>, table: Arc<DomainTable>) {
+        let Some(ca) = self.ca.clone() else { return };
+        let mut changes = table.changes();
+        let mut issued = Issued::new();
+        loop {
+            let begun = Instant::now();
+            changes.mark_unchanged();
+            self.bring_up_to_date(&ca, &table, &mut issued).await;
+            self.rounds.send_modify(|rounds| *rounds = rounds.wrapping_add(1));
+            tokio::time::sleep((begun.elapsed() * (SHARE - 1)).max(PAUSE)).await;
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    async fn bring_up_to_date(&self, ca: &Arc<LocalCa>, table: &DomainTable, issued: &mut Issued) {
+        let before = issued.len();
+        let proved = |name: &DomainName| table.row(name).is_some_and(|row| row.sprite().is_some());
+        issued.retain(|name, _| proved(name));
+        let mut changed = issued.len() != before;
+        let fresh = |issued: &Issued, name: &DomainName| {
+            issued.get(name).is_some_and(|(_, since)| since.elapsed() < RENEW_AFTER)
+        };
+        let mut wanted = table.pick(|name, row| (row.sprite().is_some() && !fresh(issued, name)).then(|| name.clone()));
+        let room = DOMAINS_MAX.saturating_sub(issued.len());
+        let renewed = wanted.iter().filter(|name| issued.contains_key(*name)).count();
+        if wanted.len() > room + renewed {
+            tracing::warn!(domains = wanted.len(), "more domains than the local CA has certificates for");
+            wanted.sort_unstable_by_key(|name| !issued.contains_key(name));
+            wanted.truncate(room + renewed);
+        }
+        for batch in wanted.chunks(BATCH) {
+            let (batch, ca) = (batch.to_vec(), Arc::clone(ca));
+            let issuing = tokio::task::spawn_blocking(move || {
+                let issue = |name: DomainName| match ca.issue(&[name.as_str().to_owned()]) {
+                    Ok(key) => Some((name, (Arc::new(key), Instant::now()))),
+                    Err(error) => {
+                        tracing::warn!(domain = %name, %error, "no certificate for a domain");
+                        None
+                    }
+                };
+                batch.into_iter().filter_map(issue).collect::<Vec<_>>()
+            });
+            // A panic in there has been said already.
+            issued.extend(issuing.await.unwrap_or_default());
+            self.replace(issued);
+            changed = false;
+        }
+        if changed {
+            self.replace(issued);
+        }
+    }
+
+    fn replace(&self, issued: &Issued) {
+        let mut set = self.base.clone();
+        for (name, (key, _)) in issued {
+            // The config file's own come first.
+            set.names.entry(name.as_str().to_owned()).or_insert_with(|| Arc::clone(key));
+        }
+        self.resolver.replace(set);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use router::domains::DomainRow;
+    use router::domains::row::{Claim, Holder};
+    use router::names::SpriteName;
+
+    fn row(suspended_at: Option<u64>) -> DomainRow {
+        let claim = Claim {
+            tenant: "t".into(),
+            sprite: SpriteName::parse("a").unwrap(),
+            challenge: "c".repeat(43),
+            claimed_at: 1,
+        };
+        let holder = Holder { claim, proved_at: 1, missing_since: None, suspended_at };
+        DomainRow { holder: Some(holder), ..DomainRow::empty() }
+    }
+
+    #[tokio::test]
+    async fn a_proved_domain_has_a_certificate_until_it_is_suspended_or_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = LocalCa::load_or_create(dir.path()).unwrap();
+        let certificates = DomainCertificates::new(Certificates::default(), Some(ca));
+        let table = Arc::new(DomainTable::new(HashMap::new(), &[], &[]));
+        let names: Vec<_> = (0..BATCH + 1).map(|at| DomainName::parse(&format!("d{at}.example")).unwrap()).collect();
+        let following = tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(&table)));
+        for name in &names {
+            table.apply_put(name.clone(), row(None));
+        }
+        let until = async |wanted: &dyn Fn() -> bool| {
+            let mut rounds = certificates.rounds.subscribe();
+            let round = async {
+                while !wanted() {
+                    rounds.changed().await.unwrap();
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), round).await.expect("no further set");
+        };
+        until(&|| names.iter().all(|name| certificates.covers(name))).await;
+        let kept = certificates.resolver.find("d1.example").unwrap();
+        table.apply_put(names[0].clone(), row(Some(2)));
+        table.apply_remove(&names[2]);
+        until(&|| !certificates.covers(&names[0]) && !certificates.covers(&names[2])).await;
+        let same = certificates.resolver.find("d1.example").unwrap();
+        assert!(Arc::ptr_eq(&kept, &same), "the others keep theirs");
+        following.abort();
+    }
+}

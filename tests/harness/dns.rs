@@ -1,0 +1,171 @@
+//! A DNS server of the test's own, on 127.0.0.1: TXT, A, AAAA and CNAME records that change while it runs, and
+//! the ways a server fails.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+/// Numbers of record types (RFC 1035 §3.2.2, RFC 3596 §2.1).
+const A: u16 = 1;
+const CNAME: u16 = 5;
+const TXT: u16 = 16;
+const AAAA: u16 = 28;
+
+/// What the server does with a question.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mood {
+    /// Answers.
+    #[default]
+    Well,
+    /// Says SERVFAIL.
+    Fails,
+}
+
+/// A running server; dropping it ends it.
+pub struct DnsServer {
+    /// Where it answers, by UDP.
+    pub address: SocketAddr,
+    zone: Arc<Mutex<Zone>>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Zone {
+    /// By name in lower case; the data of each record is as it goes over the wire.
+    records: HashMap<String, Vec<(u16, Vec<u8>)>>,
+    mood: Mood,
+    asked: usize,
+}
+
+impl DnsServer {
+    /// Starts one without records.
+    ///
+    /// # Panics
+    /// When there is no port.
+    pub async fn start() -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = socket.local_addr().expect("it is bound");
+        let zone = Arc::new(Mutex::new(Zone::default()));
+        let served = Arc::clone(&zone);
+        let task = tokio::spawn(async move {
+            let mut question = [0; 512];
+            loop {
+                let Ok((length, from)) = socket.recv_from(&mut question).await else { return };
+                let answer = served.lock().unwrap_or_else(PoisonError::into_inner).answer(&question[..length]);
+                if let Some(answer) = answer {
+                    // Who asked may be gone.
+                    let _ = socket.send_to(&answer, from).await;
+                }
+            }
+        });
+        Self { address, zone, task }
+    }
+
+    /// Adds a TXT record.
+    pub fn set_txt(&self, name: &str, text: &str) {
+        let mut data = Vec::new();
+        for part in text.as_bytes().chunks(255) {
+            data.push(u8::try_from(part.len()).expect("at most 255"));
+            data.extend(part);
+        }
+        self.add(name, TXT, data);
+    }
+
+    /// Adds an address.
+    pub fn set_address(&self, name: &str, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => self.add(name, A, address.octets().into()),
+            IpAddr::V6(address) => self.add(name, AAAA, address.octets().into()),
+        }
+    }
+
+    /// Adds a CNAME record.
+    pub fn set_cname(&self, name: &str, target: &str) {
+        self.add(name, CNAME, encoded(target));
+    }
+
+    /// Takes every record of a name away.
+    pub fn clear(&self, name: &str) {
+        self.zone().records.remove(name);
+    }
+
+    /// Says how questions are answered from now on.
+    pub fn set_mood(&self, mood: Mood) {
+        self.zone().mood = mood;
+    }
+
+    /// Questions so far.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.zone().asked
+    }
+
+    fn add(&self, name: &str, kind: u16, data: Vec<u8>) {
+        self.zone().records.entry(name.to_ascii_lowercase()).or_default().push((kind, data));
+    }
+
+    fn zone(&self) -> std::sync::MutexGuard<'_, Zone> {
+        self.zone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Zone {
+    fn answer(&mut self, question: &[u8]) -> Option<Vec<u8>> {
+        self.asked += 1;
+        let mut at = 12;
+        let mut labels = Vec::new();
+        loop {
+            let length = usize::from(*question.get(at)?);
+            at += 1;
+            if length == 0 {
+                break;
+            }
+            labels.push(String::from_utf8_lossy(question.get(at..at + length)?).to_ascii_lowercase());
+            at += length;
+        }
+        let kind = u16::from_be_bytes(question.get(at..at + 2)?.try_into().ok()?);
+        let known = self.records.get(&labels.join("."));
+        // An alias answers for every type (RFC 1034 §3.6.2).
+        let found: Vec<_> =
+            known.into_iter().flatten().filter(|(of, _)| *of == kind || *of == CNAME).cloned().collect();
+        let code: u8 = match (self.mood, known) {
+            (Mood::Fails, _) => 2,
+            (Mood::Well, None) => 3,
+            (Mood::Well, Some(_)) => 0,
+        };
+        let count = if self.mood == Mood::Fails { 0 } else { u16::try_from(found.len()).ok()? };
+        // An authoritative response to one question, which stands in it as it was asked.
+        let mut answer = question[..2].to_vec();
+        answer.extend([0x84 | (question[2] & 1), 0x80 | code, 0, 1]);
+        answer.extend(count.to_be_bytes());
+        answer.extend([0; 4]);
+        answer.extend(&question[12..at + 4]);
+        for (of, data) in found.iter().take(count.into()) {
+            // The name is the question's, class IN, no time to live.
+            answer.extend([0xc0, 12]);
+            answer.extend(of.to_be_bytes());
+            answer.extend([0, 1, 0, 0, 0, 0]);
+            answer.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
+            answer.extend(data);
+        }
+        Some(answer)
+    }
+}
+
+fn encoded(name: &str) -> Vec<u8> {
+    let mut data = Vec::new();
+    for label in name.split('.') {
+        data.push(u8::try_from(label.len()).expect("a label"));
+        data.extend(label.as_bytes());
+    }
+    data.push(0);
+    data
+}
