@@ -306,7 +306,7 @@ pub enum SpriteCommand {
     Cors {
         /// Its name.
         name: String,
-        /// An origin (https://app.example), or "*" for every site; up to 16.
+        /// An origin (`https://app.example`), or "*" for every site; up to 16.
         #[arg(long = "origin", value_name = "ORIGIN", required_unless_present = "none")]
         origins: Vec<String>,
         /// A method besides GET, HEAD and POST; up to 16.

@@ -90,10 +90,18 @@ pub(crate) async fn give(admin: &Admin, name: &SpriteName, to: &str) -> Result<V
     let began = Instant::now();
     owner.hold(name, HOLD_MAX).await;
     let given = hand_over(admin, moving, owner, spec, &target, began).await;
+    if given.is_err() && leaving(&admin.stores).is_ok_and(|names| names.contains(name)) {
+        // Nobody said whether the route has changed. Its visitors wait on, until the store says so or their
+        // hold is over: it must not be served here if it is another's.
+        let (stores, owner) = (admin.stores.clone(), owner.clone());
+        tokio::spawn(clear_up(stores, owner, Arc::clone(&moving.hosts), moving.own.number));
+        let error = given.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        return Err(refused(format!("{error}; the store is asked whether {name} has moved: see `sprite list`")));
+    }
+    drop(std::fs::remove_file(moving.sprites.join(name.as_str()).join(FILE)));
     if given.is_err() {
         owner.release(name).await;
     }
-    drop(std::fs::remove_file(moving.sprites.join(name.as_str()).join(FILE)));
     let generation = given.map_err(|error| refused(format!("{error:#}; {name} stays where it is")))?;
     Ok(json!({ "moved": name, "to": to, "generation": generation, "held_ms": began.elapsed().as_millis() as u64 }))
 }
@@ -146,7 +154,9 @@ async fn hand_over(
         }
         return Err(error);
     }
-    let_go(stores, owner, &name, &target.name, generation).await?;
+    if let Err(error) = let_go(stores, owner, &name, &target.name, generation).await {
+        tracing::error!(sprite = %name, %error, "it has moved, but its definition is still here; the next start clears it up");
+    }
     Ok(generation)
 }
 
@@ -234,15 +244,16 @@ async fn let_go(
     to: &str,
     generation: Generation,
 ) -> anyhow::Result<()> {
+    // First of all: from here on nobody is served by it any more.
+    owner.moved(name, to, generation.0).await;
     sprites::put_local(&stores.local, &sprites::spec_key(name), None)?;
     access::forget_seed(&stores.local, name)?;
-    owner.moved(name, to, generation.0).await;
     sprites::put_local(&stores.local, &leaving_key(name), None)?;
     Ok(())
 }
 
-/// At start: a sprite whose last move may have come to its end is not this host's before the store
-/// has said so. Ends when all have been cleared up.
+/// A sprite whose last move may have come to its end is not this host's before the store has said so: at
+/// start, and when a write to the store had no answer. Ends when all have been cleared up.
 pub async fn clear_up(stores: Stores, owner: OwnerHandle, hosts: Arc<HostTable>, own: HostId) {
     loop {
         match cleared(&stores, &owner, &hosts, own).await {
@@ -277,7 +288,10 @@ async fn cleared(stores: &Stores, owner: &OwnerHandle, hosts: &HostTable, own: H
                 let to = hosts.lookup(row.host).map_or_else(String::new, |row| row.name.clone());
                 let_go(stores, owner, &name, &to, row.generation).await?;
             }
-            _ => sprites::put_local(&stores.local, &leaving_key(&name), None)?,
+            _ => {
+                sprites::put_local(&stores.local, &leaving_key(&name), None)?;
+                owner.release(&name).await;
+            }
         }
     }
     Ok(leaving(stores)?.is_empty())
