@@ -1,6 +1,6 @@
 //! `--memory-mib`: kept where this host can keep it, refused in words where it cannot.
 
-use harness::{Demo, until};
+use harness::{Demo, Options, until};
 use std::process::Output;
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ fn said(output: &Output) -> String {
 
 #[tokio::test]
 async fn a_limit_of_memory_is_kept_or_refused_and_a_guest_that_runs_out_of_it_says_so() {
-    let demo = Demo::new().await;
+    let config = Some("[drivers.process]\ncgroup = \"auto\"\n".into());
+    let demo = Demo::start(Options { config, ..Options::default() }).await;
     for mib in ["3", "1048577"] {
         let refused = demo.try_admin(&["sprite", "create", "a", "--command", "true", "--memory-mib", mib]).await;
         assert!(!refused.status.success() && said(&refused).contains("memory_mib: 4 to 1048576"), "{refused:?}");

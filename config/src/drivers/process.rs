@@ -16,9 +16,9 @@ pub struct ProcessDriver {
 #[serde(try_from = "String", into = "String")]
 pub enum Cgroup {
     /// In the cgroup (v2) this process is in, if it may; guests are held by signals otherwise.
-    #[default]
     Auto,
     /// Nowhere: guests are held by signals.
+    #[default]
     None,
     /// In this one, which is empty and ours to write; by signals, with a warning, otherwise.
     At(PathBuf),
