@@ -41,6 +41,12 @@ async fn with_and_without(engine: &str, sections: &str, nodes: &mut [Node]) {
     assert_eq!((&status["store"]["engine"], &status["routes"]), (&engine.into(), &1.into()));
     assert!(!stale(&demo).await);
 
+    // What came last is on disk when it has been quiet for a moment.
+    let file = demo.data().join("routes.last-known-good");
+    until("the route to be on disk", PATIENCE, async || {
+        std::fs::read_to_string(&file).is_ok_and(|text| text.contains("kept ")).then_some(())
+    })
+    .await;
     nodes.iter_mut().for_each(Node::kill);
     until("the loss to be shown", PATIENCE, async || stale(&demo).await.then_some(())).await;
     // Placement is all that the store knows: sprites sleep and wake without it.
@@ -53,7 +59,8 @@ async fn with_and_without(engine: &str, sections: &str, nodes: &mut [Node]) {
     // Begun anew while it is away: the routes of the last run, and absence means nothing yet.
     let data = demo.leave().await;
     let demo = edge(sections, Some(data)).await;
-    assert_eq!(demo.get("kept", "/").await.status, 200);
+    let kept = demo.get("kept", "/").await;
+    assert_eq!(kept.status, 200, "{kept:?}");
     let unknown = demo.get("unheard-of", "/").await;
     assert_eq!(unknown.status, 503, "{unknown:?}");
     assert_eq!(demo.admin(&["status"]).await["synced"], false);
