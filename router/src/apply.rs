@@ -60,6 +60,8 @@ pub async fn follow(store: Store, table: Arc<RouteTable>, last_known_good: PathB
                 }
                 Heard::Lost => {
                     table.mark_stale();
+                    // From here on the file is all that a next start may have.
+                    quiet_at = Instant::now();
                     After::Nothing
                 }
             },

@@ -41,12 +41,6 @@ async fn with_and_without(engine: &str, sections: &str, nodes: &mut [Node]) {
     assert_eq!((&status["store"]["engine"], &status["routes"]), (&engine.into(), &1.into()));
     assert!(!stale(&demo).await);
 
-    // What came last is on disk when it has been quiet for a moment.
-    let file = demo.data().join("routes.last-known-good");
-    until("the route to be on disk", PATIENCE, async || {
-        std::fs::read_to_string(&file).is_ok_and(|text| text.contains("kept ")).then_some(())
-    })
-    .await;
     nodes.iter_mut().for_each(Node::kill);
     until("the loss to be shown", PATIENCE, async || stale(&demo).await.then_some(())).await;
     // Placement is all that the store knows: sprites sleep and wake without it.

@@ -48,7 +48,11 @@ pub async fn follow(store: Store, table: Arc<DomainTable>, last_known_good: Path
             () = table.removals_accepted() => applier.accept_removals(),
             heard = subscriber.next() => match heard {
                 Heard::Event(event) => applier.handle(event, Instant::now()),
-                Heard::Lost => false,
+                Heard::Lost => {
+                    // From here on the file is all that a next start may have.
+                    quiet_at = Instant::now();
+                    false
+                }
             },
         };
         if changed {
