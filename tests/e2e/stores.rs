@@ -60,7 +60,9 @@ async fn with_and_without(engine: &str, sections: &str, nodes: &mut [Node]) {
     assert_eq!(demo.admin(&["status"]).await["synced"], false);
 
     nodes.iter_mut().for_each(Node::restart);
-    until("the store to be back", PATIENCE, async || (!stale(&demo).await).then_some(())).await;
+    // Heard is not yet read to its end: only then does absence mean something.
+    let synced = async || (demo.admin(&["status"]).await["synced"] == true && !stale(&demo).await).then_some(());
+    until("the store to be back", PATIENCE, synced).await;
     assert_eq!(demo.get("unheard-of", "/").await.status, 404);
     demo.create_guest("new").await;
     assert_eq!(demo.get("new", "/").await.status, 200);
