@@ -14,7 +14,7 @@
 use super::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Set in the gate word once the run is closed.
 const CLOSED: u64 = 1 << 63;
@@ -46,6 +46,8 @@ pub struct RunActivity {
     sockets: AtomicU32,
     /// Its owner is about to put it to sleep.
     cordoned: watch::Sender<bool>,
+    /// Wakes what waits at the closed gate.
+    reopened: Notify,
     epoch: Instant,
     ended: watch::Sender<bool>,
 }
@@ -63,6 +65,7 @@ impl RunActivity {
             from_guest_bytes: AtomicU64::new(0),
             sockets: AtomicU32::new(0),
             cordoned: watch::Sender::new(false),
+            reopened: Notify::new(),
             epoch: now,
             ended: watch::Sender::new(false),
         })
@@ -174,6 +177,22 @@ impl RunActivity {
     pub fn reopen(&self) {
         self.cordoned.send_if_modified(|cordoned| std::mem::replace(cordoned, false));
         self.gate.fetch_and(!(CLOSED | HELD), Ordering::AcqRel);
+        self.reopened.notify_waiters();
+    }
+
+    /// As [`RunActivity::go_on`], but waits as long as the gate is closed and may open again: a
+    /// stop that is called off delays a request and does not turn it away. Does not resolve once
+    /// [`RunActivity::end`] was called.
+    /// Cancel safe.
+    pub async fn go_on_patiently(self: &Arc<Self>) -> ActivityGuard {
+        loop {
+            // Before the look, so that no opening falls in between.
+            let reopened = self.reopened.notified();
+            if let Some(guard) = self.go_on() {
+                return guard;
+            }
+            reopened.await;
+        }
     }
 
     /// Closes the gate whatever is in progress and tells every splice to end.

@@ -34,8 +34,8 @@ impl Direct {
         let me = self.me.clone();
         let answers: AnswerSink = Arc::new(move |answer: ToEdge| {
             let cordoned = match &answer.message {
-                Some(OwnerMessage::Cordon(Cordon { sprite, run, .. })) => {
-                    Some(Cordoned { sprite: sprite.clone(), run: *run })
+                Some(OwnerMessage::Cordon(Cordon { sprite, run, number, .. })) => {
+                    Some(Cordoned { sprite: sprite.clone(), run: *run, number: *number, claim: None })
                 }
                 _ => None,
             };

@@ -211,9 +211,14 @@ impl Direction<'_> {
                 None => return self.refuse(receive),
             };
             // The owner may be ending this run in this moment: either it sees that something
-            // is open, or nothing of this reaches the guest and the edge asks again. A hold is
-            // the edges' to keep: here nobody can tell a new request from more of an old one.
-            let Some(guard) = self.activity.go_on() else { return self.refuse(receive) };
+            // is open, or nothing of this reaches the guest and the edge asks again, unless the
+            // stop is called off. A hold is the edges' to keep: here nobody can tell a new request
+            // from more of an old one.
+            let guard = tokio::select! {
+                biased;
+                guard = self.activity.go_on_patiently() => guard,
+                () = &mut ended => return self.refuse(receive),
+            };
             let guard = if self.silent { guard.silent() } else { guard };
             let written = tokio::select! {
                 biased;

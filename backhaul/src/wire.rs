@@ -449,6 +449,12 @@ pub struct Cordon {
     /// It does not end: nothing new may begin with it for a while, open or not.
     #[prost(bool, tag = "3")]
     pub hold: bool,
+    /// It ends whatever is open with it: somebody ordered that.
+    #[prost(bool, tag = "4")]
+    pub forced: bool,
+    /// Comes back in [`Cordoned`], so that an answer to an earlier one is not taken for this one's.
+    #[prost(uint64, tag = "5")]
+    pub number: u64,
 }
 
 /// See [`EdgeMessage::Cordoned`].
@@ -460,6 +466,12 @@ pub struct Cordoned {
     /// The run nothing new begins with.
     #[prost(uint64, tag = "2")]
     pub run: u64,
+    /// What is in progress with it and was not claimed before: the owner decided without knowing.
+    #[prost(message, optional, tag = "3")]
+    pub claim: Option<Lease>,
+    /// That of the [`Cordon`].
+    #[prost(uint64, tag = "4")]
+    pub number: u64,
 }
 
 /// A frame that is too long or not a message of the expected kind.

@@ -209,7 +209,9 @@ async fn whatever_clients_leave_behind_a_sprite_falls_asleep() {
         if !stays && !matches!(left, Left::Nothing | Left::Client(_)) && way != Way::HalfClosed {
             // Not asleep under an open request; then its client is gone without a word.
             tokio::time::sleep(SILENCE).await;
-            assert_eq!(demo.look(&name).await["state"], "running", "{way:?}");
+            let row = demo.look(&name).await;
+            let receipts = demo.receipts(&name).await;
+            assert_eq!(row["state"], "running", "{way:?}: {row} {receipts:?}");
         }
         let left = if stays { left } else { left.vanish() };
         println!("{name}: {way:?} leaves {}", left.name());
@@ -248,5 +250,30 @@ async fn sixty_that_were_busy_and_are_quiet_all_sleep() {
     for (number, client) in kept.iter_mut().enumerate().step_by(7) {
         let answer = client.get(&demo, &format!("quiet-{number}"), "/").await;
         assert_eq!((answer.status, answer.header("sprite-wake")), (200, "warm"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_open_keeps_a_sprite_awake_however_short_its_idle_timeout_is() {
+    // Shorter than the second in which an edge claims what is open with it.
+    let config = CONFIG.replace("idle_timeout = \"1s\"", "idle_timeout = \"100ms\"");
+    let demo = Demo::start(Options { config: Some(config), ..Options::default() }).await;
+    let ways = [Way::SocketSilent, Way::SilentEvents(Version::H1), Way::SilentEvents(Version::H2), Way::GuestStalls];
+    for (number, way) in ways.into_iter().enumerate() {
+        let name = format!("short-{number}");
+        demo.create_guest(&name).await;
+        let left = misbehave(&demo, way, &name).await;
+        // One of them comes as soon as it is sent.
+        demo.wait_state(&name, "running").await;
+        let began = Instant::now();
+        while began.elapsed() < SILENCE {
+            assert_eq!(demo.row(&name).await["run"], 1, "{way:?}");
+            let state = demo.look(&name).await["state"].clone();
+            // It may be about to sleep until its edge is asked.
+            assert!(state == "running" || state == "stopping", "{way:?}: {state} after {:?}", began.elapsed());
+        }
+        assert_eq!((demo.look(&name).await["state"].as_str(), demo.receipts(&name).await.len()), (Some("running"), 1));
+        drop(left.vanish());
+        sleeps(&demo, &name, Instant::now()).await;
     }
 }

@@ -187,8 +187,13 @@ impl World {
                     guest.present = guest.listening;
                 }
             }
+            Cordon { name, run, .. } => {
+                // What edges have open, a guest here sees too: they have no more to claim.
+                let answered = (0..EDGES).map(|_| self.delay() + self.delay()).max().unwrap_or_default();
+                self.after(answered, Event::Cordoned(host, name, run));
+            }
             // Streams here are opened by edges that were told a run: none of them is ahead.
-            CaughtUp { .. } | Ended { .. } | Cordon { .. } | Receipt { .. } | Unwanted(_) => {}
+            CaughtUp { .. } | Ended { .. } | Receipt { .. } | Unwanted(_) => {}
             RunBegan { ref name, generation, run, .. } | WakeFailed { ref name, generation, run, .. } => {
                 self.owner(host).runs.insert(name.clone(), (generation, run));
                 self.awake.told(host, &action);

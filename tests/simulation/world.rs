@@ -101,6 +101,8 @@ pub(crate) enum Event {
     Fed(usize, SpriteName, Place),
     /// The table has not told what was waited for.
     FeedLate(u64, u32),
+    /// Every edge has answered the owner's cordon of that run.
+    Cordoned(HostId, SpriteName, u64),
     /// The owner notices that a session is over.
     EdgeGone(HostId, EdgeId),
     HostDown(usize, HostId),
@@ -325,7 +327,7 @@ impl World {
             Event::ToOwner(session, _) => owner(self.session(*session)?.1),
             Event::ToEdge(session, _) => edge(self.session(*session)?.0),
             Event::Open(_, sent) => owner(sent.host),
-            Event::Driver(host, ..) | Event::EdgeGone(host, _) => owner(*host),
+            Event::Driver(host, ..) | Event::EdgeGone(host, _) | Event::Cordoned(host, ..) => owner(*host),
             Event::Renew(at) | Event::Fed(at, ..) | Event::HostDown(at, _) => edge(*at),
             Event::Upserted(_, place) => owner(place.host),
             Event::Release(name) | Event::StartAgain(name) | Event::MoveOn(name, ..) => home(name),
@@ -398,6 +400,7 @@ impl World {
                 }
             }
             Event::Renew(edge) => self.renew(edge),
+            Event::Cordoned(host, name, run) => self.owner(host).core.handle_cordoned(now, &name, run),
             Event::EdgeGone(host, session) => self.owner(host).core.handle_edge_gone(now, session),
             Event::HostDown(edge, host) => self.edges[edge].holds.handle_host_down(now, host),
             Event::OwnerBack(host) => self.owner_back(host),

@@ -14,7 +14,7 @@ use super::{CONNECT_WAIT, CONTROL_QUEUE, transport};
 use crate::keys::{PrivateKey, PublicKey};
 use crate::link::{LinkOptions, SESSION_PORT, UserspaceLink};
 use crate::stream::GuestStream;
-use crate::wire::{self, Cordoned, EdgeMessage, FRAME_BYTES_MAX, Lease, Leases, Open, OwnerMessage, ToEdge, ToOwner};
+use crate::wire::{self, EdgeMessage, FRAME_BYTES_MAX, Lease, Leases, Open, OwnerMessage, ToEdge, ToOwner};
 use crate::{EdgeEvents, OpenError, SessionState, Unreachable};
 use prost::Message;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, TokioRuntime};
@@ -376,8 +376,7 @@ async fn serve(
                 Some(message) => {
                     let mut cordoned = None;
                     if let Some(OwnerMessage::Cordon(cordon)) = &message.message {
-                        session.runs.cordon(&cordon.sprite, cordon.run, cordon.hold);
-                        cordoned = Some(Cordoned { sprite: cordon.sprite.clone(), run: cordon.run });
+                        cordoned = Some(session.runs.cordon(cordon));
                     }
                     if let Some(events) = events.get() {
                         events.answer(session.host, message);

@@ -3,7 +3,7 @@
 
 use super::edge::TICK;
 use crate::activity::{RECONCILE_EVERY, RunActivity};
-use crate::wire::Lease;
+use crate::wire::{Cordon, Cordoned, Lease};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,28 +23,47 @@ pub(crate) struct Runs {
 #[derive(Debug)]
 struct Run {
     activity: Arc<RunActivity>,
-    /// Whether the owner's last word from us was that something is open.
-    claimed: bool,
+    /// If the owner's last word from us was that something is open, when we said was the last data.
+    claimed: Option<Instant>,
+}
+
+impl Run {
+    /// What the owner is to hear of it now.
+    fn claim(&mut self, sprite: &str, run: u64) -> Lease {
+        let (open, sockets, last) = (self.activity.open(), self.activity.sockets(), self.activity.last());
+        self.claimed = (open > 0).then_some(last);
+        let quiet_ms = u32::try_from(last.elapsed().as_millis()).unwrap_or(u32::MAX);
+        Lease { sprite: sprite.to_owned(), run, open, sockets, quiet_ms }
+    }
 }
 
 impl Runs {
     /// The gate of a run, made on first sight.
     pub(crate) fn activity(&self, sprite: &str, run: u64) -> Arc<RunActivity> {
-        let new = || Run { activity: RunActivity::new(Instant::now()), claimed: false };
+        let new = || Run { activity: RunActivity::new(Instant::now()), claimed: None };
         Arc::clone(&self.lock().entry((sprite.into(), run)).or_insert_with(new).activity)
     }
 
-    /// The owner is about to end a run: idle streams to it are not used any more.
-    pub(super) fn cordon(&self, sprite: &str, run: u64, hold: bool) {
-        if let Some(run) = self.lock().get(&(sprite.into(), run)) {
-            if hold {
-                return run.activity.close();
+    /// The owner is about to end a run: idle streams to it are not used any more, and sockets that
+    /// were silent for too long end. Claims are made once a [`TICK`]: if the owner does not know of
+    /// a request, or of the last data of a socket, it is told now and nothing ends.
+    pub(super) fn cordon(&self, cordon: &Cordon) -> Cordoned {
+        let (sprite, run, number) = (&cordon.sprite, cordon.run, cordon.number);
+        let mut claim = None;
+        if let Some(found) = self.lock().get_mut(&(sprite.as_str().into(), run)) {
+            if cordon.hold {
+                found.activity.close();
+                return Cordoned { sprite: sprite.clone(), run, number, claim: None };
             }
-            // Busy is fine too: the owner will find out and call the stop off, or what is open
-            // is silent and about to end.
-            let _ = run.activity.close_if_idle();
-            run.activity.cordon();
+            let silent =
+                found.claimed == Some(found.activity.last()) && found.activity.open() == found.activity.sockets();
+            if found.activity.close_if_idle() || silent || cordon.forced {
+                found.activity.cordon();
+            } else {
+                claim = Some(found.claim(sprite, run));
+            }
         }
+        Cordoned { sprite: sprite.clone(), run, number, claim }
     }
 
     /// What the owner must hear now: everything open, and once more what no longer is, so
@@ -55,14 +74,10 @@ impl Runs {
         }
         let mut leases = Vec::new();
         self.lock().retain(|(sprite, number), run| {
-            let (open, sockets) = (run.activity.open(), run.activity.sockets());
-            let quiet = run.activity.last().elapsed().as_millis();
-            let quiet_ms = u32::try_from(quiet).unwrap_or(u32::MAX);
-            if open > 0 || run.claimed {
-                leases.push(Lease { sprite: sprite.to_string(), run: *number, open, sockets, quiet_ms });
+            if run.activity.open() > 0 || run.claimed.is_some() {
+                leases.push(run.claim(sprite, *number));
             }
-            run.claimed = open > 0;
-            open > 0 || Arc::strong_count(&run.activity) > 1
+            run.claimed.is_some() || Arc::strong_count(&run.activity) > 1
         });
         leases
     }
@@ -85,7 +100,7 @@ impl Runs {
 
     /// The session is gone and every claim with it.
     pub(super) fn forget_claims(&self) {
-        self.lock().values_mut().for_each(|run| run.claimed = false);
+        self.lock().values_mut().for_each(|run| run.claimed = None);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(Arc<str>, u64), Run>> {
@@ -109,12 +124,41 @@ mod tests {
         drop(guard);
         assert!(matches!(&runs.leases()[..], [Lease { run: 3, open: 0, .. }]));
         assert!(runs.leases().is_empty());
-        runs.cordon("hello", 3, false);
+        runs.cordon(&Cordon { sprite: "hello".into(), run: 3, ..Cordon::default() });
         assert!(activity.begin().is_none());
         drop(activity);
         runs.leases();
         assert!(runs.lock().is_empty());
     }
+
+    #[test]
+    fn what_is_open_and_was_not_claimed_answers_a_cordon_with_its_claim_and_goes_on() {
+        let runs = Runs::default();
+        let activity = runs.activity("hello", 3);
+        let mut socket = activity.begin().unwrap();
+        socket.becomes_socket();
+        let cordon = Cordon { sprite: "hello".into(), run: 3, number: 9, ..Cordon::default() };
+        let answer = runs.cordon(&cordon);
+        assert!(matches!(answer.claim, Some(Lease { run: 3, open: 1, sockets: 1, .. })), "{answer:?}");
+        assert_eq!((answer.sprite.as_str(), answer.run, answer.number), ("hello", 3, 9));
+        assert!(!activity.is_cordoned() && !activity.is_closed());
+        // Known, and it is to end all the same: it was silent for too long.
+        assert_eq!(runs.cordon(&cordon).claim, None);
+        assert!(activity.is_cordoned());
+        drop(socket);
+        assert!(matches!(&runs.leases()[..], [Lease { open: 0, .. }]), "and it is given back");
+    }
+
+    #[test]
+    fn an_order_ends_what_was_not_claimed() {
+        let runs = Runs::default();
+        let activity = runs.activity("hello", 3);
+        let _open = activity.begin().unwrap();
+        let forced = Cordon { sprite: "hello".into(), run: 3, forced: true, ..Cordon::default() };
+        assert_eq!(runs.cordon(&forced).claim, None);
+        assert!(activity.is_cordoned());
+    }
+
     #[test]
     fn a_claim_that_was_lost_is_given_back_within_two_minutes_and_one_with_a_stream_is_not() {
         let runs = Runs::default();

@@ -118,6 +118,39 @@ async fn a_stream_is_counted_at_both_ends_until_nobody_reads_it_and_its_claim_is
 }
 
 #[tokio::test]
+async fn what_meets_a_closed_gate_goes_on_when_it_opens_again_and_comes_back_when_the_run_ends() {
+    let world = World::quic();
+    world.echo().await;
+    let owner = &world.owner.activity;
+    // What was written before is open until its splice has looked at it.
+    let close = || {
+        within(async {
+            while !owner.close_if_idle() {
+                tokio::task::yield_now().await
+            }
+        })
+    };
+    let mut stream = world.backhaul.open(HOST, open("echo")).await.unwrap();
+    stream.write.write_u8(1).await.unwrap();
+    assert_eq!(within(stream.read.read_u8()).await.unwrap(), 1);
+    for ends in [false, true] {
+        close().await;
+        stream.write.write_u8(2).await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(50), stream.read.read_u8()).await;
+        assert!(early.is_err(), "it reached the guest of a run that is about to end");
+        if ends {
+            owner.end();
+            assert!(within(stream.read.read_u8()).await.is_err());
+        } else {
+            owner.reopen();
+            assert_eq!(within(stream.read.read_u8()).await.unwrap(), 2);
+        }
+    }
+    assert_eq!(stream.delivered().await, Some(2));
+    assert_eq!(owner.bytes().0, 2);
+}
+
+#[tokio::test]
 async fn the_owner_hears_that_an_edge_is_gone() {
     let mut world = World::quic();
     world.backhaul.send(HOST, wake(1)).unwrap();

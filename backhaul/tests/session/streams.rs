@@ -162,26 +162,6 @@ async fn the_end_of_a_run_delivers_what_the_guest_said_and_nothing_more_to_it() 
 }
 
 #[tokio::test]
-async fn a_closed_gate_takes_no_byte_and_says_so() {
-    let world = World::quic();
-    world.echo().await;
-    let mut stream = world.backhaul.open(crate::world::HOST, open("echo")).await.unwrap();
-    stream.write.write_all(b"first").await.unwrap();
-    within(stream.opened()).await.unwrap();
-    within(stream.read.read_exact(&mut [0; 5])).await.unwrap();
-    // The owner decides to stop the run in this moment.
-    within(async {
-        while !world.owner.activity.close_if_idle() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    stream.write.write_all(b"second").await.unwrap();
-    assert_eq!(stream.delivered().await, Some(5));
-    assert_eq!(world.owner.activity.bytes().0, 5);
-}
-
-#[tokio::test]
 async fn a_dropped_stream_is_a_reset_for_the_guest() {
     let world = World::quic();
     let (ends, mut ended) = mpsc::unbounded_channel();

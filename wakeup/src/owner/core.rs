@@ -47,6 +47,9 @@ use std::time::{Duration, Instant};
 pub const LEASE_TTL: Duration = Duration::from_secs(15);
 /// From the cordon until a stop is committed; a request in between calls it off (`wake.md` §8).
 pub const CORDON: Duration = Duration::from_millis(200);
+/// Longest wait for the edges' answers to a cordon, which say what they had not claimed yet (chosen:
+/// three round trips of the longest backhaul, 300 ms).
+pub const CORDON_ANSWERS: Duration = Duration::from_secs(1);
 /// Port wait of a run that is older than [`RUN_IS_OLD`] (`wake.md` §4).
 pub const PORT_WAIT_LATE: Duration = Duration::from_secs(2);
 /// From this age on a run has had its time to listen (`wake.md` §4).
@@ -259,6 +262,7 @@ impl OwnerCore {
             let quiet = Duration::from_millis(quiet_ms.into());
             let last_data = now.checked_sub(quiet).unwrap_or(now);
             sprite.leases.insert(edge, Lease { run, open, sockets, last_data, until: now + LEASE_TTL });
+            self.call_off(now, &name);
         } else if sprite.leases.remove(&edge).is_some() {
             // The timer stands at the end of the claim: idle may be sooner now.
             self.arm(now, &name);

@@ -137,8 +137,10 @@ impl Task {
             Command::Edge(edge, message) => self.edge_message(now, edge, message),
             Command::EdgeGone(edge) => {
                 self.ports.retain(|(of, _), _| *of != edge);
-                self.cordons.gone(edge);
                 self.core.handle_edge_gone(now, edge);
+                for (name, run) in self.cordons.gone(edge) {
+                    self.core.handle_cordoned(now, &name, run);
+                }
             }
             Command::Wake(request, port, sender) => {
                 self.waiting.insert(request.waiter.1, sender);
@@ -253,8 +255,13 @@ impl Task {
                 }
             }
             Some(EdgeMessage::Cordoned(cordoned)) => {
-                if let Ok(name) = SpriteName::parse(&cordoned.sprite) {
-                    self.cordons.acknowledged(edge, &name, cordoned.run);
+                if let Some(claim) = &cordoned.claim {
+                    self.core.handle_lease(now, edge, claim);
+                }
+                if let Ok(name) = SpriteName::parse(&cordoned.sprite)
+                    && self.cordons.answered(edge, &name, cordoned.run, cordoned.number)
+                {
+                    self.core.handle_cordoned(now, &name, cordoned.run);
                 }
             }
             None => {}
@@ -359,7 +366,7 @@ impl Task {
                     }
                 }
                 Action::Hold { name, run } => self.hold(&name, run),
-                Action::Cordon { name, run } => self.cordon(&name, run, false),
+                Action::Cordon { name, run, forced } => self.cordon(&name, run, false, forced),
                 Action::Freeze { name, token, .. } => self.stop(name, token, Stop::Freeze),
                 Action::Suspend { name, token, .. } => self.stop(name, token, Stop::Suspend),
                 Action::End { name, token, .. } => self.stop(name, token, Stop::End),
@@ -479,9 +486,8 @@ impl Task {
         if let Some(present) = self.shared.runs.get(name).filter(|present| present.run == run) {
             present.activity.close();
         }
-        let edges: Vec<_> = self.shared.sinks.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
-        self.holding = Some((run, self.cordons.begin(name, run, edges)));
-        self.cordon(name, run, true);
+        self.cordon(name, run, true, false);
+        self.holding = Some((run, self.cordons.in_effect(name, run)));
     }
 
     /// The hold counts once every edge keeps it, or has had its time to.
@@ -500,14 +506,18 @@ impl Task {
         });
     }
 
-    fn cordon(&self, name: &SpriteName, run: u64, hold: bool) {
-        let cordon = Cordon { sprite: name.as_str().into(), run, hold };
-        let message = ToEdge { message: Some(OwnerMessage::Cordon(cordon)) };
+    fn cordon(&mut self, name: &SpriteName, run: u64, hold: bool, forced: bool) {
         // With the lock released: an edge in this process answers on the very call.
-        let sinks: Vec<_> =
-            self.shared.sinks.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        for sink in sinks {
+        let sinks = self.shared.sinks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let number = self.cordons.begin(name, run, sinks.keys().copied());
+        let cordon = Cordon { sprite: name.as_str().into(), run, hold, forced, number };
+        let message = ToEdge { message: Some(OwnerMessage::Cordon(cordon)) };
+        for sink in sinks.values() {
             sink(message.clone());
+        }
+        if sinks.is_empty() {
+            self.cordons.forget(name, run);
+            self.core.handle_cordoned(Instant::now(), name, run);
         }
     }
 
@@ -567,8 +577,9 @@ impl Task {
         self.shared.runs.insert(name, Run { generation, run, ports, address, activity, port_open: true, always });
     }
 
-    fn ended(&mut self, name: &SpriteName, _run: u64) {
+    fn ended(&mut self, name: &SpriteName, run: u64) {
         self.end_streams(name);
+        self.cordons.forget(name, run);
         self.watches.remove(name);
         for done in self.sleepers.remove(name).into_iter().flatten() {
             let _ = done.send(Ok(()));

@@ -195,7 +195,10 @@ async fn a_view_is_learnt_from_a_wake_and_dropped_by_a_cordon() {
     assert_eq!(waker.view(&name(), 1), None);
     waker.hold(request(LONG)).await.unwrap();
     assert_eq!(waker.view(&name(), 1), Some(4));
-    let cordon = |run| ToEdge { message: Some(OwnerMessage::Cordon(Cordon { sprite: "a".into(), run, hold: false })) };
+    let cordon = |run| {
+        let cordon = Cordon { sprite: "a".into(), run, ..Cordon::default() };
+        ToEdge { message: Some(OwnerMessage::Cordon(cordon)) }
+    };
     owner.say(cordon(3));
     assert_eq!(waker.view(&name(), 1), Some(4));
     owner.say(cordon(4));

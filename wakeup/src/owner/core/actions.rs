@@ -77,8 +77,9 @@ pub enum Action {
     Hold { name: SpriteName, run: u64 },
     /// That is over.
     Unhold { name: SpriteName, run: u64 },
-    /// Tell every edge that the run is about to end.
-    Cordon { name: SpriteName, run: u64 },
+    /// Tell every edge that the run is about to end, and what is silent with it; `forced`: whatever
+    /// is open. The edges' answers are for [`super::OwnerCore::handle_cordoned`].
+    Cordon { name: SpriteName, run: u64, forced: bool },
     /// End the run's streams, then freeze the guest.
     Freeze { name: SpriteName, run: u64, token: u64 },
     /// End the run's streams, then put the guest to sleep with nothing left in memory.

@@ -5,7 +5,7 @@
 //! next wake, only a committed stop must be gone through.
 
 use super::super::sprite::{Stage, State};
-use super::{Action, CORDON, OwnerCore, current};
+use super::{Action, CORDON, CORDON_ANSWERS, OwnerCore, current};
 use crate::ledger::StopReason;
 use crate::spec::Depth;
 use router::names::SpriteName;
@@ -21,15 +21,38 @@ impl OwnerCore {
         let (awake, port_open, run) = (*since, *port_open, sprite.run);
         if closed {
             sprite.forget_failures(now, awake);
-            self.actions.push_back(Action::Cordon { name: name.clone(), run });
+            self.actions.push_back(Action::Cordon { name: name.clone(), run, forced: forced.is_some() });
             if let Some(depth) = forced {
                 return self.commit(now, name, depth);
             }
-            let stage = Stage::Interruptible { until: now + CORDON, port_open };
+            let stage = Stage::Interruptible { until: now + CORDON_ANSWERS, port_open };
             sprite.enter(now, State::Stopping { depth: Depth::Warm, stage });
         }
         self.wake_for_waiters(now, name);
         self.go_on_stopping(now, name);
+        self.arm(now, name);
+    }
+
+    /// Every edge has answered the [`Action::Cordon`] of this run, and [`OwnerCore::handle_lease`] has
+    /// what it claimed: there is no more to wait for than what is on the way.
+    pub fn handle_cordoned(&mut self, now: Instant, name: &SpriteName, run: u64) {
+        let Some(sprite) = self.sprites.get_mut(name).filter(|sprite| sprite.run == run) else { return };
+        let since = sprite.since;
+        if let State::Stopping { stage: Stage::Interruptible { until, .. }, .. } = &mut sprite.state {
+            *until = since + CORDON;
+            self.arm(now, name);
+        }
+    }
+
+    /// A claim came: a stop that was decided without it is called off as long as that costs nothing.
+    pub(super) fn call_off(&mut self, now: Instant, name: &SpriteName) {
+        let Some(sprite) = self.sprites.get(name) else { return };
+        let State::Stopping { stage: Stage::Interruptible { port_open, .. }, .. } = sprite.state else { return };
+        let claimed = sprite.claimed_until(now, self.silence_of(sprite)).is_some();
+        let Some(sprite) = self.sprites.get_mut(name).filter(|_| claimed) else { return };
+        sprite.enter(now, State::Running { since: now, port_open, gate_asked: false });
+        let run = sprite.run;
+        self.actions.push_back(Action::ReopenGate { name: name.clone(), run });
         self.arm(now, name);
     }
 
@@ -69,6 +92,7 @@ impl OwnerCore {
             State::Asleep(Depth::Warm) if depth == Depth::Cold => self.commit(now, name, Depth::Cold),
             State::Stopping { stage: Stage::Interruptible { .. }, .. } => {
                 sprite.ending = StopReason::Asked;
+                self.actions.push_back(Action::Cordon { name: name.clone(), run, forced: true });
                 self.commit(now, name, depth);
             }
             State::Stopping { .. } => {}

@@ -287,8 +287,14 @@ fn an_idle_sprite_is_cordoned_then_frozen_and_in_the_end_ended() {
     let token = bench.gate().expect("it is idle");
     bench.core.handle_gate(bench.now, &name("a"), token, true, None);
     assert_eq!(bench.state("a"), StateName::Stopping);
-    assert!(bench.actions().iter().any(|action| matches!(action, Action::Cordon { run: 1, .. })));
-    bench.later(0.2);
+    assert!(bench.actions().iter().any(|action| matches!(action, Action::Cordon { run: 1, forced: false, .. })));
+    bench.later(0.25);
+    assert_eq!(bench.actions(), [], "an edge may have something open that it never claimed");
+    bench.core.handle_cordoned(bench.now, &name("a"), 0);
+    bench.later(0.0);
+    assert_eq!(bench.actions(), [], "another run");
+    bench.core.handle_cordoned(bench.now, &name("a"), 1);
+    bench.later(0.0);
     let (token, depth) = bench.stop();
     assert_eq!(depth, Depth::Warm);
     bench.core.handle_stopped(bench.now, &name("a"), token, Depth::Warm);
@@ -299,6 +305,25 @@ fn an_idle_sprite_is_cordoned_then_frozen_and_in_the_end_ended() {
     assert_eq!(depth, Depth::Cold);
     bench.core.handle_stopped(bench.now, &name("a"), token, Depth::Cold);
     assert_eq!(bench.warmth("a"), Some(Depth::Cold));
+}
+
+#[test]
+fn a_cordon_lasts_a_fifth_of_a_second_when_every_edge_answers_and_a_second_when_one_does_not() {
+    for (answered, lasts) in [(true, 0.2), (false, 1.0)] {
+        let mut bench = Bench::new(&["a"]);
+        let run = bench.run("a");
+        bench.later(31.0);
+        let token = bench.gate().unwrap();
+        bench.core.handle_gate(bench.now, &name("a"), token, true, None);
+        if answered {
+            bench.core.handle_cordoned(bench.now, &name("a"), run);
+        }
+        bench.actions();
+        bench.later(lasts - 0.001);
+        assert_eq!(bench.actions(), []);
+        bench.later(0.001);
+        assert_eq!(bench.stop().1, Depth::Warm);
+    }
 }
 
 #[test]
@@ -314,6 +339,24 @@ fn open_requests_and_leases_keep_it_awake_and_an_expired_lease_does_not() {
     assert_eq!(bench.gate(), None, "an edge claims it");
     bench.later(6.0);
     assert!(bench.gate().is_some(), "the claim has expired");
+}
+
+#[test]
+fn a_claim_that_comes_in_time_calls_a_stop_off_and_one_of_long_silence_does_not() {
+    let mut bench = Bench::new(&["a"]);
+    let run = bench.run("a");
+    for (silent_for, state) in [(0, StateName::Running), (3_600, StateName::Stopping)] {
+        bench.later(40.0);
+        let token = bench.gate().unwrap();
+        bench.core.handle_gate(bench.now, &name("a"), token, true, None);
+        assert_eq!(bench.state("a"), StateName::Stopping);
+        let claim = wire::Lease { sockets: 1, quiet_ms: silent_for * 1_000, ..lease("a", run, 1) };
+        bench.core.handle_lease(bench.now, EDGE, &claim);
+        assert_eq!(bench.state("a"), state, "{silent_for} s");
+        let reopened = bench.actions().iter().any(|action| matches!(action, Action::ReopenGate { .. }));
+        assert_eq!(reopened, state == StateName::Running);
+        bench.core.handle_lease(bench.now, EDGE, &lease("a", run, 0));
+    }
 }
 
 #[test]

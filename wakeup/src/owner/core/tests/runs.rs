@@ -32,6 +32,8 @@ impl Bench {
         let token = self.gate().expect("a gate to close");
         self.core.handle_gate(self.now, &name("a"), token, true, forced);
         if forced.is_none() {
+            let run = self.core.status(&name("a"), self.now).unwrap().run;
+            self.core.handle_cordoned(self.now, &name("a"), run);
             self.later(0.2);
         }
         let (token, depth) = self.stop();
