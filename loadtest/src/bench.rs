@@ -2,14 +2,22 @@
 
 use crate::admin::Admin;
 use crate::edge::{Door, Protocol};
-use crate::orchestrator::Orchestrator;
+use crate::etcd::{Etcd, port};
+use crate::fake_owner::FakeOwner;
+use crate::orchestrator::{After, Orchestrator, Wake};
 use anyhow::{Context, bail, ensure};
+use backhaul::wire::WakeKind;
 use http::Method;
+use router::access::Access;
+use router::names::SpriteName;
+use router::route::{Generation, HostId};
+use router::rows::{ROW_VERSION, SpriteRow};
+use router::wake::WakeRules;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -30,12 +38,32 @@ pub(crate) struct Settings {
     pub(crate) host: String,
 }
 
+/// Who is behind the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OwnerKind {
+    /// An owner that knows only time: what is measured is the edge's.
+    Fake,
+    /// The product's own, whose driver asks an orchestrator: what is measured is the whole product's.
+    Product,
+}
+
 /// A running edge in a new directory, its machines, and the way in.
 pub(crate) struct Bench {
     child: Child,
     directory: PathBuf,
     pub(crate) admin: Admin,
     pub(crate) machines: Orchestrator,
+    port: u16,
+    /// None when the owner is in the edge's process.
+    fleet: Option<Fleet>,
+}
+
+/// The fake owner, and the store that leads to it.
+struct Fleet {
+    owner: FakeOwner,
+    number: HostId,
+    etcd: Etcd,
 }
 
 /// A sprite that was made.
@@ -52,6 +80,15 @@ impl Bench {
     /// # Errors
     /// It is not built, or does not start.
     pub(crate) async fn start(settings: &Settings) -> anyhow::Result<Self> {
+        Self::start_before(settings, OwnerKind::Product).await
+    }
+
+    /// As [`Bench::start`], with that owner. Sprites of a fake one are public, have no driver, and wake as
+    /// [`Bench::sprite`] says.
+    ///
+    /// # Errors
+    /// As there; and a fake owner needs `etcd`.
+    pub(crate) async fn start_before(settings: &Settings, owner: OwnerKind) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?.with_file_name("edge-proxy");
         if !program.is_file() {
             bail!("{} does not exist; build it: cargo build --release -p edge-proxy", program.display());
@@ -62,14 +99,25 @@ impl Bench {
         std::fs::write(&secret, SECRET)?;
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600))?;
         let Settings { hold, host } = settings;
+        let (machines, port) = (Orchestrator::start()?, port()?);
+        let etcd = match owner {
+            OwnerKind::Fake => Some(Etcd::start(&directory).await?),
+            OwnerKind::Product => None,
+        };
+        let fleet =
+            etcd.as_ref().map_or_else(String::new, |etcd| format!("{}[fleet]\nname = \"pop\"\n", etcd.sections));
         let text = format!(
-            "data_dir = {:?}\n[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = []\n[names]\nsuffixes = [\"sprites.test\"]\n\
+            "data_dir = {:?}\n[listen]\nhttps = [\"127.0.0.1:{port}\"]\nhttp = []\n[names]\nsuffixes = [\"sprites.test\"]\n\
              [hold]\nwasted_wakes_per_hour = 0\n{hold}\n\
              [host]\nidle_timeout = \"10m\"\nwarm_for = \"1h\"\nwakes_per_hour = 0\n{host}\n\
-             [drivers.http]\nsecret_file = {secret:?}\n",
+             [drivers.http]\nsecret_file = {secret:?}\n{fleet}",
             directory.join("data"),
         );
         std::fs::write(&config, text)?;
+        let fleet = match etcd {
+            Some(etcd) => Some(Fleet::enrol(etcd, &program, &directory, machines.guest()).await?),
+            None => None,
+        };
         let child = Command::new(program)
             .args(["run", "--config"])
             .arg(&config)
@@ -78,7 +126,7 @@ impl Bench {
             .kill_on_drop(true)
             .spawn()?;
         let admin = Admin::new(directory.join("data/admin.sock"));
-        let mut bench = Self { child, directory, admin, machines: Orchestrator::start()? };
+        let mut bench = Self { child, directory, admin, machines, port, fleet };
         bench.until_it_answers().await?;
         Ok(bench)
     }
@@ -117,22 +165,47 @@ impl Bench {
         Ok(Sprite { name: name.to_owned(), authority })
     }
 
+    /// A public sprite that wakes so long after it was asked to.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub(crate) async fn sprite(&self, name: &str, wakes_in: Duration) -> anyhow::Result<Sprite> {
+        let Some(fleet) = &self.fleet else {
+            let millis = u64::try_from(wakes_in.as_millis())?;
+            return self.create(name, self.machines.driver(After::Millis(millis), self.machines.guest())).await;
+        };
+        fleet.owner.create(name, wakes_in);
+        fleet.place(name).await?;
+        Ok(Sprite { name: name.to_owned(), authority: format!("{name}.sprites.test:{}", self.port) })
+    }
+
+    /// The wakes of one sprite so far, as whoever made it run saw them.
+    pub(crate) fn wakes(&self, sprite: &Sprite) -> Vec<Wake> {
+        match &self.fleet {
+            Some(fleet) => fleet.owner.wakes(&sprite.name),
+            None => self.machines.wakes(&sprite.name),
+        }
+    }
+
     /// Puts it to sleep, `warm` or `cold`, and waits until it is.
     ///
     /// # Errors
     /// It does not sleep.
     pub(crate) async fn sleep(&self, sprite: &Sprite, depth: &str) -> anyhow::Result<()> {
+        if let Some(fleet) = &self.fleet {
+            let kind = if depth == "warm" { WakeKind::Warm } else { WakeKind::Cold };
+            return fleet.owner.sleep(&sprite.name, kind).await;
+        }
         let path = format!("/v1/sprites/{}/sleep", sprite.name);
         self.admin.call(Method::POST, &path, Some(json!({ "depth": depth }))).await.map(drop)
     }
 
-    /// The way in to `sprite`, and to all others.
+    /// The way in to its sprites.
     ///
     /// # Errors
-    /// The edge has no certificate yet, or the URL no port.
-    pub(crate) fn door(&self, sprite: &Sprite, protocol: Protocol) -> anyhow::Result<Door> {
-        let port = sprite.authority.rsplit_once(':').context("the URL has no port")?.1.parse()?;
-        Door::new(SocketAddr::from(([127, 0, 0, 1], port)), &self.directory.join("data/ca.pem"), protocol)
+    /// The edge has no certificate yet.
+    pub(crate) fn door(&self, protocol: Protocol) -> anyhow::Result<Door> {
+        Door::new(SocketAddr::from(([127, 0, 0, 1], self.port)), &self.directory.join("data/ca.pem"), protocol)
     }
 
     /// Waits until the edge holds `count` requests.
@@ -189,6 +262,47 @@ impl Bench {
         }
         self.child.wait().await?;
         std::fs::remove_dir_all(&self.directory)?;
+        Ok(())
+    }
+}
+
+impl Fleet {
+    /// Makes the edge's keys, starts the owner, and enrols both.
+    async fn enrol(etcd: Etcd, program: &Path, directory: &Path, guest: SocketAddr) -> anyhow::Result<Self> {
+        let config = directory.join("edge.toml");
+        let call = async |arguments: &[&str]| -> anyhow::Result<Value> {
+            let output =
+                Command::new(program).args(arguments).arg("--config").arg(&config).arg("--json").output().await?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(output.status.success(), "edge-proxy {arguments:?}: {said}");
+            Ok(serde_json::from_slice(&output.stdout)?)
+        };
+        let keys = call(&["fleet", "keys"]).await?;
+        let enrol = keys["as_pop"].as_str().context("no command that enrols the edge")?.to_owned();
+        let words: Vec<_> = enrol.split(' ').collect();
+        let behind = |flag: &str| words.iter().skip_while(|word| **word != flag).nth(1).copied().context("no key");
+        let (key, pin) = (behind("--key")?, behind("--pin")?);
+        call(&["fleet", "pop", "add", "pop", "--key", key, "--pin", pin]).await?;
+        let owner = FakeOwner::start(directory, key.parse()?, pin, guest)?;
+        let (key, endpoint) = (owner.key.to_string(), owner.endpoint.to_string());
+        let host = ["fleet", "host", "add", "fake", "--key", &key, "--pin", &owner.pin, "--endpoint", &endpoint];
+        call(&host).await?;
+        // The first host of a new store.
+        Ok(Self { owner, number: HostId(1), etcd })
+    }
+
+    async fn place(&self, name: &str) -> anyhow::Result<()> {
+        let row = SpriteRow {
+            version: ROW_VERSION,
+            tenant: String::new(),
+            generation: Generation(1),
+            host: self.number,
+            ports: Vec::new(),
+            access: Access::Public,
+            wake: WakeRules::default(),
+            deleted: false,
+        };
+        router::apply::publish(&self.etcd.store, &SpriteName::parse(name)?, &row, None).await?;
         Ok(())
     }
 }

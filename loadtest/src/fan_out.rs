@@ -4,12 +4,11 @@
 //! orchestrator and the guests share the cores with the edge, a burst measures how long all
 //! of their work takes one after the other; `--within` spreads the requests.
 
-use crate::bench::{Bench, Settings, Sprite, need_files};
+use crate::bench::{Bench, OwnerKind, Settings, Sprite, need_files};
 use crate::clock::now_ns;
 use crate::edge::{Door, Line, Protocol};
 use crate::figures::Figures;
 use crate::machine::{Facts, Steal};
-use crate::orchestrator::After;
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use serde_json::json;
@@ -31,6 +30,9 @@ pub(crate) struct Arguments {
     /// Send the requests evenly spread over so many milliseconds; 0 sends all at once.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     within: u64,
+    /// Who wakes them: an owner that knows only time, or the product's own with its driver `http`.
+    #[arg(long, value_enum, default_value_t = OwnerKind::Fake)]
+    owner: OwnerKind,
     /// Exit with 1 when the p99 of our share is above 5 ms.
     #[arg(long)]
     check: bool,
@@ -70,7 +72,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         4 * sprites
     );
     let settings = Settings { hold, host: format!("start_slots = {sprites}") };
-    let bench = Bench::start(&settings).await?;
+    let bench = Bench::start_before(&settings, arguments.owner).await?;
     let steal = Steal::begin();
     let report = measure(&bench, &arguments).await;
     let steal = steal.percent();
@@ -78,7 +80,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let report = report?;
     let met = report.ours.p99_ms <= TARGET_MS;
     if arguments.json {
-        println!("{}", json!({ "facts": facts, "stolen_percent": steal, "fan_out": report }));
+        println!("{}", json!({ "facts": facts, "stolen_percent": steal, "owner": arguments.owner, "fan_out": report }));
         return Ok(met || !arguments.check);
     }
     print!("{}", facts.text());
@@ -102,8 +104,8 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> anyhow::Result<Report>
     let count = arguments.sprites as usize;
     let mut sprites = Vec::with_capacity(count);
     for number in 0..count {
-        let driver = bench.machines.driver(After::Millis(arguments.wake_ms), bench.machines.guest());
-        sprites.push(bench.create(&format!("many-{number}"), driver).await?);
+        let wakes_in = Duration::from_millis(arguments.wake_ms);
+        sprites.push(bench.sprite(&format!("many-{number}"), wakes_in).await?);
     }
     let pause = Duration::from_millis(arguments.within) / arguments.sprites;
     let mut plain = Vec::with_capacity(count);
@@ -113,7 +115,7 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> anyhow::Result<Report>
     let bare: Vec<u64> = ask_all(plain, pause).await?.iter().map(|&(_, sent, answered)| answered - sent).collect();
     let bare = Figures::of(bare).context("no round trips")?;
 
-    let door = bench.door(&sprites[0], Protocol::Http2)?;
+    let door = bench.door(Protocol::Http2)?;
     let lines = connect(&door, &sprites).await?;
     let (cpu, began) = (bench.processor_ms()?, now_ns());
     let answers = ask_all(lines, pause).await?;
@@ -124,7 +126,7 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> anyhow::Result<Report>
     let (mut total, mut machine, mut ours, mut before, mut after) = (vec![], vec![], vec![], vec![], vec![]);
     for (authority, sent, answered) in answers {
         let sprite = sprites.iter().find(|sprite| sprite.authority == authority).context("a stranger answered")?;
-        let wakes = bench.machines.wakes(&sprite.name);
+        let wakes = bench.wakes(sprite);
         ensure!(wakes.len() == 1, "{} was woken {} times", sprite.name, wakes.len());
         let (first, last) = (wakes[0].asked_ns - sent, (answered - wakes[0].answered_ns).saturating_sub(bare_ns));
         total.push(answered - sent);

@@ -9,7 +9,7 @@ use crate::edge::{Line, Protocol, Visitor};
 use crate::figures::Figures;
 use crate::machine::{Facts, Steal};
 use crate::orchestrator::{After, single_threaded_guest};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -104,13 +104,14 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> anyhow::Result<Report>
     let herded =
         bench.create("herded", machines.driver(After::Millis(WAKE_MS), single_threaded_guest(BACKLOG)?)).await?;
     let neighbour = bench.create("neighbour", machines.driver(After::Millis(0), machines.guest())).await?;
-    let mut visitor = Visitor::new(bench.door(&neighbour, Protocol::Http2)?, neighbour.authority);
+    let neighbour_door = bench.door(Protocol::Http2)?;
+    let mut visitor = Visitor::new(neighbour_door.clone(), neighbour.authority.clone());
     let mut before = Vec::new();
     for _ in 0..BEFORE {
         before.push(visitor.visit().await?.took_ns());
         tokio::time::sleep(NEIGHBOUR).await;
     }
-    let door = bench.door(&herded, Protocol::Http2)?;
+    let door = bench.door(Protocol::Http2)?;
     let mut lines = Vec::new();
     for _ in 0..arguments.connections {
         lines.push(door.connect(&herded.authority).await?);
@@ -119,19 +120,25 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> anyhow::Result<Report>
     let (memory_before, _) = bench.memory()?;
     let over = watch::Sender::new(false);
     let mut ended = over.subscribe();
-    let during = tokio::spawn(async move {
-        let mut took = Vec::new();
-        while !*ended.borrow_and_update() {
-            took.push(visitor.visit().await?.took_ns());
-            tokio::time::sleep(NEIGHBOUR).await;
-        }
-        anyhow::Ok(took)
-    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // On a thread of its own: what the herd's clients make each other wait is nobody's at the edge.
+    let neighbour = std::thread::Builder::new().name("neighbour".into()).spawn(move || {
+        runtime.block_on(async move {
+            let (mut took, mut visitor) = (Vec::new(), Visitor::new(neighbour_door, neighbour.authority));
+            // Its connection is made before it is timed.
+            visitor.visit().await?;
+            while !*ended.borrow_and_update() {
+                took.push(visitor.visit().await?.took_ns());
+                tokio::time::sleep(NEIGHBOUR).await;
+            }
+            anyhow::Ok(took)
+        })
+    })?;
     let began = Instant::now();
     let (answers, served) = stampede(&lines, &herded.authority, arguments).await?;
     let whole_ms = began.elapsed().as_secs_f64() * 1e3;
     over.send_replace(true);
-    let during = during.await?.context("the neighbour's visitor")?;
+    let during = neighbour.join().map_err(|_| anyhow!("the neighbour's thread"))?.context("the neighbour's visitor")?;
     let (_, memory_peak) = bench.memory()?;
     let failed = answers.iter().filter(|(answer, _)| is_failure(answer)).map(|(_, count)| count).sum();
     Ok(Report {

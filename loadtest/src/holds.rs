@@ -103,7 +103,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
 
 async fn measure(bench: &Bench, protocol: Protocol, holds: usize) -> anyhow::Result<Row> {
     let warm = bench.create("warm", bench.machines.driver(After::Millis(0), bench.machines.guest())).await?;
-    let door = bench.door(&warm, protocol)?;
+    let door = bench.door(protocol)?;
     door.connect(&warm.authority).await?.ask(&warm.authority).await?;
     let mut sprites = Vec::new();
     for number in 0..holds.div_ceil(PER_SPRITE) {

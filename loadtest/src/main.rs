@@ -9,6 +9,8 @@ mod bench;
 mod clock;
 mod demo;
 mod edge;
+mod etcd;
+mod fake_owner;
 mod fan_out;
 mod figures;
 mod herd;

@@ -1,23 +1,26 @@
 //! Our share of a wake: machines wake after a time that is known, the rest is the edge's.
 //!
 //! ```text
-//! request sent ──ours──▶ orchestrator asked ──its time──▶ it answers ──ours──▶ answer read
+//! request sent ──ours──▶ owner asked ──its time──▶ it answers ──ours──▶ answer read
 //! ```
+//!
+//! With `--owner product` it is an orchestrator that is asked, and the owner's work is in the figure too.
 //!
 //! Off the last part goes what the same client needs for the same guest without an edge
 //! (HTTP/1.1 without TLS, median), after it was idle for as long as the machine takes: a
 //! processor that slept is slow to begin. All else is ours: TLS and HTTP/2 of the client
 //! too, the driver's request to the orchestrator, the look whether the port answers.
 
-use crate::bench::{Bench, Settings, Sprite};
+use crate::bench::{Bench, OwnerKind, Settings, Sprite};
 use crate::edge::{Line, Protocol, Visitor};
 use crate::figures::Figures;
 use crate::machine::{Facts, Steal};
-use crate::orchestrator::After;
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use serde_json::json;
 use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 /// Requests that are not counted: code pages in, caches warm.
 const UNCOUNTED: usize = 3;
@@ -37,6 +40,13 @@ pub(crate) struct Arguments {
     /// Wakes of each kind.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     cycles: u32,
+    /// Who wakes them: an owner that knows only time, or the product's own with its driver `http`.
+    #[arg(long, value_enum, default_value_t = OwnerKind::Fake)]
+    owner: OwnerKind,
+    /// Requests a second to another sprite, that runs, meanwhile: an edge that nobody else asks for 300 ms
+    /// begins with cold caches. 0: none.
+    #[arg(long, value_name = "PER SECOND", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=5_000))]
+    beside: u32,
     /// Exit with 1 when the p99 of our share is above 1 ms anywhere.
     #[arg(long)]
     check: bool,
@@ -76,7 +86,7 @@ struct Wake {
 /// True when every target was met or none was to be.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let facts = Facts::now();
-    let bench = Bench::start(&Settings::default()).await?;
+    let bench = Bench::start_before(&Settings::default(), arguments.owner).await?;
     let steal = Steal::begin();
     let measured = measure(&bench, &arguments).await;
     let steal = steal.percent();
@@ -84,7 +94,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let (awake, rows) = measured?;
     let met = rows.iter().all(|row| row.ours.p99_ms <= TARGET_MS);
     if arguments.json {
-        let report = json!({ "facts": facts, "stolen_percent": steal, "awake": awake, "wakes": rows });
+        let report =
+            json!({ "facts": facts, "stolen_percent": steal, "owner": arguments.owner, "awake": awake, "wakes": rows });
         println!("{report}");
         return Ok(met || !arguments.check);
     }
@@ -113,12 +124,12 @@ type Measured = (Vec<(Protocol, Figures)>, Vec<Row>);
 
 async fn measure(bench: &Bench, arguments: &Arguments) -> anyhow::Result<Measured> {
     let (mut awake, mut rows) = (Vec::new(), Vec::new());
+    let _beside = beside(bench, arguments.beside).await?;
     for protocol in [Protocol::Http1, Protocol::Http2] {
         for &millis in &arguments.wake_ms {
             let name = format!("{protocol:?}-{millis}").to_lowercase();
-            let driver = bench.machines.driver(After::Millis(millis), bench.machines.guest());
-            let sprite = bench.create(&name, driver).await?;
-            let mut visitor = Visitor::new(bench.door(&sprite, protocol)?, sprite.authority.clone());
+            let sprite = bench.sprite(&name, Duration::from_millis(millis)).await?;
+            let mut visitor = Visitor::new(bench.door(protocol)?, sprite.authority.clone());
             visitor.visit().await.context("the first visit")?;
             if awake.len() == rows.len() / (2 * arguments.wake_ms.len()) {
                 awake.push((protocol, running(&mut visitor).await?));
@@ -144,6 +155,25 @@ async fn measure(bench: &Bench, arguments: &Arguments) -> anyhow::Result<Measure
         }
     }
     Ok((awake, rows))
+}
+
+/// Visits a running sprite that often, until what is returned is dropped.
+async fn beside(bench: &Bench, per_second: u32) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
+    let mut visits = JoinSet::new();
+    if per_second > 0 {
+        let sprite = bench.sprite("beside", Duration::ZERO).await?;
+        let mut visitor = Visitor::new(bench.door(Protocol::Http2)?, sprite.authority);
+        visitor.visit().await.context("the visit beside")?;
+        visits.spawn(async move {
+            let mut turns = tokio::time::interval(Duration::from_secs(1) / per_second);
+            turns.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            loop {
+                turns.tick().await;
+                visitor.visit().await?;
+            }
+        });
+    }
+    Ok(visits)
 }
 
 /// The guest asked directly, each time after `idle_ms` of nothing.
@@ -183,11 +213,11 @@ async fn wakes(
     let mut wakes = Vec::with_capacity(cycles as usize);
     for number in 0..UNCOUNTED + cycles as usize {
         bench.sleep(sprite, depth).await?;
-        let known = bench.machines.wakes(&sprite.name).len();
+        let known = bench.wakes(sprite).len();
         let visit = visitor.visit().await.with_context(|| format!("{depth} wake {number}"))?;
         let said = visit.headers.get("sprite-wake");
         ensure!(said.is_some_and(|said| said == depth), "no {depth} wake: {:?}", visit.headers);
-        let seen = bench.machines.wakes(&sprite.name);
+        let seen = bench.wakes(sprite);
         ensure!(seen.len() == known + 1, "{} wakes for one request", seen.len() - known);
         let machine = seen[known];
         ensure!(
