@@ -217,7 +217,14 @@ impl World {
                 let ms = (until - now).as_millis() as u64 + 1;
                 self.driver(ms, host, name, Told::Free { run, token, life });
             }
-            None => self.driver_begins(host, name, run, token, life),
+            None => {
+                if self.owner(host).guests.of(&name).ending {
+                    // It has been done for a while, and its owner stood still and has not been told.
+                    self.owner(host).guests.stop(&name, Life::Absent);
+                    self.awake.ends(now, host, &name);
+                }
+                self.driver_begins(host, name, run, token, life);
+            }
         }
     }
 
