@@ -371,7 +371,7 @@ async fn load_tables(store: &Store, domains: DomainTable, data_dir: &Path) -> (A
     tokio::spawn(router::apply::follow(Arc::clone(store), Arc::clone(&table), routes_file));
     tokio::spawn(router::domains::apply::follow(Arc::clone(store), Arc::clone(&domains), domains_file));
     let synced = async {
-        while !(table.is_synced() && domains.is_synced()) {
+        while !(table.followed().is_synced() && domains.followed().is_synced()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };

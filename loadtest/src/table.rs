@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     for (number, name) in names.iter().enumerate() {
         table.apply_put(name, route(number, 1));
     }
-    table.mark_synced();
+    table.followed().mark_synced();
     let fill_s = began.elapsed().as_secs_f64();
     let bytes_per_route = per_route(before, resident()?, names.len());
     let hot = spread(&names, HOT);

@@ -12,23 +12,19 @@
 //! somebody wrote it, and it is believed.
 
 use crate::brake::Brake;
+use crate::follow::{self, After};
+use crate::followed::Followed;
 use crate::last_known_good;
 use crate::names::SpriteName;
+use crate::publish;
 use crate::route::Route;
 use crate::rows::{GENERATION_JUMP_MAX, RowError, SPRITE_PREFIX, SpriteRow};
 use crate::store::{Cursor, Engine, FeedEvent, Store, StoreError};
-use crate::subscriber::{Heard, Subscriber};
 use crate::table::{Lookup, RouteTable};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::Instant;
-
-/// Quiet time after which changes are written to the last-known-good file (chosen).
-const SETTLE: Duration = Duration::from_millis(200);
-/// Longest time changes stay unwritten when it never gets quiet (chosen).
-const UNWRITTEN_MAX: Duration = Duration::from_secs(5);
 
 /// Applies the store's sprite rows to `table`; never returns.
 ///
@@ -38,68 +34,8 @@ const UNWRITTEN_MAX: Duration = Duration::from_secs(5);
 /// # Cancel safety
 /// Dropping it stops the table where it is; the file may be a few seconds behind.
 pub async fn follow(store: Store, table: Arc<RouteTable>, last_known_good: PathBuf) {
-    let mut applier = Applier::new(Arc::clone(&table), saved_cursor(&last_known_good));
-    let mut subscriber = Subscriber::new(store, SPRITE_PREFIX);
-    let mut unwritten_since = None;
-    let mut quiet_at = Instant::now();
-    loop {
-        let write_at = unwritten_since.map(|since: Instant| quiet_at.min(since + UNWRITTEN_MAX));
-        let heard = tokio::select! {
-            // Overdue writing goes first, or a feed that never pauses would put it off for good.
-            biased;
-            () = tokio::time::sleep_until(write_at.unwrap_or(quiet_at)), if write_at.is_some() => {
-                save(&applier, &table, &last_known_good).await;
-                unwritten_since = None;
-                continue;
-            }
-            () = table.removals_accepted() => applier.accept_removals(),
-            heard = subscriber.next() => match heard {
-                Heard::Event(event) => {
-                    table.mark_fresh();
-                    applier.handle(event, Instant::now())
-                }
-                Heard::Lost => {
-                    table.mark_stale();
-                    // From here on the file is all that a next start may have.
-                    quiet_at = Instant::now();
-                    After::Nothing
-                }
-            },
-        };
-        match heard {
-            After::Nothing => {}
-            After::Changed => {
-                quiet_at = Instant::now() + SETTLE;
-                unwritten_since.get_or_insert_with(Instant::now);
-            }
-            After::Synced => save(&applier, &table, &last_known_good).await,
-        }
-    }
-}
-
-async fn save(applier: &Applier, table: &Arc<RouteTable>, path: &Path) {
-    let Some(cursor) = applier.cursor else { return };
-    let (table, to) = (Arc::clone(table), path.to_owned());
-    let written = tokio::task::spawn_blocking(move || last_known_good::write(&table, cursor, &to)).await;
-    match written.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-        Ok(()) => {}
-        Err(error) => tracing::warn!(path = %path.display(), %error, "last-known-good routes not written"),
-    }
-}
-
-fn saved_cursor(path: &Path) -> Option<Cursor> {
-    // Whoever loaded the file has said already that it cannot be read.
-    last_known_good::cursor(path).ok().flatten()
-}
-
-/// What is due after an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
-    Nothing,
-    /// The table is not what was written last.
-    Changed,
-    /// A snapshot is complete.
-    Synced,
+    let saved = follow::saved_cursor(&last_known_good);
+    follow::follow(store, Applier::new(table, saved), last_known_good).await;
 }
 
 /// The decisions, without clock, disk or task.
@@ -131,6 +67,15 @@ impl Applier {
             brake: Brake::default(),
             held: HashSet::new(),
         }
+    }
+}
+
+impl follow::Applier for Applier {
+    const PREFIX: &'static str = SPRITE_PREFIX;
+    const WHAT: &'static str = "routes";
+
+    fn followed(&self) -> &Followed {
+        self.table.followed()
     }
 
     fn handle(&mut self, event: FeedEvent, now: Instant) -> After {
@@ -166,10 +111,27 @@ impl Applier {
             }
             FeedEvent::Current(_) => After::Nothing,
         };
-        self.table.set_held_removals(self.held.len());
+        self.followed().set_held_removals(self.held.len());
         after
     }
 
+    fn accept_removals(&mut self) -> After {
+        tracing::info!(routes = self.held.len(), "held removals accepted");
+        for name in std::mem::take(&mut self.held) {
+            self.unconfirmed.remove(&name);
+            self.table.apply_remove(&name);
+        }
+        self.followed().set_held_removals(0);
+        After::Changed
+    }
+
+    fn save(&self) -> Option<impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static> {
+        let (cursor, table) = (self.cursor?, Arc::clone(&self.table));
+        Some(move |path: &Path| last_known_good::write(&table, cursor, path))
+    }
+}
+
+impl Applier {
     fn advance(&mut self, cursor: Cursor) {
         self.cursor = Some(cursor);
         self.epoch = Some(cursor.epoch);
@@ -207,24 +169,13 @@ impl Applier {
         self.held.extend(names.iter().cloned());
     }
 
-    /// An operator says that what vanished is meant to be gone.
-    fn accept_removals(&mut self) -> After {
-        tracing::info!(routes = self.held.len(), "held removals accepted");
-        for name in std::mem::take(&mut self.held) {
-            self.unconfirmed.remove(&name);
-            self.table.apply_remove(&name);
-        }
-        self.table.set_held_removals(0);
-        After::Changed
-    }
-
     fn snapshot_end(&mut self, cursor: Cursor, now: Instant) -> After {
         let Some(names) = self.snapshot.take() else { return After::Nothing };
         let made_anew = self.epoch.is_some_and(|known| known != cursor.epoch);
         if made_anew && names.is_empty() && !self.unconfirmed.is_empty() {
             let routes = self.unconfirmed.len();
             tracing::error!(routes, "the routing store has lost its rows; serving the last-known-good routes");
-            self.table.mark_synced();
+            self.table.followed().mark_synced();
             return After::Nothing;
         }
         let gone: Vec<_> = self.table.names().into_iter().filter(|name| !names.contains(name)).collect();
@@ -232,7 +183,7 @@ impl Applier {
         // What is held is still another history's, whose generations say nothing here.
         self.unconfirmed.retain(|name| self.held.contains(name));
         self.advance(cursor);
-        self.table.mark_synced();
+        self.table.followed().mark_synced();
         After::Synced
     }
 
@@ -253,7 +204,7 @@ impl Applier {
         match decoded {
             Ok(checked) => Some(checked),
             Err(error) => {
-                self.table.count_quarantined();
+                self.table.followed().count_quarantined();
                 tracing::warn!(key, %error, "row quarantined; the previous route stays");
                 None
             }
@@ -289,14 +240,7 @@ pub async fn publish(
     row: &SpriteRow,
     expected: Option<u64>,
 ) -> Result<u64, StoreError> {
-    let (key, value) = (SpriteRow::key(name), row.encode());
-    match store.compare_and_set(&key, expected, Some(&value)).await {
-        Err(StoreError::Uncertain(detail)) => match store.get(&key).await {
-            Ok(Some(entry)) if entry.value == value && Some(entry.version) != expected => Ok(entry.version),
-            _ => Err(StoreError::Uncertain(detail)),
-        },
-        done => done,
-    }
+    publish::publish(store, &SpriteRow::key(name), Some(&row.encode()), expected).await
 }
 
 #[cfg(test)]

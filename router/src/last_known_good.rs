@@ -44,21 +44,34 @@ pub(crate) fn read(path: &Path) -> Result<(Vec<(SpriteName, Route)>, usize)> {
 
 /// What `decode` makes of each line of the file, and how many it made nothing of.
 pub(crate) fn read_lines<T>(path: &Path, decode: impl Fn(&str, &[u8]) -> Option<T>) -> Result<(Vec<T>, usize)> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Vec::new(), 0)),
-        Err(error) => return Err(error),
-    };
-    let mut lines = text.lines();
-    parse_header(lines.next().unwrap_or(""))?;
+    let Some(text) = read_whole(path)? else { return Ok((Vec::new(), 0)) };
+    let (header, lines) = text.split_once('\n').unwrap_or((&text, ""));
+    parse_header(header)?;
+    Ok(decode_lines(lines, decode))
+}
+
+/// As [`read_lines`], of a file without a cursor.
+pub(crate) fn read_rows<T>(path: &Path, decode: impl Fn(&str, &[u8]) -> Option<T>) -> Result<(Vec<T>, usize)> {
+    Ok(decode_lines(&read_whole(path)?.unwrap_or_default(), decode))
+}
+
+fn read_whole(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn decode_lines<T>(lines: &str, decode: impl Fn(&str, &[u8]) -> Option<T>) -> (Vec<T>, usize) {
     let (mut rows, mut wrong) = (Vec::new(), 0);
-    for line in lines {
+    for line in lines.lines() {
         match line.split_once(' ').and_then(|(name, row)| decode(name, row.as_bytes())) {
             Some(row) => rows.push(row),
             None => wrong += 1,
         }
     }
-    Ok((rows, wrong))
+    (rows, wrong)
 }
 
 /// Replaces the file with what the table holds, which is at least the state at `cursor`.
@@ -67,13 +80,13 @@ pub(crate) fn write(table: &RouteTable, cursor: Cursor, path: &Path) -> Result<(
         Lookup::Found(route) => Some((name, row_of(&route).encode())),
         Lookup::Unknown | Lookup::NotReady => None,
     });
-    write_lines(rows, cursor, path)
+    write_lines(rows, Some(cursor), path)
 }
 
-/// Replaces the file with these names and rows.
+/// Replaces the file with these names and rows, below the cursor if there is one.
 pub(crate) fn write_lines<N: std::fmt::Display>(
     rows: impl Iterator<Item = (N, Vec<u8>)>,
-    cursor: Cursor,
+    cursor: Option<Cursor>,
     path: &Path,
 ) -> Result<()> {
     // Beside it and by its own name: the files of routes and of domains are written at the same time.
@@ -81,7 +94,9 @@ pub(crate) fn write_lines<N: std::fmt::Display>(
     next.push(".next");
     let next = std::path::PathBuf::from(next);
     let mut file = BufWriter::new(std::fs::File::create(&next)?);
-    writeln!(file, "{HEADER}{} {}", cursor.epoch, cursor.version)?;
+    if let Some(Cursor { epoch, version }) = cursor {
+        writeln!(file, "{HEADER}{epoch} {version}")?;
+    }
     for (name, row) in rows {
         write!(file, "{name} ")?;
         file.write_all(&row)?;

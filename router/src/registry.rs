@@ -1,6 +1,7 @@
 //! Machines as every other machine knows them: a small table of rows that follows the store and is
 //! kept on disk, so that a machine that starts while the store is away still knows the others.
 
+use crate::last_known_good;
 use crate::rows::RowError;
 use crate::store::{FeedEvent, Store};
 use crate::subscriber::{Heard, Subscriber};
@@ -141,30 +142,13 @@ impl<R: RegistryRow> Registry<R> {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn load(&self, path: &Path) -> io::Result<usize> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(error),
-        };
-        let rows = text.lines().filter_map(|line| {
-            let (key, value) = line.split_once(' ')?;
-            R::decode(key, value.as_bytes()).ok()
-        });
-        Ok(rows.map(|row| self.apply_put(row)).count())
+        let (rows, _) = last_known_good::read_rows(path, |key, row| R::decode(key, row).ok())?;
+        Ok(rows.into_iter().map(|row| self.apply_put(row)).count())
     }
 
     /// Replaces the file with what is known. One line `KEY ROW` each.
     fn save(&self, key: impl Fn(&R::Id) -> String, path: &Path) -> io::Result<()> {
-        let mut text = Vec::new();
-        for (id, row) in self.rows.load().iter() {
-            text.extend_from_slice(key(id).as_bytes());
-            text.push(b' ');
-            text.extend_from_slice(&row.encode());
-            text.push(b'\n');
-        }
-        let next = path.with_extension("next");
-        std::fs::write(&next, text)?;
-        std::fs::rename(&next, path)
+        last_known_good::write_lines(self.rows.load().iter().map(|(id, row)| (key(id), row.encode())), None, path)
     }
 }
 

@@ -249,7 +249,7 @@ impl Admin {
             "connections": self.edge.as_ref().map_or(0, |edge| edge.connections()),
             "routes": self.table.len(),
             "domains": self.domains.table.len(),
-            "synced": self.table.is_synced() && self.domains.table.is_synced(),
+            "synced": self.table.followed().is_synced() && self.domains.table.followed().is_synced(),
             "store": self.store_status(),
             "ledger": self.ledger_status(),
             "webhook": self.webhook_status(),
@@ -260,17 +260,17 @@ impl Admin {
     pub(super) fn store_status(&self) -> Value {
         json!({
             "engine": self.stores.routes.name(),
-            "stale_s": self.table.stale_for().map(|since| since.as_secs()),
-            "quarantined": self.table.quarantined() + self.domains.table.quarantined(),
-            "held_removals": self.table.held_removals() + self.domains.table.held_removals(),
+            "stale_s": self.table.followed().stale_for().map(|since| since.as_secs()),
+            "quarantined": self.table.followed().quarantined() + self.domains.table.followed().quarantined(),
+            "held_removals": self.table.followed().held_removals() + self.domains.table.followed().held_removals(),
         })
     }
 
     /// What vanished is meant to be gone.
     fn accept_removals(&self) -> Value {
-        let accepted = self.table.held_removals() + self.domains.table.held_removals();
-        self.table.accept_removals();
-        self.domains.table.accept_removals();
+        let accepted = self.table.followed().held_removals() + self.domains.table.followed().held_removals();
+        self.table.followed().accept_removals();
+        self.domains.table.followed().accept_removals();
         json!({ "accepted": accepted })
     }
 
