@@ -43,6 +43,7 @@ pub mod tunnel;
 pub mod upstream;
 pub mod waiting;
 pub mod wake_attempt;
+pub mod watchdog;
 pub mod webhook;
 pub mod websocket;
 pub mod worker;

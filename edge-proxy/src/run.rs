@@ -13,6 +13,7 @@ use crate::listen::{self, bind_per_worker};
 use crate::machine_keys::End;
 use crate::sessions;
 use crate::stores::Stores;
+use crate::watchdog::Watchdog;
 use crate::webhook::Webhook;
 use crate::worker::{Edge, EdgeParts, Worker};
 use acme::local_ca::LocalCa;
@@ -155,6 +156,7 @@ struct EdgeSide {
     edge: Arc<Edge>,
     https: std::net::SocketAddr,
     threads: Vec<std::thread::JoinHandle<()>>,
+    watchdog: Watchdog,
 }
 
 impl Running {
@@ -238,6 +240,7 @@ impl Running {
             stores,
             table,
             edge: edge.as_ref().map(|side| Arc::clone(&side.edge)),
+            watchdog: edge.as_ref().map(|side| Arc::clone(side.watchdog.status())),
             domains,
             hosts,
             moving,
@@ -322,6 +325,7 @@ impl EdgeSide {
         listeners: Listeners,
     ) -> anyhow::Result<Self> {
         let Known { table, domains, suffixes } = known;
+        let watchdog = Watchdog::start(Arc::clone(&table), Arc::clone(&domains))?;
         let waker = Waker::new(hold_limits(&config.hold), backhaul.clone());
         let edge = Edge::new(EdgeParts {
             table,
@@ -341,7 +345,7 @@ impl EdgeSide {
             spawn_worker(number, Arc::clone(&edge), acceptor.clone(), https, http, address.port())
         });
         let threads = threads.collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Self { edge, https: address, threads })
+        Ok(Self { edge, https: address, threads, watchdog })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The state of a table that follows a store: what an operator asks about it, and says to it.
 
+pub use crate::follow::TURN;
 use arc_swap::ArcSwapOption;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,6 +16,7 @@ pub struct Followed {
     accepted: Notify,
     /// Since when the store has not been heard; none while it is followed.
     stale_since: ArcSwapOption<Instant>,
+    turns: AtomicU64,
 }
 
 impl Default for Followed {
@@ -26,6 +28,7 @@ impl Default for Followed {
             held_removals: AtomicUsize::new(0),
             accepted: Notify::new(),
             stale_since: ArcSwapOption::from_pointee(Instant::now()),
+            turns: AtomicU64::new(0),
         }
     }
 }
@@ -92,5 +95,16 @@ impl Followed {
 
     pub(crate) async fn removals_accepted(&self) {
         self.accepted.notified().await;
+    }
+
+    pub(crate) fn turn(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the loop has turned that applies what the store says: for each event, and every
+    /// [`TURN`] at least. One that does not turn leaves the table as it is.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 }

@@ -82,6 +82,12 @@ impl RouteTable {
         self.routes.pin().remove(name.as_str()).is_some()
     }
 
+    /// Some names of the table, `count` at most, always the same ones while nothing changes. No lock.
+    #[must_use]
+    pub fn some_names(&self, count: usize) -> Vec<SpriteName> {
+        self.routes.pin().keys().take(count).filter_map(|name| SpriteName::parse(name).ok()).collect()
+    }
+
     /// Names in the table, tombstones included.
     #[must_use]
     pub fn len(&self) -> usize {

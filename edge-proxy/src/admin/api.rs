@@ -4,6 +4,7 @@ use super::sprites::SpriteError;
 use crate::domains::Domains;
 use crate::fleet::Moving;
 use crate::stores::Stores;
+use crate::watchdog;
 use crate::webhook;
 use crate::worker::Edge;
 use bytes::Bytes;
@@ -50,6 +51,8 @@ pub struct Admin {
     pub table: Arc<RouteTable>,
     /// The edge itself, if it is one.
     pub edge: Option<Arc<Edge>>,
+    /// What the edge's watchdog sees, if it is one.
+    pub watchdog: Option<Arc<watchdog::Status>>,
     /// Whole host names of other people.
     pub domains: Arc<Domains>,
     /// The hosts of the fleet; none for a machine that stands alone.
@@ -197,6 +200,7 @@ impl Admin {
             "domains": self.domains.table.len(),
             "synced": self.table.followed().is_synced() && self.domains.table.followed().is_synced(),
             "store": self.store_status(),
+            "watchdog": self.watchdog_status(),
             "ledger": self.ledger_status(),
             "webhook": self.webhook_status(),
         })
@@ -209,6 +213,18 @@ impl Admin {
             "stale_s": self.table.followed().stale_for().map(|since| since.as_secs()),
             "quarantined": self.table.followed().quarantined() + self.domains.table.followed().quarantined(),
             "held_removals": self.table.followed().held_removals() + self.domains.table.followed().held_removals(),
+        })
+    }
+
+    /// Whether the table answers and is kept up, seen by a thread of its own; null where there is no edge.
+    fn watchdog_status(&self) -> Value {
+        self.watchdog.as_ref().map_or(Value::Null, |seen| {
+            json!({
+                "looked_ms_ago": u64::try_from(seen.looked_ago().as_millis()).unwrap_or(u64::MAX),
+                "applier_still_s": seen.still_for().map(|still| still.as_secs()),
+                "stalls": seen.stalls(),
+                "slow_lookups": seen.slow_lookups(),
+            })
         })
     }
 
