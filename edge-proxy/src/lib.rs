@@ -38,6 +38,7 @@ pub mod sample;
 pub mod sessions;
 pub mod sleep_mark;
 pub mod stores;
+mod tables;
 pub mod target;
 pub mod tunnel;
 pub mod upstream;

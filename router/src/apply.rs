@@ -14,7 +14,7 @@
 use crate::brake::Brake;
 use crate::follow::{self, After};
 use crate::followed::Followed;
-use crate::last_known_good;
+use crate::last_known_good::{self, Begins};
 use crate::names::SpriteName;
 use crate::publish;
 use crate::route::Route;
@@ -24,6 +24,7 @@ use crate::table::{Lookup, RouteTable};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::Instant;
 
 /// Applies the store's sprite rows to `table`; never returns.
@@ -222,11 +223,18 @@ fn name_in(key: &str) -> Option<SpriteName> {
 /// # Errors
 /// The file is there and cannot be read, or is none of ours.
 pub fn load_last_known_good(table: &RouteTable, path: &Path) -> std::io::Result<usize> {
-    let (routes, wrong) = last_known_good::read(path)?;
+    let loaded = AtomicUsize::new(0);
+    let wrong = last_known_good::for_each(path, Begins::WithCursor, |name, row| {
+        let (name, row) = (SpriteName::parse(name).ok()?, SpriteRow::decode_value(row).ok()?);
+        if table.apply_put(&name, row.route()) {
+            loaded.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(())
+    })?;
     if wrong > 0 {
         tracing::warn!(path = %path.display(), lines = wrong, "last-known-good routes that cannot be read are left out");
     }
-    Ok(routes.into_iter().filter(|(name, route)| table.apply_put(name, route.clone())).count())
+    Ok(loaded.into_inner())
 }
 
 /// Writes a sprite's row. A write that the store did not answer is looked for: when the row is

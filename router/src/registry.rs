@@ -1,7 +1,7 @@
 //! Machines as every other machine knows them: a small table of rows that follows the store and is
 //! kept on disk, so that a machine that starts while the store is away still knows the others.
 
-use crate::last_known_good;
+use crate::last_known_good::{self, Begins};
 use crate::rows::RowError;
 use crate::store::{FeedEvent, Store};
 use crate::subscriber::{Heard, Subscriber};
@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
 
 /// A kind of row, one per machine.
@@ -142,8 +143,13 @@ impl<R: RegistryRow> Registry<R> {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn load(&self, path: &Path) -> io::Result<usize> {
-        let (rows, _) = last_known_good::read_rows(path, |key, row| R::decode(key, row).ok())?;
-        Ok(rows.into_iter().map(|row| self.apply_put(row)).count())
+        let loaded = AtomicUsize::new(0);
+        last_known_good::for_each(path, Begins::WithRow, |key, row| {
+            self.apply_put(R::decode(key, row).ok()?);
+            loaded.fetch_add(1, Ordering::Relaxed);
+            Some(())
+        })?;
+        Ok(loaded.into_inner())
     }
 
     /// Replaces the file with what is known. One line `KEY ROW` each.

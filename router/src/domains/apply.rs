@@ -11,12 +11,13 @@ use super::table::DomainTable;
 use crate::brake::Brake;
 use crate::follow::{self, After};
 use crate::followed::Followed;
-use crate::last_known_good;
+use crate::last_known_good::{self, Begins};
 use crate::publish;
 use crate::store::{Cursor, Engine, FeedEvent, Store, StoreError};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::Instant;
 
 /// Applies the store's domain rows to `table`; never returns. `last_known_good` is written after each
@@ -34,14 +35,20 @@ pub async fn follow(store: Store, table: Arc<DomainTable>, last_known_good: Path
 /// # Errors
 /// The file is there and cannot be read, or is none of ours.
 pub fn load_last_known_good(table: &DomainTable, path: &Path) -> std::io::Result<usize> {
-    let decode = |name: &str, row: &[u8]| DomainRow::decode(&format!("{DOMAIN_PREFIX}{name}"), row).ok();
-    let (rows, wrong) = last_known_good::read_lines(path, decode)?;
+    let loaded = AtomicUsize::new(0);
+    let wrong = last_known_good::for_each(path, Begins::WithCursor, |name, row| {
+        let (name, row) = DomainRow::decode(&format!("{DOMAIN_PREFIX}{name}"), row).ok()?;
+        // The config file may have other suffixes than when it was written.
+        if !table.is_ours(&name) {
+            table.apply_put(name, row);
+            loaded.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(())
+    })?;
     if wrong > 0 {
         tracing::warn!(path = %path.display(), lines = wrong, "last-known-good domains that cannot be read are left out");
     }
-    // The file config may have other suffixes than when it was written.
-    let rows = rows.into_iter().filter(|(name, _)| !table.is_ours(name));
-    Ok(rows.map(|(name, row)| table.apply_put(name, row)).count())
+    Ok(loaded.into_inner())
 }
 
 /// Writes a domain's row, or deletes it when nothing is left in it. A write that the store did not answer is
