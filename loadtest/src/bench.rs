@@ -9,7 +9,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -33,6 +33,7 @@ pub(crate) struct Settings {
 /// A running edge in a new directory, its machines, and the way in.
 pub(crate) struct Bench {
     child: Child,
+    program: PathBuf,
     directory: PathBuf,
     pub(crate) admin: Admin,
     pub(crate) machines: Orchestrator,
@@ -70,17 +71,47 @@ impl Bench {
             directory.join("data"),
         );
         std::fs::write(&config, text)?;
-        let child = Command::new(program)
-            .args(["run", "--config"])
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
+        let child = spawn(&program, &config)?;
         let admin = Admin::new(directory.join("data/admin.sock"));
-        let mut bench = Self { child, directory, admin, machines: Orchestrator::start()? };
+        let mut bench = Self { child, program, directory, admin, machines: Orchestrator::start()? };
         bench.until_it_answers().await?;
         Ok(bench)
+    }
+
+    /// Where the edge keeps what it knows.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// From its next start on the edge serves at this port.
+    ///
+    /// # Errors
+    /// Its config file cannot be written.
+    pub(crate) fn keep_port(&self, port: u16) -> anyhow::Result<()> {
+        let config = self.directory.join("edge.toml");
+        let text = std::fs::read_to_string(&config)?.replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1);
+        Ok(std::fs::write(&config, text)?)
+    }
+
+    /// Ends the edge as Ctrl-C does; what it has on disk stays.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub(crate) async fn halt(&mut self) -> anyhow::Result<()> {
+        if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+            kill_process(pid, Signal::INT)?;
+        }
+        self.child.wait().await?;
+        Ok(())
+    }
+
+    /// Starts the edge again, on what it had; waits for nothing.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub(crate) fn again(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.program, &self.directory.join("edge.toml"))?;
+        Ok(())
     }
 
     async fn until_it_answers(&mut self) -> anyhow::Result<()> {
@@ -184,13 +215,16 @@ impl Bench {
     /// # Errors
     /// It cannot be waited for.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
-        if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-            kill_process(pid, Signal::INT)?;
-        }
-        self.child.wait().await?;
+        self.halt().await?;
         std::fs::remove_dir_all(&self.directory)?;
         Ok(())
     }
+}
+
+fn spawn(program: &Path, config: &Path) -> anyhow::Result<Child> {
+    let mut command = Command::new(program);
+    command.args(["run", "--config"]).arg(config).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    Ok(command.spawn()?)
 }
 
 /// Lets this process and the edge it will start open `files` files each, or as many as this
