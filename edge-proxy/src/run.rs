@@ -175,7 +175,7 @@ impl Running {
         let suffixes =
             config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
         let domains = DomainTable::new(fixed_domains(config, &suffixes)?, &suffixes, &reserved(config));
-        let tables = Tables::load(&stores.routes, domains, &config.data_dir).await?;
+        let tables = Tables::load(&stores.routes, domains, &config.data_dir, config.store.bulk_delay).await?;
         let (table, domains) = (Arc::clone(&tables.routes), Arc::clone(&tables.domains));
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));

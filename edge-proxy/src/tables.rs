@@ -27,12 +27,17 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// Loads what the last run knew, then follows `store`. Returns when the store is read, or after
+    /// Loads what the last run knew, then follows `store` ([`router::apply::follow_later`]). Returns when the store is read, or after
     /// [`SYNC`] or [`SYNC_LOADED`].
     ///
     /// # Errors
     /// The system has no thread or no runtime to give.
-    pub(crate) async fn load(store: &Store, domains: DomainTable, data_dir: &Path) -> io::Result<Self> {
+    pub(crate) async fn load(
+        store: &Store,
+        domains: DomainTable,
+        data_dir: &Path,
+        bulk_delay: Duration,
+    ) -> io::Result<Self> {
         let (routes, domains) = (Arc::new(RouteTable::new()), Arc::new(domains));
         let routes_file = data_dir.join("routes.last-known-good");
         let known = say_loaded(&routes_file, router::apply::load_last_known_good(&routes, &routes_file));
@@ -40,7 +45,8 @@ impl Tables {
         say_loaded(&domains_file, router::domains::apply::load_last_known_good(&domains, &domains_file));
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let follow_routes = router::apply::follow(Arc::clone(store), Arc::clone(&routes), routes_file);
+        let follow_routes =
+            router::apply::follow_later(Arc::clone(store), Arc::clone(&routes), routes_file, bulk_delay);
         let follow_domains = router::domains::apply::follow(Arc::clone(store), Arc::clone(&domains), domains_file);
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("tables".into()).spawn(move || {
@@ -132,7 +138,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(EmbeddedStore::open(&dir.path().join("store")).unwrap());
         let engine: Store = Arc::new(Embedded(Arc::clone(&store)));
-        let tables = Tables::load(&engine, domains(), dir.path()).await.unwrap();
+        let tables = Tables::load(&engine, domains(), dir.path(), Duration::ZERO).await.unwrap();
         let name = SpriteName::parse("a").unwrap();
         store.compare_and_set(&SpriteRow::key(&name), None, Some(&row().encode())).unwrap();
         // Nothing is awaited: a task of this runtime could not run.
@@ -166,13 +172,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let silent: Store = Arc::new(Silent);
         let began = tokio::time::Instant::now();
-        let tables = Tables::load(&silent, domains(), dir.path()).await.unwrap();
+        let tables = Tables::load(&silent, domains(), dir.path(), Duration::ZERO).await.unwrap();
         assert_eq!(tables.routes.lookup("a"), Lookup::NotReady);
         assert!(began.elapsed() >= SYNC);
         let line = String::from_utf8(row().encode()).unwrap();
         std::fs::write(dir.path().join("routes.last-known-good"), format!("cursor 1 1\na {line}\n")).unwrap();
         let began = tokio::time::Instant::now();
-        let tables = Tables::load(&silent, domains(), dir.path()).await.unwrap();
+        let tables = Tables::load(&silent, domains(), dir.path(), Duration::ZERO).await.unwrap();
         assert!(matches!(tables.routes.lookup("a"), Lookup::Found(_)));
         assert!(began.elapsed() < 2 * SYNC_LOADED);
     }

@@ -42,6 +42,10 @@ pub(crate) trait Applier {
     fn handle(&mut self, event: FeedEvent, now: Instant) -> After;
     /// An operator says that what vanished is meant to be gone.
     fn accept_removals(&mut self) -> After;
+    /// Does what is due without an event; asked every [`TURN`].
+    fn turn(&mut self, _now: Instant) -> After {
+        After::Nothing
+    }
     /// Writes what is in the table now, or something newer, to a file; `None` while what the file
     /// has is better.
     fn save(&self) -> Option<impl FnOnce(&Path) -> io::Result<()> + Send + 'static>;
@@ -90,7 +94,7 @@ pub(crate) async fn follow<A: Applier>(store: Store, mut applier: A, file: PathB
                     After::Nothing
                 }
             },
-            _ = turns.tick() => After::Nothing,
+            now = turns.tick() => applier.turn(now),
         };
         match after {
             After::Nothing => continue,

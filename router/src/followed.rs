@@ -13,6 +13,7 @@ pub struct Followed {
     synced: AtomicBool,
     quarantined: AtomicU64,
     held_removals: AtomicUsize,
+    delayed_changes: AtomicUsize,
     accepted: Notify,
     /// Since when the store has not been heard; none while it is followed.
     stale_since: ArcSwapOption<Instant>,
@@ -26,6 +27,7 @@ impl Default for Followed {
             synced: AtomicBool::new(false),
             quarantined: AtomicU64::new(0),
             held_removals: AtomicUsize::new(0),
+            delayed_changes: AtomicUsize::new(0),
             accepted: Notify::new(),
             stale_since: ArcSwapOption::from_pointee(Instant::now()),
             turns: AtomicU64::new(0),
@@ -86,6 +88,16 @@ impl Followed {
     #[must_use]
     pub fn held_removals(&self) -> usize {
         self.held_removals.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_delayed_changes(&self, count: usize) {
+        self.delayed_changes.store(count, Ordering::Relaxed);
+    }
+
+    /// Changes that the store has made and that are applied later, because too many came at once.
+    #[must_use]
+    pub fn delayed_changes(&self) -> usize {
+        self.delayed_changes.load(Ordering::Relaxed)
     }
 
     /// Says that what vanished is meant to be gone ([`Followed::held_removals`]).

@@ -9,6 +9,7 @@
 pub mod access;
 pub mod apply;
 mod brake;
+mod bulk;
 pub mod cors;
 pub mod domains;
 mod follow;

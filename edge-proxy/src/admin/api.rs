@@ -212,6 +212,7 @@ impl Admin {
             "engine": self.stores.routes.name(),
             "stale_s": self.table.followed().stale_for().map(|since| since.as_secs()),
             "quarantined": self.table.followed().quarantined() + self.domains.table.followed().quarantined(),
+            "delayed_changes": self.table.followed().delayed_changes(),
             "held_removals": self.table.followed().held_removals() + self.domains.table.followed().held_removals(),
         })
     }

@@ -4,7 +4,6 @@ use crate::follow::Applier as _;
 use crate::route::{Generation, HostId};
 use crate::rows::ROW_VERSION;
 use crate::store::{Embedded, EmbeddedStore, Entry};
-use std::time::Duration;
 
 const FIRST: Cursor = Cursor { epoch: 1, version: 10 };
 
@@ -238,4 +237,41 @@ fn nor_one_by_one_but_a_few_do_and_tombstones_are_believed() {
     // Their rows may go later: nobody is served by them.
     assert_eq!(snapshot(&mut applier, &rows(&third[16..]), FIRST), After::Synced);
     assert_eq!((table.len(), table.followed().held_removals()), (14, 0));
+}
+
+#[test]
+fn many_routes_that_change_at_once_wait_and_follow_what_the_store_says_meanwhile() {
+    const DELAY: Duration = Duration::from_secs(60);
+    let (table, applier) = restarted(&[], FIRST);
+    let mut applier = Applier { bulk: Bulk::new(DELAY), ..applier };
+    let (all, third) = fleet();
+    snapshot(&mut applier, &rows(&all), FIRST);
+    let host = |name: &str| match table.lookup(name) {
+        Lookup::Found(route) => route.host.0,
+        other => panic!("{name}: {other:?}"),
+    };
+    let now = Instant::now();
+    let moved = |applier: &mut Applier, name: &str, generation, host| {
+        let row = SpriteRow { host: HostId(host), ..row(generation) };
+        applier.handle(FeedEvent::Put(entry(name, row.encode()), FIRST), now)
+    };
+    for name in &third {
+        moved(&mut applier, name, 2, 9);
+    }
+    assert_eq!((host(&third[15]), host(&third[16]), table.followed().delayed_changes()), (9, 1, 14));
+    // One is taken back, one is deleted from the store, another is led elsewhere.
+    moved(&mut applier, &third[16], 3, 1);
+    applier.handle(FeedEvent::Delete(format!("sprite/{}", third[17]), FIRST), now);
+    moved(&mut applier, &third[18], 3, 8);
+    assert_eq!(table.followed().delayed_changes(), 12);
+    assert_eq!(applier.turn(now + DELAY / 2), After::Nothing);
+    assert_eq!(applier.turn(now + DELAY), After::Changed);
+    assert_eq!(table.followed().delayed_changes(), 0);
+    assert_eq!((host(&third[16]), host(&third[18]), host(&third[19])), (1, 8, 9));
+    assert_eq!(generation(&table, &third[17]), None);
+    // What the last run's file has is no measure of what is many.
+    let (_, applier) = restarted(&rows(&all), FIRST);
+    let mut applier = Applier { bulk: Bulk::new(DELAY), ..applier };
+    snapshot(&mut applier, &all.iter().map(|name| (name.as_str(), 5)).collect::<Vec<_>>(), FIRST);
+    assert_eq!(applier.bulk.len(), 0);
 }
