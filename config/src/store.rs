@@ -3,9 +3,12 @@
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Most servers of an engine that are named (chosen; any of them leads to all).
 const SERVERS_MAX: usize = 16;
+/// Longest delay of bulk changes (chosen: what somebody needs to see a mistake and take it back).
+const BULK_DELAY_MAX: Duration = Duration::from_secs(600);
 
 /// Section `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -13,6 +16,10 @@ const SERVERS_MAX: usize = 16;
 pub struct Store {
     /// What keeps the routes.
     pub engine: StoreEngine,
+    /// When over 5 % of the routes (16 in any case) change their host or are deleted within a minute, the further
+    /// changes are applied so much later; at most 10 min, nothing by default. A fleet's canaries leave it at nothing.
+    #[serde(with = "crate::text")]
+    pub bulk_delay: Duration,
     /// Used by engine `nats`.
     pub nats: NatsStore,
     /// Used by engine `etcd`.
@@ -96,6 +103,9 @@ impl Store {
         if self.engine == StoreEngine::Nats && self.nats.servers.is_empty() {
             return Err(("store.nats.servers", "engine \"nats\" needs at least one".into()));
         }
+        if self.bulk_delay > BULK_DELAY_MAX {
+            return Err(("store.bulk_delay", "at most 10min".into()));
+        }
         servers("store.nats.servers", &self.nats.servers, "tls://", "nats://")?;
         let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         let bucket = &self.nats.bucket;
@@ -165,6 +175,8 @@ mod tests {
     fn an_engine_needs_its_servers_and_the_way_to_them_is_encrypted() {
         assert!(checked("[store]\nengine = \"embedded\"").is_ok());
         assert!(checked("[store]\nengine = \"nats\"").unwrap_err().contains("at least one"));
+        assert!(checked("[store]\nbulk_delay = \"10m\"").is_ok());
+        assert!(checked("[store]\nbulk_delay = \"11m\"").unwrap_err().contains("at most"));
         assert!(checked("[store]\nengine = \"paper\"").unwrap_err().contains("embedded"));
         for server in [
             "tls://nats.example.org:4222",

@@ -13,6 +13,8 @@ use crate::listen::{self, bind_per_worker};
 use crate::machine_keys::End;
 use crate::sessions;
 use crate::stores::Stores;
+use crate::tables::Tables;
+use crate::watchdog::Watchdog;
 use crate::webhook::Webhook;
 use crate::worker::{Edge, EdgeParts, Worker};
 use acme::local_ca::LocalCa;
@@ -23,7 +25,6 @@ use config::{Config, UnknownNames};
 use router::domains::{DomainName, DomainTable};
 use router::names::{SpriteName, Suffix, parse_host};
 use router::route::HostId;
-use router::store::Store;
 use router::table::{Lookup, RouteTable};
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -42,8 +43,8 @@ use wakeup::spec::{DriverSpec, SpriteSpec};
 pub const LOCAL_HOST: HostId = HostId(0);
 /// How long requests in progress may take to end at shutdown (chosen: a terminal's patience).
 const DRAIN: Duration = Duration::from_secs(2);
-/// How long the routing table may need at start before we listen without it.
-const SYNC: Duration = Duration::from_secs(5);
+/// Pause between two attempts to write the route of a sprite of the config file (chosen).
+const PUBLISH_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +149,8 @@ pub struct Running {
     edge: Option<EdgeSide>,
     host: Option<Host>,
     socket: std::path::PathBuf,
+    /// Followed until the very end.
+    _tables: Tables,
 }
 
 /// The edge of this process, and the threads that serve its clients.
@@ -155,6 +158,7 @@ struct EdgeSide {
     edge: Arc<Edge>,
     https: std::net::SocketAddr,
     threads: Vec<std::thread::JoinHandle<()>>,
+    watchdog: Watchdog,
 }
 
 impl Running {
@@ -171,7 +175,8 @@ impl Running {
         let suffixes =
             config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
         let domains = DomainTable::new(fixed_domains(config, &suffixes)?, &suffixes, &reserved(config));
-        let (table, domains) = load_tables(&stores.routes, domains, &config.data_dir).await;
+        let tables = Tables::load(&stores.routes, domains, &config.data_dir, config.store.bulk_delay).await?;
+        let (table, domains) = (Arc::clone(&tables.routes), Arc::clone(&tables.domains));
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
         let hosts = (role != Role::Alone).then(|| fleet::hosts(&stores.routes, &config.data_dir));
@@ -238,6 +243,7 @@ impl Running {
             stores,
             table,
             edge: edge.as_ref().map(|side| Arc::clone(&side.edge)),
+            watchdog: edge.as_ref().map(|side| Arc::clone(side.watchdog.status())),
             domains,
             hosts,
             moving,
@@ -250,7 +256,7 @@ impl Running {
         });
         doors.serve(&admin);
         tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
-        Ok(Self { admin, edge, host, socket })
+        Ok(Self { admin, edge, host, socket, _tables: tables })
     }
 
     /// Drains, ends every guest, waits for the workers.
@@ -322,6 +328,7 @@ impl EdgeSide {
         listeners: Listeners,
     ) -> anyhow::Result<Self> {
         let Known { table, domains, suffixes } = known;
+        let watchdog = Watchdog::start(Arc::clone(&table), Arc::clone(&domains))?;
         let waker = Waker::new(hold_limits(&config.hold), backhaul.clone());
         let edge = Edge::new(EdgeParts {
             table,
@@ -341,7 +348,7 @@ impl EdgeSide {
             spawn_worker(number, Arc::clone(&edge), acceptor.clone(), https, http, address.port())
         });
         let threads = threads.collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Self { edge, https: address, threads })
+        Ok(Self { edge, https: address, threads, watchdog })
     }
 }
 
@@ -359,34 +366,6 @@ async fn bind_admin(path: &Path) -> anyhow::Result<UnixListener> {
         std::fs::create_dir_all(directory).with_context(|| format!("admin socket {}", path.display()))?;
     }
     admin::bind(path).await.with_context(|| format!("admin socket {}", path.display()))
-}
-
-/// The tables, with what the last run knew and then what the store says.
-async fn load_tables(store: &Store, domains: DomainTable, data_dir: &Path) -> (Arc<RouteTable>, Arc<DomainTable>) {
-    let (table, domains) = (Arc::new(RouteTable::new()), Arc::new(domains));
-    let routes_file = data_dir.join("routes.last-known-good");
-    say_loaded(&routes_file, router::apply::load_last_known_good(&table, &routes_file));
-    let domains_file = data_dir.join("domains.last-known-good");
-    say_loaded(&domains_file, router::domains::apply::load_last_known_good(&domains, &domains_file));
-    tokio::spawn(router::apply::follow(Arc::clone(store), Arc::clone(&table), routes_file));
-    tokio::spawn(router::domains::apply::follow(Arc::clone(store), Arc::clone(&domains), domains_file));
-    let synced = async {
-        while !(table.is_synced() && domains.is_synced()) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    if tokio::time::timeout(SYNC, synced).await.is_err() {
-        tracing::warn!("the routing store is slow; serving what was known last");
-    }
-    (table, domains)
-}
-
-fn say_loaded(path: &Path, loaded: std::io::Result<usize>) {
-    match loaded {
-        Ok(0) => {}
-        Ok(count) => tracing::debug!(path = %path.display(), count, "last-known-good rows loaded"),
-        Err(error) => tracing::warn!(path = %path.display(), %error, "last-known-good rows not loaded"),
-    }
 }
 
 /// Domains of the config file. One that is a sprite's name by itself would never be looked up.
@@ -451,7 +430,7 @@ async fn publish_static(stores: &Stores, host: HostId, spec: &SpriteSpec) -> Res
 /// Until the store takes the route of a sprite of the config file.
 async fn publish_later(stores: Stores, host: HostId, owner: OwnerHandle, spec: SpriteSpec) {
     let generation = loop {
-        tokio::time::sleep(SYNC).await;
+        tokio::time::sleep(PUBLISH_AGAIN).await;
         match publish_static(&stores, host, &spec).await {
             Ok(generation) => break generation,
             Err(error) => tracing::debug!(sprite = %spec.name, %error, "its route is not written yet"),

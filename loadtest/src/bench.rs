@@ -2,9 +2,9 @@
 
 use crate::admin::Admin;
 use crate::edge::{Door, Protocol};
-use crate::etcd::{Etcd, port};
 use crate::fake_owner::FakeOwner;
 use crate::orchestrator::{After, Orchestrator, Wake};
+use crate::servers::{Engine, Server, free_port};
 use anyhow::{Context, bail, ensure};
 use backhaul::wire::WakeKind;
 use http::Method;
@@ -12,6 +12,7 @@ use router::access::Access;
 use router::names::SpriteName;
 use router::route::{Generation, HostId};
 use router::rows::{ROW_VERSION, SpriteRow};
+use router::store::Store;
 use router::wake::WakeRules;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::{Value, json};
@@ -51,6 +52,7 @@ pub(crate) enum OwnerKind {
 /// A running edge in a new directory, its machines, and the way in.
 pub(crate) struct Bench {
     child: Child,
+    program: PathBuf,
     directory: PathBuf,
     pub(crate) admin: Admin,
     pub(crate) machines: Orchestrator,
@@ -63,7 +65,8 @@ pub(crate) struct Bench {
 struct Fleet {
     owner: FakeOwner,
     number: HostId,
-    etcd: Etcd,
+    store: Store,
+    _etcd: Server,
 }
 
 /// A sprite that was made.
@@ -99,13 +102,15 @@ impl Bench {
         std::fs::write(&secret, SECRET)?;
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600))?;
         let Settings { hold, host } = settings;
-        let (machines, port) = (Orchestrator::start()?, port()?);
+        let (machines, port) = (Orchestrator::start()?, free_port()?);
         let etcd = match owner {
-            OwnerKind::Fake => Some(Etcd::start(&directory).await?),
+            OwnerKind::Fake => Some(Server::start(Engine::Etcd).await?),
             OwnerKind::Product => None,
         };
-        let fleet =
-            etcd.as_ref().map_or_else(String::new, |etcd| format!("{}[fleet]\nname = \"pop\"\n", etcd.sections));
+        let fleet = etcd.as_ref().map_or_else(String::new, |(etcd, _)| {
+            let etcd = format!("[store]\nengine = \"etcd\"\n[store.etcd]\nservers = [{:?}]\n", etcd.address);
+            format!("{etcd}[fleet]\nname = \"pop\"\n")
+        });
         let text = format!(
             "data_dir = {:?}\n[listen]\nhttps = [\"127.0.0.1:{port}\"]\nhttp = []\n[names]\nsuffixes = [\"sprites.test\"]\n\
              [hold]\nwasted_wakes_per_hour = 0\n{hold}\n\
@@ -118,17 +123,37 @@ impl Bench {
             Some(etcd) => Some(Fleet::enrol(etcd, &program, &directory, machines.guest()).await?),
             None => None,
         };
-        let child = Command::new(program)
-            .args(["run", "--config"])
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
+        let child = spawn(&program, &config)?;
         let admin = Admin::new(directory.join("data/admin.sock"));
-        let mut bench = Self { child, directory, admin, machines, port, fleet };
+        let mut bench = Self { child, program, directory, admin, machines, port, fleet };
         bench.until_it_answers().await?;
         Ok(bench)
+    }
+
+    /// Where the edge keeps what it knows.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// Ends the edge as Ctrl-C does; what it has on disk stays.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub(crate) async fn halt(&mut self) -> anyhow::Result<()> {
+        if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+            kill_process(pid, Signal::INT)?;
+        }
+        self.child.wait().await?;
+        Ok(())
+    }
+
+    /// Starts the edge again, on what it had; waits for nothing.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub(crate) fn again(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.program, &self.directory.join("edge.toml"))?;
+        Ok(())
     }
 
     async fn until_it_answers(&mut self) -> anyhow::Result<()> {
@@ -257,10 +282,7 @@ impl Bench {
     /// # Errors
     /// It cannot be waited for.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
-        if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-            kill_process(pid, Signal::INT)?;
-        }
-        self.child.wait().await?;
+        self.halt().await?;
         std::fs::remove_dir_all(&self.directory)?;
         Ok(())
     }
@@ -268,7 +290,12 @@ impl Bench {
 
 impl Fleet {
     /// Makes the edge's keys, starts the owner, and enrols both.
-    async fn enrol(etcd: Etcd, program: &Path, directory: &Path, guest: SocketAddr) -> anyhow::Result<Self> {
+    async fn enrol(
+        (etcd, store): (Server, Store),
+        program: &Path,
+        directory: &Path,
+        guest: SocketAddr,
+    ) -> anyhow::Result<Self> {
         let config = directory.join("edge.toml");
         let call = async |arguments: &[&str]| -> anyhow::Result<Value> {
             let output =
@@ -288,7 +315,7 @@ impl Fleet {
         let host = ["fleet", "host", "add", "fake", "--key", &key, "--pin", &owner.pin, "--endpoint", &endpoint];
         call(&host).await?;
         // The first host of a new store.
-        Ok(Self { owner, number: HostId(1), etcd })
+        Ok(Self { owner, number: HostId(1), store, _etcd: etcd })
     }
 
     async fn place(&self, name: &str) -> anyhow::Result<()> {
@@ -302,9 +329,15 @@ impl Fleet {
             wake: WakeRules::default(),
             deleted: false,
         };
-        router::apply::publish(&self.etcd.store, &SpriteName::parse(name)?, &row, None).await?;
+        router::apply::publish(&*self.store, &SpriteName::parse(name)?, &row, None).await?;
         Ok(())
     }
+}
+
+fn spawn(program: &Path, config: &Path) -> anyhow::Result<Child> {
+    let mut command = Command::new(program);
+    command.args(["run", "--config"]).arg(config).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    Ok(command.spawn()?)
 }
 
 /// Lets this process and the edge it will start open `files` files each, or as many as this

@@ -1,5 +1,5 @@
-//! wake.md, test 15, by wall: measures the edge from outside, by sockets only; but for the routing table,
-//! which no socket shows.
+//! wake.md, test 15, by wall: measures the edge from outside, by sockets only; but for the routing table
+//! and how fast it follows a store, which no socket shows.
 //!
 //! `docs/benchmarks.md` says what each command measures, and what was measured. What a
 //! request costs beside other proxies is measured with `direct.toml` (see its head).
@@ -7,9 +7,9 @@
 mod admin;
 mod bench;
 mod clock;
+mod cold_start;
 mod demo;
 mod edge;
-mod etcd;
 mod fake_owner;
 mod fan_out;
 mod figures;
@@ -17,6 +17,8 @@ mod herd;
 mod holds;
 mod machine;
 mod orchestrator;
+mod propagation;
+mod servers;
 mod share;
 mod table;
 mod wake;
@@ -43,6 +45,13 @@ enum Command {
     FanOut(fan_out::Arguments),
     /// The routing table: bytes per route, lookups, readers beside a writer.
     Table(table::Arguments),
+    /// From exec to the first request that is answered, with a million routes of the last run.
+    ColdStart(cold_start::Arguments),
+    /// From a write to the store to the table of another process.
+    Propagation(propagation::Arguments),
+    /// The other process of `propagation`.
+    #[command(hide = true)]
+    Watch(propagation::Watch),
     /// 10,000 requests in a second at one sleeping sprite: who is served, who is refused, what others notice.
     Herd(herd::Arguments),
 }
@@ -58,6 +67,9 @@ fn main() -> ExitCode {
                 Command::Holds(arguments) => holds::run(arguments).await,
                 Command::FanOut(arguments) => fan_out::run(arguments).await,
                 Command::Table(arguments) => table::run(&arguments),
+                Command::ColdStart(arguments) => cold_start::run(arguments).await,
+                Command::Propagation(arguments) => propagation::run(arguments).await,
+                Command::Watch(watch) => propagation::watch(&watch).map(|()| true),
                 Command::Herd(arguments) => herd::run(arguments).await,
             }
         })

@@ -12,23 +12,22 @@
 //! somebody wrote it, and it is believed.
 
 use crate::brake::Brake;
-use crate::last_known_good;
+use crate::bulk::Bulk;
+use crate::follow::{self, After};
+use crate::followed::Followed;
+use crate::last_known_good::{self, Begins};
 use crate::names::SpriteName;
+use crate::publish;
 use crate::route::Route;
 use crate::rows::{GENERATION_JUMP_MAX, RowError, SPRITE_PREFIX, SpriteRow};
 use crate::store::{Cursor, Engine, FeedEvent, Store, StoreError};
-use crate::subscriber::{Heard, Subscriber};
 use crate::table::{Lookup, RouteTable};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// Quiet time after which changes are written to the last-known-good file (chosen).
-const SETTLE: Duration = Duration::from_millis(200);
-/// Longest time changes stay unwritten when it never gets quiet (chosen).
-const UNWRITTEN_MAX: Duration = Duration::from_secs(5);
 
 /// Applies the store's sprite rows to `table`; never returns.
 ///
@@ -38,68 +37,19 @@ const UNWRITTEN_MAX: Duration = Duration::from_secs(5);
 /// # Cancel safety
 /// Dropping it stops the table where it is; the file may be a few seconds behind.
 pub async fn follow(store: Store, table: Arc<RouteTable>, last_known_good: PathBuf) {
-    let mut applier = Applier::new(Arc::clone(&table), saved_cursor(&last_known_good));
-    let mut subscriber = Subscriber::new(store, SPRITE_PREFIX);
-    let mut unwritten_since = None;
-    let mut quiet_at = Instant::now();
-    loop {
-        let write_at = unwritten_since.map(|since: Instant| quiet_at.min(since + UNWRITTEN_MAX));
-        let heard = tokio::select! {
-            // Overdue writing goes first, or a feed that never pauses would put it off for good.
-            biased;
-            () = tokio::time::sleep_until(write_at.unwrap_or(quiet_at)), if write_at.is_some() => {
-                save(&applier, &table, &last_known_good).await;
-                unwritten_since = None;
-                continue;
-            }
-            () = table.removals_accepted() => applier.accept_removals(),
-            heard = subscriber.next() => match heard {
-                Heard::Event(event) => {
-                    table.mark_fresh();
-                    applier.handle(event, Instant::now())
-                }
-                Heard::Lost => {
-                    table.mark_stale();
-                    // From here on the file is all that a next start may have.
-                    quiet_at = Instant::now();
-                    After::Nothing
-                }
-            },
-        };
-        match heard {
-            After::Nothing => {}
-            After::Changed => {
-                quiet_at = Instant::now() + SETTLE;
-                unwritten_since.get_or_insert_with(Instant::now);
-            }
-            After::Synced => save(&applier, &table, &last_known_good).await,
-        }
-    }
+    follow_later(store, table, last_known_good, Duration::ZERO).await;
 }
 
-async fn save(applier: &Applier, table: &Arc<RouteTable>, path: &Path) {
-    let Some(cursor) = applier.cursor else { return };
-    let (table, to) = (Arc::clone(table), path.to_owned());
-    let written = tokio::task::spawn_blocking(move || last_known_good::write(&table, cursor, &to)).await;
-    match written.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-        Ok(()) => {}
-        Err(error) => tracing::warn!(path = %path.display(), %error, "last-known-good routes not written"),
-    }
-}
-
-fn saved_cursor(path: &Path) -> Option<Cursor> {
-    // Whoever loaded the file has said already that it cannot be read.
-    last_known_good::cursor(path).ok().flatten()
-}
-
-/// What is due after an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
-    Nothing,
-    /// The table is not what was written last.
-    Changed,
-    /// A snapshot is complete.
-    Synced,
+/// As [`follow`], but when over 5 % of the routes (16 in any case) change their host or are deleted within a
+/// minute, the further ones are applied `bulk_delay` later, as the store has them then. Not so what is
+/// compared with the last run's file: nobody knows when that changed.
+///
+/// # Cancel safety
+/// As [`follow`].
+pub async fn follow_later(store: Store, table: Arc<RouteTable>, last_known_good: PathBuf, bulk_delay: Duration) {
+    let saved = follow::saved_cursor(&last_known_good);
+    let applier = Applier { bulk: Bulk::new(bulk_delay), ..Applier::new(table, saved) };
+    follow::follow(store, applier, last_known_good).await;
 }
 
 /// The decisions, without clock, disk or task.
@@ -115,6 +65,7 @@ struct Applier {
     /// Names the snapshot in progress has; one it lacks is swept when it ends.
     snapshot: Option<HashSet<SpriteName>>,
     brake: Brake,
+    bulk: Bulk,
     /// What the brake keeps in the table.
     held: HashSet<SpriteName>,
 }
@@ -129,8 +80,18 @@ impl Applier {
             unconfirmed,
             snapshot: None,
             brake: Brake::default(),
+            bulk: Bulk::new(Duration::ZERO),
             held: HashSet::new(),
         }
+    }
+}
+
+impl follow::Applier for Applier {
+    const PREFIX: &'static str = SPRITE_PREFIX;
+    const WHAT: &'static str = "routes";
+
+    fn followed(&self) -> &Followed {
+        self.table.followed()
     }
 
     fn handle(&mut self, event: FeedEvent, now: Instant) -> After {
@@ -140,11 +101,12 @@ impl Applier {
                 if self.epoch.is_some_and(|known| known != epoch) {
                     // Its generations count from another beginning.
                     self.unconfirmed = self.table.names().into_iter().collect();
+                    self.bulk.clear();
                 }
                 After::Nothing
             }
             FeedEvent::Entry(entry) => {
-                self.put(&entry.key, &entry.value);
+                self.put(&entry.key, &entry.value, now);
                 if let Some(names) = &mut self.snapshot {
                     // Neither is a poisoned row swept: it is no proof that the sprite is gone.
                     names.extend(name_in(&entry.key));
@@ -154,7 +116,7 @@ impl Applier {
             FeedEvent::SnapshotEnd(cursor) => self.snapshot_end(cursor, now),
             FeedEvent::Put(entry, cursor) => {
                 self.advance(cursor);
-                self.put(&entry.key, &entry.value);
+                self.put(&entry.key, &entry.value, now);
                 After::Changed
             }
             FeedEvent::Delete(key, cursor) => {
@@ -166,16 +128,47 @@ impl Applier {
             }
             FeedEvent::Current(_) => After::Nothing,
         };
-        self.table.set_held_removals(self.held.len());
+        self.followed().set_held_removals(self.held.len());
+        self.followed().set_delayed_changes(self.bulk.len());
         after
     }
 
+    fn accept_removals(&mut self) -> After {
+        tracing::info!(routes = self.held.len(), "held removals accepted");
+        for name in std::mem::take(&mut self.held) {
+            self.unconfirmed.remove(&name);
+            self.table.apply_remove(&name);
+        }
+        self.followed().set_held_removals(0);
+        After::Changed
+    }
+
+    fn turn(&mut self, now: Instant) -> After {
+        let due = self.bulk.due(now);
+        if due.is_empty() {
+            return After::Nothing;
+        }
+        tracing::warn!(routes = due.len(), "changes that waited are applied");
+        for (name, route) in due {
+            self.table.apply_put(&name, route);
+        }
+        self.followed().set_delayed_changes(self.bulk.len());
+        After::Changed
+    }
+
+    fn save(&self) -> Option<impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static> {
+        let (cursor, table) = (self.cursor?, Arc::clone(&self.table));
+        Some(move |path: &Path| last_known_good::write(&table, cursor, path))
+    }
+}
+
+impl Applier {
     fn advance(&mut self, cursor: Cursor) {
         self.cursor = Some(cursor);
         self.epoch = Some(cursor.epoch);
     }
 
-    fn put(&mut self, key: &str, value: &[u8]) {
+    fn put(&mut self, key: &str, value: &[u8], now: Instant) {
         let Some((name, route)) = self.checked(key, value) else { return };
         self.held.remove(&name);
         // What the file says of a sprite is over when the store speaks of it, whatever the
@@ -183,13 +176,20 @@ impl Applier {
         // ones, and owners go by the store.
         if self.unconfirmed.remove(&name) {
             self.table.replace(&name, route);
-        } else {
+            return;
+        }
+        let route = match self.table.lookup(&name) {
+            Lookup::Found(present) => self.bulk.admit(now, self.table.len(), &name, &present, route),
+            Lookup::Unknown | Lookup::NotReady => Some(route),
+        };
+        if let Some(route) = route {
             self.table.apply_put(&name, route);
         }
     }
 
     /// Takes routes out of the table, all or, if they are too many, none.
     fn remove(&mut self, names: &[SpriteName], now: Instant) {
+        names.iter().for_each(|name| self.bulk.forget(name));
         // A tombstone that goes, goes unnoticed.
         let lives = |name: &&SpriteName| matches!(self.table.lookup(*name), Lookup::Found(known) if !known.deleted);
         let living = names.iter().filter(lives).count();
@@ -207,24 +207,13 @@ impl Applier {
         self.held.extend(names.iter().cloned());
     }
 
-    /// An operator says that what vanished is meant to be gone.
-    fn accept_removals(&mut self) -> After {
-        tracing::info!(routes = self.held.len(), "held removals accepted");
-        for name in std::mem::take(&mut self.held) {
-            self.unconfirmed.remove(&name);
-            self.table.apply_remove(&name);
-        }
-        self.table.set_held_removals(0);
-        After::Changed
-    }
-
     fn snapshot_end(&mut self, cursor: Cursor, now: Instant) -> After {
         let Some(names) = self.snapshot.take() else { return After::Nothing };
         let made_anew = self.epoch.is_some_and(|known| known != cursor.epoch);
         if made_anew && names.is_empty() && !self.unconfirmed.is_empty() {
             let routes = self.unconfirmed.len();
             tracing::error!(routes, "the routing store has lost its rows; serving the last-known-good routes");
-            self.table.mark_synced();
+            self.table.followed().mark_synced();
             return After::Nothing;
         }
         let gone: Vec<_> = self.table.names().into_iter().filter(|name| !names.contains(name)).collect();
@@ -232,7 +221,7 @@ impl Applier {
         // What is held is still another history's, whose generations say nothing here.
         self.unconfirmed.retain(|name| self.held.contains(name));
         self.advance(cursor);
-        self.table.mark_synced();
+        self.table.followed().mark_synced();
         After::Synced
     }
 
@@ -253,7 +242,7 @@ impl Applier {
         match decoded {
             Ok(checked) => Some(checked),
             Err(error) => {
-                self.table.count_quarantined();
+                self.table.followed().count_quarantined();
                 tracing::warn!(key, %error, "row quarantined; the previous route stays");
                 None
             }
@@ -271,11 +260,18 @@ fn name_in(key: &str) -> Option<SpriteName> {
 /// # Errors
 /// The file is there and cannot be read, or is none of ours.
 pub fn load_last_known_good(table: &RouteTable, path: &Path) -> std::io::Result<usize> {
-    let (routes, wrong) = last_known_good::read(path)?;
+    let loaded = AtomicUsize::new(0);
+    let wrong = last_known_good::for_each(path, Begins::WithCursor, |name, row| {
+        let (name, row) = (SpriteName::parse(name).ok()?, SpriteRow::decode_value(row).ok()?);
+        if table.apply_put(&name, row.route()) {
+            loaded.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(())
+    })?;
     if wrong > 0 {
         tracing::warn!(path = %path.display(), lines = wrong, "last-known-good routes that cannot be read are left out");
     }
-    Ok(routes.into_iter().filter(|(name, route)| table.apply_put(name, route.clone())).count())
+    Ok(loaded.into_inner())
 }
 
 /// Writes a sprite's row. A write that the store did not answer is looked for: when the row is
@@ -289,14 +285,7 @@ pub async fn publish(
     row: &SpriteRow,
     expected: Option<u64>,
 ) -> Result<u64, StoreError> {
-    let (key, value) = (SpriteRow::key(name), row.encode());
-    match store.compare_and_set(&key, expected, Some(&value)).await {
-        Err(StoreError::Uncertain(detail)) => match store.get(&key).await {
-            Ok(Some(entry)) if entry.value == value && Some(entry.version) != expected => Ok(entry.version),
-            _ => Err(StoreError::Uncertain(detail)),
-        },
-        done => done,
-    }
+    publish::publish(store, &SpriteRow::key(name), Some(&row.encode()), expected).await
 }
 
 #[cfg(test)]

@@ -4,16 +4,20 @@
 //! whole, so a crash leaves the old file or the new one. It is a cache and no source: the
 //! applier replaces what it says as soon as it knows better.
 
-use crate::names::SpriteName;
 use crate::route::Route;
-use crate::rows::{ROW_VERSION, SPRITE_PREFIX, SpriteRow};
+use crate::rows::{ROW_VERSION, SpriteRow};
 use crate::store::Cursor;
 use crate::table::{Lookup, RouteTable};
-use std::io::{BufRead, BufReader, BufWriter, Error, ErrorKind, Result, Write};
+use std::io::{BufRead, BufReader, BufWriter, Error, ErrorKind, Read, Result, Write};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// What the first line begins with.
 const HEADER: &str = "cursor ";
+/// So much of a file is read at a time (chosen: some thousand lines).
+const BLOCK: u64 = 256 * 1024;
+/// Most threads that read one file (chosen: it is of use for a second, at the start).
+const THREADS_MAX: usize = 8;
 
 /// Which state of which store the file at `path` is from; `None` when there is no such file.
 pub(crate) fn cursor(path: &Path) -> Result<Option<Cursor>> {
@@ -34,31 +38,67 @@ fn parse_header(line: &str) -> Result<Cursor> {
     cursor.ok_or_else(|| Error::new(ErrorKind::InvalidData, "no file of last-known-good routes"))
 }
 
-/// The routes in the file, and how many of its lines were none.
-pub(crate) fn read(path: &Path) -> Result<(Vec<(SpriteName, Route)>, usize)> {
-    read_lines(path, |name, row| {
-        let (name, row) = SpriteRow::decode(&format!("{SPRITE_PREFIX}{name}"), row).ok()?;
-        Some((name, row.route()))
+/// Whether the first line of a file is a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begins {
+    WithCursor,
+    WithRow,
+}
+
+/// Gives name and row of each line of the file to `take`, which says `None` of what is no row; how many
+/// those were. A big file is read by several threads at once, in no order. No file is an empty one.
+///
+/// # Errors
+/// It cannot be read, or is none of ours.
+pub(crate) fn for_each(path: &Path, begins: Begins, take: impl Fn(&str, &[u8]) -> Option<()> + Sync) -> Result<usize> {
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let threads = match file.metadata()?.len() {
+        0..=BLOCK => 1,
+        _ => std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
+    };
+    let mut file = BufReader::new(file);
+    if begins == Begins::WithCursor {
+        let mut header = Vec::new();
+        (&mut file).take(BLOCK).read_until(b'\n', &mut header)?;
+        parse_header(str::from_utf8(&header).unwrap_or_default().trim_end())?;
+    }
+    let file = Mutex::new(file);
+    let take_all = || {
+        let (mut block, mut wrong) = (Vec::new(), 0);
+        while next_block(&file, &mut block)? {
+            let lines = block.strip_suffix(b"\n").unwrap_or(&block).split(|&byte| byte == b'\n');
+            wrong += lines.filter(|line| take_line(line, &take).is_none()).count();
+        }
+        Ok(wrong)
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(take_all)).collect();
+        let own: Result<usize> = take_all();
+        others.into_iter().fold(own, |wrong, other| {
+            let other = other.join().unwrap_or_else(|_| Err(Error::other("a thread that read it has panicked")));
+            Ok(wrong? + other?)
+        })
     })
 }
 
-/// What `decode` makes of each line of the file, and how many it made nothing of.
-pub(crate) fn read_lines<T>(path: &Path, decode: impl Fn(&str, &[u8]) -> Option<T>) -> Result<(Vec<T>, usize)> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Vec::new(), 0)),
-        Err(error) => return Err(error),
-    };
-    let mut lines = text.lines();
-    parse_header(lines.next().unwrap_or(""))?;
-    let (mut rows, mut wrong) = (Vec::new(), 0);
-    for line in lines {
-        match line.split_once(' ').and_then(|(name, row)| decode(name, row.as_bytes())) {
-            Some(row) => rows.push(row),
-            None => wrong += 1,
-        }
+/// Reads whole lines, [`BLOCK`] bytes and the rest of the last line; `false` at the end.
+fn next_block(file: &Mutex<BufReader<std::fs::File>>, block: &mut Vec<u8>) -> Result<bool> {
+    block.clear();
+    let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+    (&mut *file).take(BLOCK).read_to_end(block)?;
+    if block.last().is_some_and(|&byte| byte != b'\n') {
+        file.read_until(b'\n', block)?;
     }
-    Ok((rows, wrong))
+    Ok(!block.is_empty())
+}
+
+fn take_line(line: &[u8], take: impl Fn(&str, &[u8]) -> Option<()>) -> Option<()> {
+    let space = line.iter().position(|&byte| byte == b' ')?;
+    take(str::from_utf8(&line[..space]).ok()?, &line[space + 1..])
 }
 
 /// Replaces the file with what the table holds, which is at least the state at `cursor`.
@@ -67,13 +107,13 @@ pub(crate) fn write(table: &RouteTable, cursor: Cursor, path: &Path) -> Result<(
         Lookup::Found(route) => Some((name, row_of(&route).encode())),
         Lookup::Unknown | Lookup::NotReady => None,
     });
-    write_lines(rows, cursor, path)
+    write_lines(rows, Some(cursor), path)
 }
 
-/// Replaces the file with these names and rows.
+/// Replaces the file with these names and rows, below the cursor if there is one.
 pub(crate) fn write_lines<N: std::fmt::Display>(
     rows: impl Iterator<Item = (N, Vec<u8>)>,
-    cursor: Cursor,
+    cursor: Option<Cursor>,
     path: &Path,
 ) -> Result<()> {
     // Beside it and by its own name: the files of routes and of domains are written at the same time.
@@ -81,7 +121,9 @@ pub(crate) fn write_lines<N: std::fmt::Display>(
     next.push(".next");
     let next = std::path::PathBuf::from(next);
     let mut file = BufWriter::new(std::fs::File::create(&next)?);
-    writeln!(file, "{HEADER}{} {}", cursor.epoch, cursor.version)?;
+    if let Some(Cursor { epoch, version }) = cursor {
+        writeln!(file, "{HEADER}{epoch} {version}")?;
+    }
     for (name, row) in rows {
         write!(file, "{name} ")?;
         file.write_all(&row)?;
@@ -109,9 +151,23 @@ fn row_of(route: &Route) -> SpriteRow {
 mod tests {
     use super::*;
     use crate::access::Access;
+    use crate::names::SpriteName;
     use crate::route::{Generation, HostId};
 
     const CURSOR: Cursor = Cursor { epoch: u64::MAX, version: 9 };
+
+    /// The routes in the file, by name, and how many of its lines were none.
+    fn read(path: &Path) -> Result<(Vec<(SpriteName, Route)>, usize)> {
+        let routes = Mutex::new(Vec::new());
+        let wrong = for_each(path, Begins::WithCursor, |name, row| {
+            let route = (SpriteName::parse(name).ok()?, SpriteRow::decode_value(row).ok()?.route());
+            routes.lock().unwrap().push(route);
+            Some(())
+        })?;
+        let mut routes = routes.into_inner().unwrap();
+        routes.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok((routes, wrong))
+    }
 
     fn written() -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -136,8 +192,7 @@ mod tests {
     fn what_was_written_reads_back_tombstones_included() {
         let (dir, path) = written();
         assert_eq!(cursor(&path).unwrap(), Some(CURSOR));
-        let (mut routes, wrong) = read(&path).unwrap();
-        routes.sort_by(|one, other| one.0.cmp(&other.0));
+        let (routes, wrong) = read(&path).unwrap();
         assert_eq!((routes.len(), wrong), (2, 0));
         assert_eq!((routes[0].0.as_str(), routes[0].1.deleted), ("a", false));
         assert_eq!((routes[1].0.as_str(), routes[1].1.deleted), ("b", true));
@@ -151,6 +206,27 @@ mod tests {
         std::fs::write(&path, format!("{text}c {{\nnonsense\n")).unwrap();
         let (routes, wrong) = read(&path).unwrap();
         assert_eq!((routes.len(), wrong), (2, 2));
+    }
+
+    #[test]
+    fn of_a_file_of_many_blocks_each_line_is_taken_once() {
+        const LINES: usize = 20_000;
+        let (_dir, path) = written();
+        let row = std::fs::read_to_string(&path).unwrap();
+        let row = row.lines().nth(1).unwrap().split_once(' ').unwrap().1;
+        let lines = (0..LINES).map(|number| match number % 10 {
+            0 => format!("wrong{number}\n"),
+            _ => format!("s{number} {row}\n"),
+        });
+        let text: String = std::iter::once("cursor 1 1\n".to_owned()).chain(lines).collect();
+        assert!(text.len() as u64 > 4 * BLOCK);
+        // The last line may be without its end.
+        for text in [text.as_str(), text.trim_end()] {
+            std::fs::write(&path, text).unwrap();
+            let (routes, wrong) = read(&path).unwrap();
+            assert_eq!((routes.len(), wrong), (LINES / 10 * 9, LINES / 10));
+            assert!(routes.windows(2).all(|two| two[0].0 != two[1].0));
+        }
     }
 
     #[test]

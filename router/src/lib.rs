@@ -9,13 +9,17 @@
 pub mod access;
 pub mod apply;
 mod brake;
+mod bulk;
 pub mod cors;
 pub mod domains;
+mod follow;
+pub mod followed;
 pub mod handover;
 pub mod hosts;
 mod last_known_good;
 pub mod names;
 pub mod pops;
+mod publish;
 pub mod registry;
 pub mod route;
 pub mod rows;

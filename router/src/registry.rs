@@ -1,6 +1,7 @@
 //! Machines as every other machine knows them: a small table of rows that follows the store and is
 //! kept on disk, so that a machine that starts while the store is away still knows the others.
 
+use crate::last_known_good::{self, Begins};
 use crate::rows::RowError;
 use crate::store::{FeedEvent, Store};
 use crate::subscriber::{Heard, Subscriber};
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
 
 /// A kind of row, one per machine.
@@ -141,30 +143,18 @@ impl<R: RegistryRow> Registry<R> {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn load(&self, path: &Path) -> io::Result<usize> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(error),
-        };
-        let rows = text.lines().filter_map(|line| {
-            let (key, value) = line.split_once(' ')?;
-            R::decode(key, value.as_bytes()).ok()
-        });
-        Ok(rows.map(|row| self.apply_put(row)).count())
+        let loaded = AtomicUsize::new(0);
+        last_known_good::for_each(path, Begins::WithRow, |key, row| {
+            self.apply_put(R::decode(key, row).ok()?);
+            loaded.fetch_add(1, Ordering::Relaxed);
+            Some(())
+        })?;
+        Ok(loaded.into_inner())
     }
 
     /// Replaces the file with what is known. One line `KEY ROW` each.
     fn save(&self, key: impl Fn(&R::Id) -> String, path: &Path) -> io::Result<()> {
-        let mut text = Vec::new();
-        for (id, row) in self.rows.load().iter() {
-            text.extend_from_slice(key(id).as_bytes());
-            text.push(b' ');
-            text.extend_from_slice(&row.encode());
-            text.push(b'\n');
-        }
-        let next = path.with_extension("next");
-        std::fs::write(&next, text)?;
-        std::fs::rename(&next, path)
+        last_known_good::write_lines(self.rows.load().iter().map(|(id, row)| (key(id), row.encode())), None, path)
     }
 }
 

@@ -95,6 +95,14 @@ impl SpriteRow {
     pub fn decode(key: &str, value: &[u8]) -> Result<(SpriteName, Self), RowError> {
         let label = key.strip_prefix(SPRITE_PREFIX).ok_or(NameError::Foreign);
         let name = label.and_then(SpriteName::parse).map_err(|source| RowError::Key { key: key.into(), source })?;
+        Ok((name, Self::decode_value(value)?))
+    }
+
+    /// As [`SpriteRow::decode`], of the value alone.
+    ///
+    /// # Errors
+    /// [`RowError`].
+    pub(crate) fn decode_value(value: &[u8]) -> Result<Self, RowError> {
         let row: Self = serde_json::from_slice(value).map_err(RowError::Value)?;
         if row.version != ROW_VERSION {
             return Err(RowError::Version(row.version));
@@ -111,7 +119,7 @@ impl SpriteRow {
         if row.generation.0 == 0 || row.generation > Generation::MAX {
             return Err(RowError::Field("generation"));
         }
-        Ok((name, row))
+        Ok(row)
     }
 
     /// The route the row describes.

@@ -3,17 +3,13 @@
 
 mod packed;
 
+use crate::followed::Followed;
 use crate::names::SpriteName;
 use crate::route::Route;
-use arc_swap::ArcSwapOption;
 use compact_str::CompactString;
 use foldhash::quality::RandomState;
 use packed::{Packed, Policies};
 use std::borrow::Borrow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 
 /// Name → route. Answers are owned values; no guard ever leaves this type.
 #[derive(Debug, Default)]
@@ -21,12 +17,7 @@ pub struct RouteTable {
     /// Names of up to 24 bytes lie in the entry itself; the seed of the hash is drawn at start.
     routes: papaya::HashMap<CompactString, Packed, RandomState>,
     policies: Policies,
-    synced: AtomicBool,
-    quarantined: AtomicU64,
-    held_removals: AtomicUsize,
-    accepted: Notify,
-    /// Since when the store has not been heard; none while it is followed.
-    stale_since: ArcSwapOption<Instant>,
+    followed: Followed,
 }
 
 /// What the table knows about a name.
@@ -44,16 +35,20 @@ impl RouteTable {
     /// An empty table that is not ready, and has not heard of a store yet.
     #[must_use]
     pub fn new() -> Self {
-        let table = Self::default();
-        table.mark_stale();
-        table
+        Self::default()
+    }
+
+    /// How well it follows the store.
+    #[must_use]
+    pub const fn followed(&self) -> &Followed {
+        &self.followed
     }
 
     /// Looks a name up: a [`SpriteName`], or a `str` in its form. No lock, no allocation.
     #[must_use]
     pub fn lookup<Q: Borrow<str> + ?Sized>(&self, name: &Q) -> Lookup {
         // Asked first: a route put between the two reads must not come out as unknown.
-        let synced = self.is_synced();
+        let synced = self.followed.is_synced();
         match self.routes.pin().get(name.borrow()) {
             Some(packed) => Lookup::Found(packed.route()),
             None if synced => Lookup::Unknown,
@@ -87,67 +82,10 @@ impl RouteTable {
         self.routes.pin().remove(name.as_str()).is_some()
     }
 
-    /// From now on a missing name does not exist.
-    pub fn mark_synced(&self) {
-        self.synced.store(true, Ordering::Release);
-    }
-
-    /// Whether absence means anything.
+    /// Some names of the table, `count` at most, always the same ones while nothing changes. No lock.
     #[must_use]
-    pub fn is_synced(&self) -> bool {
-        self.synced.load(Ordering::Acquire)
-    }
-
-    /// Counts a row that was set aside.
-    pub(crate) fn count_quarantined(&self) {
-        self.quarantined.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Rows set aside since the start because they were not certain; the routes they would
-    /// have replaced stayed.
-    #[must_use]
-    pub fn quarantined(&self) -> u64 {
-        self.quarantined.load(Ordering::Relaxed)
-    }
-
-    /// The store is followed.
-    pub(crate) fn mark_fresh(&self) {
-        if self.stale_since.load().is_some() {
-            self.stale_since.store(None);
-        }
-    }
-
-    /// The store is away. What is in the table stays in use, however long.
-    pub(crate) fn mark_stale(&self) {
-        if self.stale_since.load().is_none() {
-            self.stale_since.store(Some(Arc::new(Instant::now())));
-        }
-    }
-
-    /// How long the store has not been heard; `None` while it is followed. A feed that only
-    /// seems to live is found out within its engine's own bound, at most 20 s.
-    #[must_use]
-    pub fn stale_for(&self) -> Option<Duration> {
-        self.stale_since.load().as_ref().map(|since| since.elapsed())
-    }
-
-    pub(crate) fn set_held_removals(&self, count: usize) {
-        self.held_removals.store(count, Ordering::Relaxed);
-    }
-
-    /// Routes the store no longer has and that are served on because too many vanished at once.
-    #[must_use]
-    pub fn held_removals(&self) -> usize {
-        self.held_removals.load(Ordering::Relaxed)
-    }
-
-    /// Says that what vanished is meant to be gone ([`RouteTable::held_removals`]).
-    pub fn accept_removals(&self) {
-        self.accepted.notify_one();
-    }
-
-    pub(crate) async fn removals_accepted(&self) {
-        self.accepted.notified().await;
+    pub fn some_names(&self, count: usize) -> Vec<SpriteName> {
+        self.routes.pin().keys().take(count).filter_map(|name| SpriteName::parse(name).ok()).collect()
     }
 
     /// Names in the table, tombstones included.
@@ -237,7 +175,7 @@ mod tests {
     fn absence_means_nothing_before_the_table_is_synced() {
         let (table, name) = (RouteTable::new(), SpriteName::parse("a").unwrap());
         assert_eq!(table.lookup(&name), Lookup::NotReady);
-        table.mark_synced();
+        table.followed().mark_synced();
         assert_eq!(table.lookup(&name), Lookup::Unknown);
     }
 }

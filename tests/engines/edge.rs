@@ -29,7 +29,8 @@ impl Edge {
         let last_known_good = folder.path().join("good");
         let table = Arc::new(RouteTable::new());
         let applier = tokio::spawn(follow(store, Arc::clone(&table), last_known_good.clone()));
-        harness::until("the first snapshot", crate::PATIENCE, async || table.is_synced().then_some(())).await;
+        harness::until("the first snapshot", crate::PATIENCE, async || table.followed().is_synced().then_some(()))
+            .await;
         let end = Arc::new(AtomicBool::new(false));
         let watcher = std::thread::spawn({
             let (table, end) = (Arc::clone(&table), Arc::clone(&end));

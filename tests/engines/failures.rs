@@ -81,7 +81,7 @@ async fn all_killed<C: Cluster>() {
     }
     edge.has("s19", Some(1)).await;
     world.nodes().iter_mut().for_each(harness::cluster::Node::kill);
-    until("it to be noticed", NOTICED, async || edge.table.stale_for()).await;
+    until("it to be noticed", NOTICED, async || edge.table.followed().stale_for()).await;
     assert_eq!(edge.table.len(), 21);
     // An edge that starts now serves what this one knew, and takes absence for nothing.
     let next = until("the last changes to be on disk", NOTICED, async || {
@@ -104,7 +104,7 @@ async fn all_killed<C: Cluster>() {
     let keys: Vec<_> = crate::scan(&*store, "sprite/").await.into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys.len(), 22, "{keys:?}");
     edge.has("after", Some(1)).await;
-    assert_eq!(edge.table.stale_for(), None);
+    assert_eq!(edge.table.followed().stale_for(), None);
     edge.agrees_with(&store).await;
 }
 
@@ -126,10 +126,10 @@ async fn leader_cut_off<C: Cluster>() {
 async fn all_cut_off<C: Cluster>() {
     let Some(mut world) = C::start().await else { return };
     let (store, edge) = followed(&world).await;
-    assert_eq!(edge.table.stale_for(), None);
+    assert_eq!(edge.table.followed().stale_for(), None);
     world.nodes().iter().for_each(harness::cluster::Node::freeze);
     // Nothing is closed and nothing comes: silence that looks like quiet.
-    until("the silence to be noticed", NOTICED, async || edge.table.stale_for()).await;
+    until("the silence to be noticed", NOTICED, async || edge.table.followed().stale_for()).await;
     assert_eq!(edge.generation(STEADY), Some(1));
     world.nodes().iter().for_each(harness::cluster::Node::thaw);
     write(&store, "sprite/after", Some(&row(1))).await;

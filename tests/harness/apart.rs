@@ -110,7 +110,7 @@ impl Apart {
             table.apply_put(name, route());
         }
         owner.settle().await;
-        table.mark_synced();
+        table.followed().mark_synced();
 
         let relay = Relay::start(endpoint, one_way, seed);
         row.endpoint = relay.address();

@@ -43,7 +43,7 @@ fn lookup(names: &Arc<[SpriteName]>) -> Operation {
         for name in &*names {
             assert!(table.apply_put(name, route()));
         }
-        table.mark_synced();
+        table.followed().mark_synced();
     }
     let once = move |n: usize| {
         let found = black_box(tables[n % SEEDS].lookup(&names[n % SPRITES]));

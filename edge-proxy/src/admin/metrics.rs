@@ -8,6 +8,7 @@ use http_body_util::Full;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::time::Duration;
 use wakeup::owner::OwnerHandle;
 
 /// The media type of the text format (OpenMetrics 1.0).
@@ -36,6 +37,17 @@ pub(super) fn answer(admin: &Admin) -> Answer {
     registry.register("lease_mismatch", lost, ConstCounter::new(mismatches));
     registry.register("client_connections", "Client connections", gauge(edge.map_or(0, Edge::connections)));
     registry.register("routes", "Routes in the table", gauge(admin.table.len()));
+    if let Some(seen) = &admin.watchdog {
+        let seconds = |duration: Duration| usize::try_from(duration.as_secs()).unwrap_or(usize::MAX);
+        let still = gauge(seen.still_for().map_or(0, seconds));
+        registry.register("table_applier_still_seconds", "How long an applier of the table has stood still", still);
+        let stalls = "Appliers of the table that were found to stand still";
+        registry.register("table_applier_stalls", stalls, ConstCounter::new(seen.stalls()));
+        let looked = gauge(seconds(seen.looked_ago()));
+        registry.register("table_looked_up_seconds_ago", "When the watchdog last had an answer of the table", looked);
+        let slow = "Looks of the watchdog with a lookup that took long";
+        registry.register("table_slow_lookups", slow, ConstCounter::new(seen.slow_lookups()));
+    }
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);

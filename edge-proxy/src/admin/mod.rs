@@ -11,6 +11,7 @@ mod domains;
 mod explain;
 mod limits;
 mod metrics;
+mod sprite_api;
 pub mod sprites;
 mod table;
 mod usage;

@@ -1,5 +1,6 @@
 use super::*;
 use crate::access::Access;
+use crate::follow::Applier as _;
 use crate::route::{Generation, HostId};
 use crate::rows::ROW_VERSION;
 use crate::store::{Embedded, EmbeddedStore, Entry};
@@ -64,7 +65,7 @@ fn a_poisoned_row_is_counted_and_leaves_the_route_it_would_replace() {
     for (count, poison) in [b"{\"version\":1}".to_vec(), jump].into_iter().enumerate() {
         act(&mut applier, FeedEvent::Put(entry("a", poison.clone()), FIRST));
         assert_eq!(table.lookup("a"), Lookup::Found(row(2).route()));
-        assert_eq!(table.quarantined(), count as u64 * 2 + 1);
+        assert_eq!(table.followed().quarantined(), count as u64 * 2 + 1);
         // Nor does a snapshot that has it take the sprite away.
         act(&mut applier, FeedEvent::SnapshotBegin { epoch: 1 });
         act(&mut applier, FeedEvent::Entry(entry("a", poison)));
@@ -146,9 +147,9 @@ async fn the_table_follows_the_store_and_the_next_start_serves_before_it_does() 
     let version = publish(&*store, &a, &row(7), None).await.unwrap();
     let table = Arc::new(RouteTable::new());
     let applier = tokio::spawn(follow(Arc::clone(&store), Arc::clone(&table), good.clone()));
-    assert!(table.stale_for().is_some());
-    until(&table, |table| table.is_synced() && generation(table, "a") == Some(7)).await;
-    assert_eq!(table.stale_for(), None);
+    assert!(table.followed().stale_for().is_some());
+    until(&table, |table| table.followed().is_synced() && generation(table, "a") == Some(7)).await;
+    assert_eq!(table.followed().stale_for(), None);
     let version = publish(&*store, &a, &row(8), Some(version)).await.unwrap();
     let loaded = || {
         let table = RouteTable::new();
@@ -197,12 +198,12 @@ fn a_third_of_all_routes_does_not_vanish_at_once() {
     let (all, third) = fleet();
     snapshot(&mut applier, &rows(&all), FIRST);
     assert_eq!(snapshot(&mut applier, &rows(&all[..70]), FIRST), After::Synced);
-    assert_eq!((table.len(), table.held_removals()), (100, 30));
+    assert_eq!((table.len(), table.followed().held_removals()), (100, 30));
     // One comes back: it is held no longer, and is not taken with the others.
     act(&mut applier, FeedEvent::Put(entry(&third[0], row(2).encode()), FIRST));
-    assert_eq!(table.held_removals(), 29);
+    assert_eq!(table.followed().held_removals(), 29);
     assert_eq!(applier.accept_removals(), After::Changed);
-    assert_eq!((table.len(), table.held_removals()), (71, 0));
+    assert_eq!((table.len(), table.followed().held_removals()), (71, 0));
     assert_eq!(generation(&table, &third[0]), Some(2));
 }
 
@@ -213,7 +214,7 @@ fn what_is_held_of_another_history_gives_way_to_a_lower_generation() {
     snapshot(&mut applier, &rows(&all).into_iter().map(|(name, _)| (name, 7)).collect::<Vec<_>>(), FIRST);
     let anew = Cursor { epoch: 2, version: 1 };
     assert_eq!(snapshot(&mut applier, &[("new", 1)], anew), After::Synced);
-    assert_eq!((table.len(), table.held_removals()), (101, 100));
+    assert_eq!((table.len(), table.followed().held_removals()), (101, 100));
     act(&mut applier, FeedEvent::Put(entry(&third[0], row(1).encode()), anew));
     assert_eq!((generation(&table, &third[0]), generation(&table, &third[1])), (Some(1), Some(7)));
 }
@@ -226,14 +227,51 @@ fn nor_one_by_one_but_a_few_do_and_tombstones_are_believed() {
     for name in &third {
         act(&mut applier, FeedEvent::Delete(format!("sprite/{name}"), FIRST));
     }
-    assert_eq!((table.len(), table.held_removals()), (100 - 16, 30 - 16));
+    assert_eq!((table.len(), table.followed().held_removals()), (100 - 16, 30 - 16));
     for name in &all[..70] {
         let tombstone = SpriteRow { deleted: true, ..row(2) }.encode();
         act(&mut applier, FeedEvent::Put(entry(name, tombstone), FIRST));
         assert!(matches!(table.lookup(name.as_str()), Lookup::Found(route) if route.deleted));
     }
-    assert_eq!(table.held_removals(), 14);
+    assert_eq!(table.followed().held_removals(), 14);
     // Their rows may go later: nobody is served by them.
     assert_eq!(snapshot(&mut applier, &rows(&third[16..]), FIRST), After::Synced);
-    assert_eq!((table.len(), table.held_removals()), (14, 0));
+    assert_eq!((table.len(), table.followed().held_removals()), (14, 0));
+}
+
+#[test]
+fn many_routes_that_change_at_once_wait_and_follow_what_the_store_says_meanwhile() {
+    const DELAY: Duration = Duration::from_secs(60);
+    let (table, applier) = restarted(&[], FIRST);
+    let mut applier = Applier { bulk: Bulk::new(DELAY), ..applier };
+    let (all, third) = fleet();
+    snapshot(&mut applier, &rows(&all), FIRST);
+    let host = |name: &str| match table.lookup(name) {
+        Lookup::Found(route) => route.host.0,
+        other => panic!("{name}: {other:?}"),
+    };
+    let now = Instant::now();
+    let moved = |applier: &mut Applier, name: &str, generation, host| {
+        let row = SpriteRow { host: HostId(host), ..row(generation) };
+        applier.handle(FeedEvent::Put(entry(name, row.encode()), FIRST), now)
+    };
+    for name in &third {
+        moved(&mut applier, name, 2, 9);
+    }
+    assert_eq!((host(&third[15]), host(&third[16]), table.followed().delayed_changes()), (9, 1, 14));
+    // One is taken back, one is deleted from the store, another is led elsewhere.
+    moved(&mut applier, &third[16], 3, 1);
+    applier.handle(FeedEvent::Delete(format!("sprite/{}", third[17]), FIRST), now);
+    moved(&mut applier, &third[18], 3, 8);
+    assert_eq!(table.followed().delayed_changes(), 12);
+    assert_eq!(applier.turn(now + DELAY / 2), After::Nothing);
+    assert_eq!(applier.turn(now + DELAY), After::Changed);
+    assert_eq!(table.followed().delayed_changes(), 0);
+    assert_eq!((host(&third[16]), host(&third[18]), host(&third[19])), (1, 8, 9));
+    assert_eq!(generation(&table, &third[17]), None);
+    // What the last run's file has is no measure of what is many.
+    let (_, applier) = restarted(&rows(&all), FIRST);
+    let mut applier = Applier { bulk: Bulk::new(DELAY), ..applier };
+    snapshot(&mut applier, &all.iter().map(|name| (name.as_str(), 5)).collect::<Vec<_>>(), FIRST);
+    assert_eq!(applier.bulk.len(), 0);
 }

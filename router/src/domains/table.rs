@@ -3,12 +3,12 @@
 
 use super::name::{DOMAIN_BYTES_MAX, DomainName};
 use super::row::DomainRow;
+use crate::followed::Followed;
 use crate::names::{SpriteName, Suffix};
 use foldhash::quality::RandomState;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// Domain → what is stored of it, and what the config file says.
 #[derive(Debug)]
@@ -18,10 +18,7 @@ pub struct DomainTable {
     fixed: HashMap<DomainName, SpriteName>,
     /// Names that are ours; nobody else's domain is at or under one.
     ours: Vec<Box<str>>,
-    synced: AtomicBool,
-    quarantined: AtomicU64,
-    held_removals: AtomicUsize,
-    accepted: Notify,
+    followed: Followed,
     changes: watch::Sender<u64>,
 }
 
@@ -46,12 +43,15 @@ impl DomainTable {
             rows: papaya::HashMap::default(),
             fixed,
             ours: ours.map(Box::from).collect(),
-            synced: AtomicBool::new(false),
-            quarantined: AtomicU64::new(0),
-            held_removals: AtomicUsize::new(0),
-            accepted: Notify::new(),
+            followed: Followed::default(),
             changes: watch::Sender::new(0),
         }
+    }
+
+    /// How well it follows the store.
+    #[must_use]
+    pub const fn followed(&self) -> &Followed {
+        &self.followed
     }
 
     /// Looks up a host name in any case, without a port and without a dot at its end. No lock, no allocation.
@@ -71,7 +71,7 @@ impl DomainTable {
             return DomainLookup::Sprite(sprite.clone());
         }
         // Asked first: a row put between the two reads must not come out as unknown.
-        let synced = self.is_synced();
+        let synced = self.followed.is_synced();
         match self.rows.pin().get(host) {
             Some(row) => row.sprite().map_or(DomainLookup::Unknown, |sprite| DomainLookup::Sprite(sprite.clone())),
             None if synced => DomainLookup::Unknown,
@@ -136,46 +136,6 @@ impl DomainTable {
         self.changes.subscribe()
     }
 
-    /// From now on a missing domain is unknown.
-    pub fn mark_synced(&self) {
-        self.synced.store(true, Ordering::Release);
-    }
-
-    /// Whether absence means anything.
-    #[must_use]
-    pub fn is_synced(&self) -> bool {
-        self.synced.load(Ordering::Acquire)
-    }
-
-    pub(super) fn count_quarantined(&self) {
-        self.quarantined.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Rows set aside since the start because they were not certain; what they would have replaced stayed.
-    #[must_use]
-    pub fn quarantined(&self) -> u64 {
-        self.quarantined.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_held_removals(&self, count: usize) {
-        self.held_removals.store(count, Ordering::Relaxed);
-    }
-
-    /// Domains the store no longer has and that are served on because too many vanished at once.
-    #[must_use]
-    pub fn held_removals(&self) -> usize {
-        self.held_removals.load(Ordering::Relaxed)
-    }
-
-    /// Says that what vanished is meant to be gone.
-    pub fn accept_removals(&self) {
-        self.accepted.notify_one();
-    }
-
-    pub(super) async fn removals_accepted(&self) {
-        self.accepted.notified().await;
-    }
-
     /// Stored domains, proved or not.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -211,7 +171,7 @@ mod tests {
     fn only_what_is_proved_leads_to_a_sprite() {
         let table = table();
         assert_eq!(table.lookup("a.example"), DomainLookup::NotReady);
-        table.mark_synced();
+        table.followed().mark_synced();
         assert_eq!(table.lookup("a.example"), DomainLookup::Unknown);
         let mut row = DomainRow::empty();
         assert!(row.claim(claim("t", "a")));
@@ -246,7 +206,7 @@ mod tests {
     #[test]
     fn a_host_that_can_be_no_domain_is_unknown() {
         let table = table();
-        table.mark_synced();
+        table.followed().mark_synced();
         for host in ["", "é.example", "A\u{e9}.example", &"a".repeat(300), "[::1]"] {
             assert_eq!(table.lookup(host), DomainLookup::Unknown, "{host}");
         }

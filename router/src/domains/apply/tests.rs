@@ -1,9 +1,11 @@
 use super::super::row::tests::{claim, held};
 use super::super::table::DomainLookup;
 use super::*;
+use crate::follow::Applier as _;
 use crate::names::Suffix;
 use crate::store::{Embedded, EmbeddedStore, Entry};
 use std::collections::HashMap;
+use std::time::Duration;
 
 const FIRST: Cursor = Cursor { epoch: 1, version: 10 };
 
@@ -20,7 +22,7 @@ fn entry(name: &str, value: Vec<u8>) -> Entry {
 }
 
 fn act(applier: &mut Applier, event: FeedEvent) -> bool {
-    applier.handle(event, Instant::now())
+    applier.handle(event, Instant::now()) != After::Nothing
 }
 
 fn snapshot(applier: &mut Applier, names: &[String], end: Cursor) -> bool {
@@ -45,7 +47,7 @@ fn a_poisoned_row_is_counted_and_leaves_what_it_would_replace() {
     // Nor can the store hand out a name of ours.
     act(&mut applier, FeedEvent::Put(entry("b.sprites.dev", held("t", "a").encode()), FIRST));
     assert!(!served(&table, "b.sprites.dev"));
-    assert_eq!((table.quarantined(), table.len()), (2, 1));
+    assert_eq!((table.followed().quarantined(), table.len()), (2, 1));
     act(&mut applier, FeedEvent::SnapshotBegin { epoch: 1 });
     act(&mut applier, FeedEvent::Entry(entry("a.example", b"{}".to_vec())));
     act(&mut applier, FeedEvent::SnapshotEnd(FIRST));
@@ -72,9 +74,9 @@ fn a_store_that_lost_its_rows_takes_no_domain_away_and_many_do_not_vanish_at_onc
     assert!(!snapshot(&mut applier, &[], Cursor { epoch: 2, version: 0 }));
     assert_eq!(table.len(), 100);
     snapshot(&mut applier, &all[..70], FIRST);
-    assert_eq!((table.len(), table.held_removals()), (100, 30));
-    assert!(applier.accept_removals());
-    assert_eq!((table.len(), table.held_removals()), (70, 0));
+    assert_eq!((table.len(), table.followed().held_removals()), (100, 30));
+    assert_eq!(applier.accept_removals(), After::Changed);
+    assert_eq!((table.len(), table.followed().held_removals()), (70, 0));
     // Claims are no loss.
     let mut row = DomainRow::empty();
     assert!(row.claim(claim("t", "a")));
@@ -82,7 +84,7 @@ fn a_store_that_lost_its_rows_takes_no_domain_away_and_many_do_not_vanish_at_onc
         act(&mut applier, FeedEvent::Put(entry(name, row.encode()), FIRST));
     }
     snapshot(&mut applier, &[], FIRST);
-    assert_eq!((table.len(), table.held_removals()), (0, 0));
+    assert_eq!((table.len(), table.followed().held_removals()), (0, 0));
 }
 
 #[tokio::test]
