@@ -2,9 +2,11 @@
 //!
 //! One line `cursor EPOCH VERSION`, then one line `NAME ROW` per route. It is replaced as a
 //! whole, so a crash leaves the old file or the new one. It is a cache and no source: the
-//! applier replaces what it says as soon as it knows better.
+//! applier replaces what it says as soon as it knows better. It has no signatures: its rows were believed when
+//! they came, and whoever can write it can read this machine's keys beside it.
 
 use crate::names::SpriteName;
+use crate::placement::Proof;
 use crate::route::Route;
 use crate::rows::{ROW_VERSION, SPRITE_PREFIX, SpriteRow};
 use crate::store::Cursor;
@@ -34,11 +36,14 @@ fn parse_header(line: &str) -> Result<Cursor> {
     cursor.ok_or_else(|| Error::new(ErrorKind::InvalidData, "no file of last-known-good routes"))
 }
 
+/// A route, and the number of its row within its generation.
+type Known = (SpriteName, Route, u64);
+
 /// The routes in the file, and how many of its lines were none.
-pub(crate) fn read(path: &Path) -> Result<(Vec<(SpriteName, Route)>, usize)> {
+pub(crate) fn read(path: &Path) -> Result<(Vec<Known>, usize)> {
     read_lines(path, |name, row| {
         let (name, row) = SpriteRow::decode(&format!("{SPRITE_PREFIX}{name}"), row).ok()?;
-        Some((name, row.route()))
+        Some((name, row.route(), row.proof.serial))
     })
 }
 
@@ -64,7 +69,10 @@ pub(crate) fn read_lines<T>(path: &Path, decode: impl Fn(&str, &[u8]) -> Option<
 /// Replaces the file with what the table holds, which is at least the state at `cursor`.
 pub(crate) fn write(table: &RouteTable, cursor: Cursor, path: &Path) -> Result<()> {
     let rows = table.names().into_iter().filter_map(|name| match table.lookup(&name) {
-        Lookup::Found(route) => Some((name, row_of(&route).encode())),
+        Lookup::Found(route) => {
+            let row = row_of(&route, table.serial(&name)).encode();
+            Some((name, row))
+        }
         Lookup::Unknown | Lookup::NotReady => None,
     });
     write_lines(rows, cursor, path)
@@ -92,7 +100,7 @@ pub(crate) fn write_lines<N: std::fmt::Display>(
 }
 
 /// What routing needs of a row; the rest is the store's business.
-fn row_of(route: &Route) -> SpriteRow {
+fn row_of(route: &Route, serial: u64) -> SpriteRow {
     SpriteRow {
         version: ROW_VERSION,
         tenant: String::new(),
@@ -102,6 +110,7 @@ fn row_of(route: &Route) -> SpriteRow {
         access: route.access.clone(),
         wake: route.wake.as_deref().cloned().unwrap_or_default(),
         deleted: route.deleted,
+        proof: Proof { serial, ..Proof::default() },
     }
 }
 
@@ -127,6 +136,7 @@ mod tests {
                 deleted,
             };
             table.apply_put(&SpriteName::parse(name).unwrap(), route);
+            table.set_serial(&SpriteName::parse(name).unwrap(), u64::from(deleted) * 7);
         }
         write(&table, CURSOR, &path).unwrap();
         (dir, path)
@@ -141,6 +151,7 @@ mod tests {
         assert_eq!((routes.len(), wrong), (2, 0));
         assert_eq!((routes[0].0.as_str(), routes[0].1.deleted), ("a", false));
         assert_eq!((routes[1].0.as_str(), routes[1].1.deleted), ("b", true));
+        assert_eq!((routes[0].2, routes[1].2), (0, 7));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 

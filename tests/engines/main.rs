@@ -45,6 +45,7 @@ pub(crate) fn row(generation: u64) -> Vec<u8> {
         access: Access::Public,
         wake: router::wake::WakeRules::default(),
         deleted: false,
+        proof: router::placement::Proof::default(),
     };
     row.encode()
 }

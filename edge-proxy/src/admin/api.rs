@@ -640,7 +640,9 @@ fn is_public(access: &str) -> Result<bool, Problem> {
 
 pub(crate) fn failed(error: SpriteError) -> Problem {
     let status = match &error {
-        SpriteError::Exists(_) | SpriteError::Public | SpriteError::Defined(_) => StatusCode::CONFLICT,
+        SpriteError::Exists(_) | SpriteError::Public | SpriteError::Defined(_) | SpriteError::NotPlaced(_) => {
+            StatusCode::CONFLICT
+        }
         SpriteError::Unknown(_) => StatusCode::NOT_FOUND,
         SpriteError::Field { .. } | SpriteError::Host(_) => StatusCode::BAD_REQUEST,
         SpriteError::Store(StoreError::Conflict { .. }) => StatusCode::CONFLICT,

@@ -16,6 +16,7 @@ fn row(generation: u64) -> SpriteRow {
         access: Access::Public,
         wake: crate::wake::WakeRules::default(),
         deleted: false,
+        proof: crate::placement::Proof::default(),
     }
 }
 
@@ -237,3 +238,5 @@ fn nor_one_by_one_but_a_few_do_and_tombstones_are_believed() {
     assert_eq!(snapshot(&mut applier, &rows(&third[16..]), FIRST), After::Synced);
     assert_eq!((table.len(), table.held_removals()), (14, 0));
 }
+
+mod forgeries;
