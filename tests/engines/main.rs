@@ -11,6 +11,7 @@
 mod contract;
 mod edge;
 mod failures;
+mod roles;
 mod secured;
 mod worlds;
 
