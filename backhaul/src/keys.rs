@@ -26,9 +26,7 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError::Random`].
     pub fn generate() -> Result<Self, KeyError> {
-        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        getrandom::fill(bytes.as_mut()).map_err(KeyError::Random)?;
-        Ok(Self((*bytes).into()))
+        Ok(Self((*random()?).into()))
     }
 
     /// Writes a new key to a new file of mode 0600 and returns its public half.
@@ -37,9 +35,7 @@ impl PrivateKey {
     /// [`KeyError`]; a file that exists is left as it is.
     pub fn generate_into(path: &Path) -> Result<PublicKey, KeyError> {
         let key = Self::generate()?;
-        let mut text = Zeroizing::new(STANDARD.encode(Zeroizing::new(key.0.to_bytes()).as_slice()));
-        text.push('\n');
-        secret_file::create(path, text.as_bytes())?;
+        write(path, &Zeroizing::new(key.0.to_bytes()))?;
         Ok(key.public())
     }
 
@@ -49,16 +45,7 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError`].
     pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let text = secret_file::read(path)?;
-        let text = text.trim_ascii();
-        // Room for a decoder that rounds up: it must not allocate a second time.
-        let mut bytes = Zeroizing::new([0; KEY_BYTES + 3]);
-        match STANDARD.decode_slice(text, bytes.as_mut()) {
-            Ok(KEY_BYTES) => {}
-            _ => return Err(KeyError::Malformed),
-        }
-        let mut key = Zeroizing::new([0; KEY_BYTES]);
-        key.copy_from_slice(&bytes[..KEY_BYTES]);
+        let key = read(path)?.ok_or(KeyError::Malformed)?;
         Ok(Self((*key).into()))
     }
 
@@ -82,6 +69,32 @@ impl PrivateKey {
     pub(crate) const fn secret(&self) -> &x25519::StaticSecret {
         &self.0
     }
+}
+
+/// Random bytes for a key.
+pub(crate) fn random() -> Result<Zeroizing<[u8; KEY_BYTES]>, KeyError> {
+    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+    getrandom::fill(bytes.as_mut()).map_err(KeyError::Random)?;
+    Ok(bytes)
+}
+
+/// Writes a key in base64 to a new file.
+pub(crate) fn write(path: &Path, key: &[u8; KEY_BYTES]) -> Result<(), KeyError> {
+    let mut text = Zeroizing::new(STANDARD.encode(key));
+    text.push('\n');
+    Ok(secret_file::create(path, text.as_bytes())?)
+}
+
+/// Reads one; `None` when the file holds something else.
+pub(crate) fn read(path: &Path) -> Result<Option<Zeroizing<[u8; KEY_BYTES]>>, KeyError> {
+    let text = secret_file::read(path)?;
+    let text = text.trim_ascii();
+    // Room for a decoder that rounds up: it must not allocate a second time.
+    let mut bytes = Zeroizing::new([0; KEY_BYTES + 3]);
+    let Ok(KEY_BYTES) = STANDARD.decode_slice(text, bytes.as_mut()) else { return Ok(None) };
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    key.copy_from_slice(&bytes[..KEY_BYTES]);
+    Ok(Some(key))
 }
 
 /// A WireGuard public key; prints as base64.
@@ -131,6 +144,9 @@ pub enum KeyError {
     /// Not 32 bytes in base64. Says nothing about what was there instead.
     #[error("not a WireGuard key: expected 32 bytes in base64")]
     Malformed,
+    /// The same for a key that signs.
+    #[error("not a signing key: expected 32 bytes in base64")]
+    NotASeed,
     /// The system gave no randomness.
     #[error("no randomness")]
     Random(#[source] getrandom::Error),

@@ -12,6 +12,7 @@ pub mod link;
 pub mod owner;
 pub mod secret_file;
 pub mod session;
+pub mod signing_file;
 mod splice;
 pub mod stream;
 mod sync;

@@ -3,6 +3,10 @@
 use crate::{Link, Store, StoreEngine};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Most operator keys (chosen: the current, the next, and spare ones; the routing table has the same limit).
+const OPERATORS_MAX: usize = 8;
 
 /// Section `[fleet]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,10 +22,23 @@ pub struct Fleet {
     /// The command that brings a sprite's directory to another host (docs/fleet.md). Empty: none, and no
     /// sprite moves away from here.
     pub move_hook: String,
+    /// Public keys of the operators (`edge-proxy keygen --operator`). With any, this machine believes only
+    /// what they, or machines and owners they named, have signed. Empty: whatever the store says.
+    pub operators: Vec<String>,
+    /// The file with an operator's private key: in the config file `edge-proxy fleet` is run with, and in no
+    /// machine's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator_key: Option<PathBuf>,
 }
 
 impl Fleet {
     pub(crate) fn check(&self, store: &Store, link: Link) -> Result<(), (&'static str, String)> {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if self.operators.len() > OPERATORS_MAX
+            || self.operators.iter().any(|key| key.len() != 43 || !key.bytes().all(legal))
+        {
+            return Err(("fleet.operators", "at most 8 keys as `edge-proxy keygen --operator` prints them".into()));
+        }
         if self.name.is_empty() {
             return Ok(());
         }

@@ -129,6 +129,7 @@ fn every_value_out_of_its_bounds_is_named() {
         ("tls", "certificate = \"c\""),
         ("tls", "handshake_timeout = \"0s\""),
         ("backhaul", "inner_mtu = 1279"),
+        ("fleet", "operators = [\"short\"]"),
         ("hold", "timeout = \"0s\""),
         ("hold", "per_sprite = 0"),
         ("hold", "per_client = 0"),

@@ -88,6 +88,9 @@ enum Command {
         /// The new file; it must not exist.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// A key an operator signs with instead (docs/fleet.md); the public one belongs in fleet.operators.
+        #[arg(long)]
+        operator: bool,
     },
     /// Work on the sprites of a running edge.
     #[command(subcommand)]
@@ -481,7 +484,7 @@ pub fn run_from_arguments() -> ExitCode {
             logging();
             demo::run(arguments)
         }
-        Command::Keygen { out } => keygen(&out, cli.json),
+        Command::Keygen { out, operator } => keygen(&out, operator, cli.json),
         Command::Sprite(command) => client(admin::client::sprite(&cli.admin, cli.json, command)),
         Command::Domain(command) => client(admin::domain_client::domain(&cli.admin, cli.json, command)),
         Command::Metrics => client(admin::client::metrics(&cli.admin)),
@@ -533,15 +536,26 @@ fn wrong_config(error: &config::ConfigError) -> Exit {
 fn check(path: &Path, json: bool) -> Exit {
     match Config::load(path) {
         Ok(config) if json => println!("{}", serde_json::to_value(&config).unwrap_or_default()),
-        Ok(config) => print!("{}", config.to_toml()),
+        Ok(config) => {
+            print!("{}", config.to_toml());
+            if !config.fleet.name.is_empty() && config.fleet.operators.is_empty() {
+                println!(
+                    "# fleet.operators: none. Whoever may write to the store may move every sprite and enrol machines."
+                );
+            }
+        }
         Err(error) => return wrong_config(&error),
     }
     Exit::Done
 }
 
-fn keygen(out: &Path, json: bool) -> Exit {
-    match backhaul::keys::PrivateKey::generate_into(out) {
-        Ok(public) if json => println!("{}", serde_json::json!({ "public_key": public.to_string() })),
+fn keygen(out: &Path, operator: bool, json: bool) -> Exit {
+    let made = match operator {
+        true => backhaul::signing_file::generate_into(out).map(|public| public.to_string()),
+        false => backhaul::keys::PrivateKey::generate_into(out).map(|public| public.to_string()),
+    };
+    match made {
+        Ok(public) if json => println!("{}", serde_json::json!({ "public_key": public })),
         Ok(public) => println!("{public}"),
         Err(error) => return failed(&format!("keygen: {error}")),
     }

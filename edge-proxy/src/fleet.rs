@@ -2,6 +2,7 @@
 
 mod enrol;
 mod handover;
+mod place;
 
 pub use enrol::{FleetCommand, MachineCommand, run};
 pub(crate) use handover::give;
@@ -13,9 +14,11 @@ use anyhow::{Context, bail};
 use config::Config;
 use router::handover::Handovers;
 use router::hosts::HostTable;
+use router::papers;
 use router::pops::PopTable;
 use router::registry::{Registry, RegistryRow};
 use router::route::{HostId, HostRow};
+use router::signing::{Operators, SigningKey};
 use router::store::Store;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,30 +35,30 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Every host, as the last run knew them and then as the store says. Followed on the current runtime.
 #[must_use]
-pub fn hosts(store: &Store, data_dir: &Path) -> Arc<HostTable> {
-    let (hosts, path) = known(data_dir, "hosts.last-known-good");
+pub fn hosts(store: &Store, data_dir: &Path, operators: &Operators) -> Arc<HostTable> {
+    let (hosts, path) = known(data_dir, "hosts.last-known-good", operators);
     tokio::spawn(router::hosts::follow(Arc::clone(store), Arc::clone(&hosts), path));
     hosts
 }
 
 /// Every PoP, likewise.
 #[must_use]
-pub fn pops(store: &Store, data_dir: &Path) -> Arc<PopTable> {
-    let (pops, path) = known(data_dir, "pops.last-known-good");
+pub fn pops(store: &Store, data_dir: &Path, operators: &Operators) -> Arc<PopTable> {
+    let (pops, path) = known(data_dir, "pops.last-known-good", operators);
     tokio::spawn(router::pops::follow(Arc::clone(store), Arc::clone(&pops), path));
     pops
 }
 
 /// Every sprite on its way, likewise.
 #[must_use]
-pub fn handovers(store: &Store, data_dir: &Path) -> Arc<Handovers> {
-    let (handovers, path) = known(data_dir, "handovers.last-known-good");
+pub fn handovers(store: &Store, data_dir: &Path, operators: &Operators) -> Arc<Handovers> {
+    let (handovers, path) = known(data_dir, "handovers.last-known-good", operators);
     tokio::spawn(router::handover::follow(Arc::clone(store), Arc::clone(&handovers), path));
     handovers
 }
 
-fn known<R: RegistryRow>(data_dir: &Path, file: &str) -> (Arc<Registry<R>>, PathBuf) {
-    let (registry, path) = (Arc::new(Registry::new()), data_dir.join(file));
+fn known<R: RegistryRow>(data_dir: &Path, file: &str, operators: &Operators) -> (Arc<Registry<R>>, PathBuf) {
+    let (registry, path) = (Arc::new(Registry::trusting(operators.clone())), data_dir.join(file));
     if let Err(error) = registry.load(&path) {
         tracing::warn!(path = %path.display(), %error, "last-known-good {} rows not loaded", R::WHAT);
     }
@@ -87,34 +90,62 @@ pub async fn own_row(config: &Config, hosts: &HostTable) -> anyhow::Result<Arc<H
 }
 
 /// Corrects this host's own row when edges are to reach it somewhere else than it says; goes on until
-/// the store has taken it.
+/// the store has taken it. Where operators sign it seals the row with `key`, and puts it right when
+/// somebody else wrote over it.
 ///
 /// # Cancel safety
 /// Dropping it leaves the row as it is.
-pub async fn announce(config: Config, store: Store, row: Arc<HostRow>, listens: SocketAddr) {
-    let endpoint = match config.fleet.endpoint {
-        Some(endpoint) => endpoint,
-        // On all addresses: which of them edges can reach, the operator has said.
-        None if listens.ip().is_unspecified() => SocketAddr::new(row.endpoint.ip(), listens.port()),
-        None => listens,
-    };
-    let key = HostRow::key(row.number);
+pub async fn announce(
+    config: Config,
+    store: Store,
+    hosts: Arc<HostTable>,
+    own: HostId,
+    key: SigningKey,
+    at: SocketAddr,
+) {
     loop {
-        match corrected(&store, &key, &row, endpoint).await {
+        match corrected(&config, &store, &hosts, own, &key, at).await {
             Ok(()) => return,
-            Err(error) => tracing::warn!(%endpoint, %error, "edges are not told yet where this host is"),
+            Err(error) => tracing::warn!(%error, "edges are not told yet where this host is"),
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-async fn corrected(store: &Store, key: &str, row: &HostRow, endpoint: SocketAddr) -> anyhow::Result<()> {
-    let entry = store.get(key).await?.context("its row is gone")?;
-    let now = HostRow::decode(key, &entry.value)?;
-    anyhow::ensure!(now.wireguard_key == row.wireguard_key, "its row has another key");
-    if now.endpoint != endpoint {
-        store.compare_and_set(key, Some(entry.version), Some(&HostRow { endpoint, ..now }.encode())).await?;
-    }
+async fn corrected(
+    config: &Config,
+    store: &Store,
+    hosts: &HostTable,
+    own: HostId,
+    key: &SigningKey,
+    listens: SocketAddr,
+) -> anyhow::Result<()> {
+    let known = hosts.lookup(own).context("it was let go")?;
+    let endpoint = match config.fleet.endpoint {
+        Some(endpoint) => endpoint,
+        // On all addresses: which of them edges can reach, the operator has said.
+        None if listens.ip().is_unspecified() => SocketAddr::new(known.endpoint.ip(), listens.port()),
+        None => listens,
+    };
+    let store_key = HostRow::key(own);
+    let entry = store.get(&store_key).await?.context("its row is gone")?;
+    let stored = HostRow::decode(&store_key, &entry.value);
+    let row = match (&known.papers, stored) {
+        // What it signs it has believed before, whatever stands in the store.
+        (Some(_), stored) if stored.as_ref().is_ok_and(|row| row == &*known) && known.endpoint == endpoint => {
+            return Ok(());
+        }
+        (Some(_), _) => papers::renew(HostRow { endpoint, ..(*known).clone() }, key),
+        (None, Err(error)) => return Err(error.into()),
+        (None, Ok(row)) => {
+            anyhow::ensure!(row.wireguard_key == known.wireguard_key, "its row has another key");
+            if row.endpoint == endpoint {
+                return Ok(());
+            }
+            HostRow { endpoint, ..row }
+        }
+    };
+    store.compare_and_set(&store_key, Some(entry.version), Some(&row.encode())).await?;
     Ok(())
 }
 
@@ -123,8 +154,11 @@ fn add_host(config: &Config, own: &End) -> anyhow::Result<String> {
     let endpoint = endpoint(config)?;
     let row = host::row(own, &config.fleet.name, HostId(0), endpoint);
     Ok(format!(
-        "edge-proxy fleet host add {} --key {} --pin {} --endpoint {endpoint} --config FILE",
-        row.name, row.wireguard_key, row.spki_pins[0]
+        "edge-proxy fleet host add {} --key {} --pin {} --signing {} --endpoint {endpoint} --config FILE",
+        row.name,
+        row.wireguard_key,
+        row.spki_pins[0],
+        own.signing.public()
     ))
 }
 

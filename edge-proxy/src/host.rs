@@ -124,6 +124,7 @@ pub fn row(own: &End, name: &str, number: HostId, endpoint: SocketAddr) -> HostR
         endpoint,
         address: key.derived_address(),
         spki_pins: vec![own.identity.pin().into()],
+        papers: None,
     }
 }
 

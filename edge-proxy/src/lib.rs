@@ -36,6 +36,7 @@ pub mod respond;
 pub mod run;
 pub mod sample;
 pub mod sessions;
+pub mod signed_rows;
 pub mod sleep_mark;
 pub mod stores;
 mod tables;

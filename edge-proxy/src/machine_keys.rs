@@ -1,9 +1,11 @@
 //! The keys of this machine: of its edge and of its worker host, each in a file of its own.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use backhaul::keys::PrivateKey;
 use backhaul::session::Identity;
+use backhaul::signing_file;
 use config::Config;
+use router::signing::{Operators, SigningKey};
 
 /// One end of a session: a WireGuard key and a certificate.
 pub struct End {
@@ -11,6 +13,8 @@ pub struct End {
     pub key: PrivateKey,
     /// The certificate.
     pub identity: Identity,
+    /// What it signs its rows with.
+    pub signing: SigningKey,
 }
 
 impl End {
@@ -35,6 +39,36 @@ impl End {
         std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         let key = PrivateKey::load_or_generate(&directory.join(format!("{name}.key")))?;
         let identity = Identity::load_or_generate(&directory.join(format!("{name}.identity")))?;
-        Ok(Self { key, identity })
+        let signing = signing_file::load_or_generate(&directory.join(format!("{name}.signing")))?;
+        Ok(Self { key, identity, signing })
     }
+}
+
+/// Whose signatures count, as the config says.
+///
+/// # Errors
+/// A key that is none.
+pub fn operators(config: &Config) -> anyhow::Result<Operators> {
+    let keys =
+        config.fleet.operators.iter().map(|key| key.parse().with_context(|| format!("fleet.operators: {key:?}")));
+    Ok(Operators::new(keys.collect::<anyhow::Result<Vec<_>>>()?))
+}
+
+/// The operator's own key, when the config names one; then its public half must be among `fleet.operators`.
+///
+/// # Errors
+/// A file that cannot be read, or a key nobody would believe.
+pub fn operator(config: &Config) -> anyhow::Result<Option<SigningKey>> {
+    let operators = operators(config)?;
+    let Some(path) = &config.fleet.operator_key else {
+        ensure!(!operators.demand(), "fleet.operator_key: none; nobody would believe what is not signed");
+        return Ok(None);
+    };
+    let key = signing_file::load(path).context("fleet.operator_key")?;
+    ensure!(
+        operators.include(&key.public()),
+        "fleet.operators lacks {}, the key of fleet.operator_key; nobody would believe it",
+        key.public()
+    );
+    Ok(Some(key))
 }

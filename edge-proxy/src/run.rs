@@ -10,8 +10,9 @@ use crate::door::SpriteDoors;
 use crate::fleet::{self, Moving};
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
-use crate::machine_keys::End;
+use crate::machine_keys::{self, End};
 use crate::sessions;
+use crate::signed_rows::{self, Own};
 use crate::stores::Stores;
 use crate::tables::Tables;
 use crate::watchdog::Watchdog;
@@ -24,7 +25,9 @@ use backhaul::Backhaul;
 use config::{Config, UnknownNames};
 use router::domains::{DomainName, DomainTable};
 use router::names::{SpriteName, Suffix, parse_host};
-use router::route::HostId;
+use router::pops::PopRow;
+use router::roles;
+use router::route::{HostId, HostRow};
 use router::table::{Lookup, RouteTable};
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -171,15 +174,17 @@ impl Running {
     async fn start(config: &Config, role: Role, listeners: Option<Listeners>) -> anyhow::Result<Self> {
         let socket = config.admin_socket();
         let listener = bind_admin(&socket).await?;
-        let stores = Stores::open(config).await?;
+        let mut stores = Stores::open(config).await?;
+        let operators = machine_keys::operators(config)?;
         let suffixes =
             config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
         let domains = DomainTable::new(fixed_domains(config, &suffixes)?, &suffixes, &reserved(config));
-        let tables = Tables::load(&stores.routes, domains, &config.data_dir, config.store.bulk_delay).await?;
+        let tables =
+            Tables::load(&stores.routes, domains, &config.data_dir, config.store.bulk_delay, &operators).await?;
         let (table, domains) = (Arc::clone(&tables.routes), Arc::clone(&tables.domains));
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
-        let hosts = (role != Role::Alone).then(|| fleet::hosts(&stores.routes, &config.data_dir));
+        let hosts = (role != Role::Alone).then(|| fleet::hosts(&stores.routes, &config.data_dir, &operators));
         let mut moving = None;
         let (host, number, backhaul) = match (role, &hosts) {
             (Role::Alone, _) | (_, None) => {
@@ -187,21 +192,29 @@ impl Running {
                 (Some(host), LOCAL_HOST, Some(backhaul))
             }
             (Role::Pop, Some(hosts)) => {
+                stores = stores.acting(roles::Role::Edge, PopRow::key(&config.fleet.name));
                 let edge = sessions::connect(config, End::of_edge(config)?, Arc::clone(hosts))?;
                 (None, LOCAL_HOST, Some(Backhaul::quic(edge)))
             }
             (Role::Host, Some(hosts)) => {
                 let row = fleet::own_row(config, hosts).await?;
-                let pops = fleet::pops(&stores.routes, &config.data_dir);
+                let (number, key) = (row.number, End::of_host(config)?.signing);
+                stores = stores.acting(roles::Role::Host, HostRow::key(number));
+                if operators.demand() {
+                    let (key, operators) = (key.clone(), operators.clone());
+                    stores.own = Some(Arc::new(Own { host: number, key, operators }));
+                    tokio::spawn(signed_rows::repair(stores.clone(), Arc::clone(&table)));
+                }
+                let pops = fleet::pops(&stores.routes, &config.data_dir, &operators);
                 let (host, listens) = Host::in_fleet(config, &doors, pops).await?;
-                let number = row.number;
-                tokio::spawn(fleet::announce(config.clone(), Arc::clone(&stores.routes), Arc::clone(&row), listens));
+                let (store, hosts) = (Arc::clone(&stores.routes), Arc::clone(hosts));
+                tokio::spawn(fleet::announce(config.clone(), store, Arc::clone(&hosts), number, key, listens));
                 moving = Some(Arc::new(Moving {
                     hook: config.fleet.move_hook.clone(),
                     sprites: config.data_dir.join("sprites"),
                     own: row,
-                    hosts: Arc::clone(hosts),
-                    handovers: fleet::handovers(&stores.routes, &config.data_dir),
+                    hosts,
+                    handovers: fleet::handovers(&stores.routes, &config.data_dir, &operators),
                 }));
                 (Some(host), number, None)
             }

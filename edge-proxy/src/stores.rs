@@ -1,7 +1,9 @@
 //! The two places this process writes to: its own file, and the store of the routes.
 
+use crate::signed_rows::Own;
 use anyhow::{Context, bail};
 use config::{Config, StoreEngine};
+use router::roles::{Role, Writer};
 use router::store::etcd::EtcdStore;
 use router::store::nats::NatsStore;
 use router::store::{Embedded, EmbeddedStore, Store};
@@ -14,6 +16,8 @@ pub struct Stores {
     pub local: Arc<EmbeddedStore>,
     /// The routes, for every edge.
     pub routes: Store,
+    /// What this host signs with, where operators sign.
+    pub own: Option<Arc<Own>>,
 }
 
 impl Stores {
@@ -29,7 +33,13 @@ impl Stores {
             StoreEngine::Embedded => Arc::new(Embedded(Arc::clone(&local))),
             StoreEngine::Etcd | StoreEngine::Nats => shared(config).await?,
         };
-        Ok(Self { local, routes })
+        Ok(Self { local, routes, own: None })
+    }
+
+    /// From here on the routes' store takes only what this role may write; `own` is the key of its own row.
+    #[must_use]
+    pub fn acting(self, role: Role, own: String) -> Self {
+        Self { routes: Arc::new(Writer::new(self.routes, role, Some(own))), ..self }
     }
 }
 

@@ -2,6 +2,7 @@
 //! that no wake waits while a snapshot of a million rows is applied.
 
 use router::domains::DomainTable;
+use router::signing::Operators;
 use router::store::Store;
 use router::table::RouteTable;
 use std::io;
@@ -37,8 +38,9 @@ impl Tables {
         domains: DomainTable,
         data_dir: &Path,
         bulk_delay: Duration,
+        operators: &Operators,
     ) -> io::Result<Self> {
-        let (routes, domains) = (Arc::new(RouteTable::new()), Arc::new(domains));
+        let (routes, domains) = (Arc::new(RouteTable::trusting(operators.clone())), Arc::new(domains));
         let routes_file = data_dir.join("routes.last-known-good");
         let known = say_loaded(&routes_file, router::apply::load_last_known_good(&routes, &routes_file));
         let domains_file = data_dir.join("domains.last-known-good");
@@ -126,6 +128,7 @@ mod tests {
             access: Access::Public,
             wake: WakeRules::default(),
             deleted: false,
+            proof: router::placement::Proof::default(),
         }
     }
 
@@ -138,7 +141,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(EmbeddedStore::open(&dir.path().join("store")).unwrap());
         let engine: Store = Arc::new(Embedded(Arc::clone(&store)));
-        let tables = Tables::load(&engine, domains(), dir.path(), Duration::ZERO).await.unwrap();
+        let tables = Tables::load(&engine, domains(), dir.path(), Duration::ZERO, &Operators::default()).await.unwrap();
         let name = SpriteName::parse("a").unwrap();
         store.compare_and_set(&SpriteRow::key(&name), None, Some(&row().encode())).unwrap();
         // Nothing is awaited: a task of this runtime could not run.
@@ -172,13 +175,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let silent: Store = Arc::new(Silent);
         let began = tokio::time::Instant::now();
-        let tables = Tables::load(&silent, domains(), dir.path(), Duration::ZERO).await.unwrap();
+        let tables = Tables::load(&silent, domains(), dir.path(), Duration::ZERO, &Operators::default()).await.unwrap();
         assert_eq!(tables.routes.lookup("a"), Lookup::NotReady);
         assert!(began.elapsed() >= SYNC);
         let line = String::from_utf8(row().encode()).unwrap();
         std::fs::write(dir.path().join("routes.last-known-good"), format!("cursor 1 1\na {line}\n")).unwrap();
         let began = tokio::time::Instant::now();
-        let tables = Tables::load(&silent, domains(), dir.path(), Duration::ZERO).await.unwrap();
+        let tables = Tables::load(&silent, domains(), dir.path(), Duration::ZERO, &Operators::default()).await.unwrap();
         assert!(matches!(tables.routes.lookup("a"), Lookup::Found(_)));
         assert!(began.elapsed() < 2 * SYNC_LOADED);
     }

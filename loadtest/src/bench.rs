@@ -328,6 +328,7 @@ impl Fleet {
             access: Access::Public,
             wake: WakeRules::default(),
             deleted: false,
+            proof: router::placement::Proof::default(),
         };
         router::apply::publish(&*self.store, &SpriteName::parse(name)?, &row, None).await?;
         Ok(())

@@ -155,6 +155,7 @@ fn row(number: usize, private: bool) -> SpriteRow {
         access,
         wake: router::wake::WakeRules::default(),
         deleted: false,
+        proof: router::placement::Proof::default(),
     }
 }
 

@@ -140,6 +140,7 @@ fn row(generation: u64) -> SpriteRow {
         access: Access::Public,
         wake: router::wake::WakeRules::default(),
         deleted: false,
+        proof: router::placement::Proof::default(),
     }
 }
 

@@ -17,12 +17,13 @@ use crate::follow::{self, After};
 use crate::followed::Followed;
 use crate::last_known_good::{self, Begins};
 use crate::names::SpriteName;
+use crate::placement::Known;
 use crate::publish;
 use crate::route::Route;
 use crate::rows::{GENERATION_JUMP_MAX, RowError, SPRITE_PREFIX, SpriteRow};
 use crate::store::{Cursor, Engine, FeedEvent, Store, StoreError};
 use crate::table::{Lookup, RouteTable};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,10 +63,14 @@ struct Applier {
     cursor: Option<Cursor>,
     /// Names that stand in the table only because the file, or an earlier life of the store, had them.
     unconfirmed: HashSet<SpriteName>,
+    /// Those are of another history, whose generations say nothing here.
+    foreign: bool,
     /// Names the snapshot in progress has; one it lacks is swept when it ends.
     snapshot: Option<HashSet<SpriteName>>,
     brake: Brake,
     bulk: Bulk,
+    /// Of what waits there, the numbers of the rows within their generations.
+    delayed_serials: HashMap<SpriteName, u64>,
     /// What the brake keeps in the table.
     held: HashSet<SpriteName>,
 }
@@ -78,9 +83,11 @@ impl Applier {
             epoch: saved.map(|cursor| cursor.epoch),
             cursor: None,
             unconfirmed,
+            foreign: false,
             snapshot: None,
             brake: Brake::default(),
             bulk: Bulk::new(Duration::ZERO),
+            delayed_serials: HashMap::new(),
             held: HashSet::new(),
         }
     }
@@ -102,6 +109,8 @@ impl follow::Applier for Applier {
                     // Its generations count from another beginning.
                     self.unconfirmed = self.table.names().into_iter().collect();
                     self.bulk.clear();
+                    self.delayed_serials.clear();
+                    self.foreign = true;
                 }
                 After::Nothing
             }
@@ -150,7 +159,10 @@ impl follow::Applier for Applier {
         }
         tracing::warn!(routes = due.len(), "changes that waited are applied");
         for (name, route) in due {
-            self.table.apply_put(&name, route);
+            let serial = self.delayed_serials.remove(&name).unwrap_or(0);
+            if self.table.apply_put(&name, route) {
+                self.table.set_serial(&name, serial);
+            }
         }
         self.followed().set_delayed_changes(self.bulk.len());
         After::Changed
@@ -169,31 +181,48 @@ impl Applier {
     }
 
     fn put(&mut self, key: &str, value: &[u8], now: Instant) {
-        let Some((name, route)) = self.checked(key, value) else { return };
+        let Some((name, route, serial)) = self.checked(key, value) else { return };
         self.held.remove(&name);
         // What the file says of a sprite is over when the store speaks of it, whatever the
         // generations: a store that was made anew or brought back from a copy has lower
         // ones, and owners go by the store.
-        if self.unconfirmed.remove(&name) {
+        let applied = if self.unconfirmed.remove(&name) {
             self.table.replace(&name, route);
-            return;
-        }
-        let route = match self.table.lookup(&name) {
-            Lookup::Found(present) => self.bulk.admit(now, self.table.len(), &name, &present, route),
-            Lookup::Unknown | Lookup::NotReady => Some(route),
+            true
+        } else {
+            let route = match self.table.lookup(&name) {
+                Lookup::Found(present) => self.bulk.admit(now, self.table.len(), &name, &present, route),
+                Lookup::Unknown | Lookup::NotReady => Some(route),
+            };
+            match route {
+                Some(route) => {
+                    self.delayed_serials.remove(&name);
+                    self.table.apply_put(&name, route)
+                }
+                None => {
+                    self.delayed_serials.insert(name.clone(), serial);
+                    false
+                }
+            }
         };
-        if let Some(route) = route {
-            self.table.apply_put(&name, route);
+        if applied {
+            self.table.set_serial(&name, serial);
         }
     }
 
-    /// Takes routes out of the table, all or, if they are too many, none.
+    /// Takes routes out of the table, all or, if they are too many, none. Where operators sign, none: a sprite
+    /// that is gone has a tombstone that its host has sealed, and a name that was forgotten could be
+    /// taken by whoever has an old row of it.
     fn remove(&mut self, names: &[SpriteName], now: Instant) {
-        names.iter().for_each(|name| self.bulk.forget(name));
+        for name in names {
+            self.bulk.forget(name);
+            self.delayed_serials.remove(name);
+        }
         // A tombstone that goes, goes unnoticed.
         let lives = |name: &&SpriteName| matches!(self.table.lookup(*name), Lookup::Found(known) if !known.deleted);
         let living = names.iter().filter(lives).count();
-        if living == 0 || self.brake.admits(now, self.table.len(), living) {
+        let signed = self.table.operators().demand();
+        if !signed && (living == 0 || self.brake.admits(now, self.table.len(), living)) {
             for name in names {
                 self.held.remove(name);
                 self.unconfirmed.remove(name);
@@ -201,8 +230,9 @@ impl Applier {
             }
             return;
         }
-        if self.held.is_empty() {
-            tracing::error!("too many routes vanish at once; they are served on until an operator accepts it");
+        if self.held.is_empty() && !names.is_empty() {
+            let what = if signed { "routes vanish that nobody has ended" } else { "too many routes vanish at once" };
+            tracing::error!("{what}; they are served on until an operator accepts it");
         }
         self.held.extend(names.iter().cloned());
     }
@@ -220,13 +250,14 @@ impl Applier {
         self.remove(&gone, now);
         // What is held is still another history's, whose generations say nothing here.
         self.unconfirmed.retain(|name| self.held.contains(name));
+        self.foreign &= !self.unconfirmed.is_empty();
         self.advance(cursor);
         self.table.followed().mark_synced();
         After::Synced
     }
 
-    /// The row as a route, unless it is to be set aside.
-    fn checked(&self, key: &str, value: &[u8]) -> Option<(SpriteName, Route)> {
+    /// The row as a route and its number within the generation, unless it is to be set aside.
+    fn checked(&self, key: &str, value: &[u8]) -> Option<(SpriteName, Route, u64)> {
         let decoded = SpriteRow::decode(key, value).and_then(|(name, row)| {
             match self.table.lookup(&name) {
                 Lookup::Found(known) if !self.unconfirmed.contains(&name) => {
@@ -237,16 +268,45 @@ impl Applier {
                 }
                 _ => {}
             }
-            Ok((name, row.route()))
+            let route = row.route();
+            self.believe(&name, &row, &route)?;
+            Ok((name, route, row.proof.serial))
         });
         match decoded {
             Ok(checked) => Some(checked),
             Err(error) => {
                 self.table.followed().count_quarantined();
+                if let (RowError::Forged(_), Some(name)) = (&error, name_in(key)) {
+                    self.table.note_forged(name);
+                }
                 tracing::warn!(key, %error, "row quarantined; the previous route stays");
                 None
             }
         }
+    }
+}
+
+impl Applier {
+    /// Whether who wrote the row may have. What is known already is not asked about again: a snapshot of
+    /// what the table holds costs no signature.
+    fn believe(&self, name: &SpriteName, row: &SpriteRow, route: &Route) -> Result<(), RowError> {
+        let operators = self.table.operators();
+        if !operators.demand() {
+            return Ok(());
+        }
+        let unconfirmed = self.unconfirmed.contains(name);
+        let known = match self.table.lookup(name) {
+            Lookup::Found(known) if !(unconfirmed && self.foreign) => known,
+            _ => return row.check_proof(name, None, operators),
+        };
+        let serial = self.table.serial(name);
+        if known == *route && serial == row.proof.serial && !unconfirmed {
+            return Ok(());
+        }
+        // The file of a restart has no tenants.
+        let unchanged = known == Route { tenant: known.tenant, ..route.clone() };
+        let known = Known { host: known.host, generation: known.generation, serial, unchanged };
+        row.check_proof(name, Some(known), operators)
     }
 }
 
@@ -264,6 +324,7 @@ pub fn load_last_known_good(table: &RouteTable, path: &Path) -> std::io::Result<
     let wrong = last_known_good::for_each(path, Begins::WithCursor, |name, row| {
         let (name, row) = (SpriteName::parse(name).ok()?, SpriteRow::decode_value(row).ok()?);
         if table.apply_put(&name, row.route()) {
+            table.set_serial(&name, row.proof.serial);
             loaded.fetch_add(1, Ordering::Relaxed);
         }
         Some(())

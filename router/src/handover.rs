@@ -8,6 +8,7 @@ use crate::names::SpriteName;
 use crate::registry::{self, Registry, RegistryRow};
 use crate::route::{Generation, HostId};
 use crate::rows::{ROW_VERSION, RowError};
+use crate::signing::{PublicKey, Seal, SigningKey};
 use crate::store::Store;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -32,6 +33,10 @@ pub struct HandoverRow {
     pub generation: Generation,
     /// That host has its definition and can wake it.
     pub ready: bool,
+    /// Of the host that speaks: the one that has it, or the other one when it is ready. None where no
+    /// operator's key is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
 }
 
 impl HandoverRow {
@@ -39,6 +44,22 @@ impl HandoverRow {
     #[must_use]
     pub fn key(name: &SpriteName) -> String {
         format!("{HANDOVER_PREFIX}{name}")
+    }
+
+    /// Sealed as it stands.
+    #[must_use]
+    pub fn sealed(self, by: &SigningKey) -> Self {
+        let unsealed = Self { seal: None, ..self };
+        let seal = Seal::new(&Self::key(&unsealed.name), &unsealed.encode(), by);
+        Self { seal: Some(seal), ..unsealed }
+    }
+
+    /// Whether the host with this key has said it.
+    #[must_use]
+    pub fn is_of(&self, host: &PublicKey) -> bool {
+        let Some(seal) = &self.seal else { return false };
+        let unsealed = Self { seal: None, ..self.clone() };
+        seal.by == *host && seal.fits(&Self::key(&self.name), &unsealed.encode())
     }
 }
 
@@ -98,6 +119,7 @@ mod tests {
             to: HostId(2),
             generation: Generation(3),
             ready: false,
+            seal: None,
         };
         assert_eq!(HandoverRow::decode("handover/a", &row.encode()).unwrap(), row);
         let wrong = |row: HandoverRow| HandoverRow::decode("handover/a", &row.encode()).unwrap_err().to_string();
@@ -105,5 +127,25 @@ mod tests {
         assert!(wrong(HandoverRow { generation: Generation(0), ..row.clone() }).starts_with("generation"));
         assert!(wrong(HandoverRow { to: HostId(1), ..row.clone() }).starts_with("to"));
         assert!(wrong(HandoverRow { version: 2, ..row }).contains("version 2"));
+    }
+
+    #[test]
+    fn nobody_says_ready_for_another_host() {
+        use crate::signing::tests::key;
+        let row = HandoverRow {
+            version: ROW_VERSION,
+            name: SpriteName::parse("a").unwrap(),
+            from: HostId(1),
+            to: HostId(2),
+            generation: Generation(3),
+            ready: false,
+            seal: None,
+        };
+        assert!(!row.is_of(&key(1).public()), "it is not sealed");
+        let asked = row.sealed(&key(1));
+        assert!(asked.is_of(&key(1).public()) && !asked.is_of(&key(2).public()));
+        let ready = HandoverRow { ready: true, ..asked };
+        assert!(!ready.is_of(&key(1).public()), "the seal is of another row");
+        assert!(ready.sealed(&key(2)).is_of(&key(2).public()));
     }
 }

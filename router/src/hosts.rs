@@ -3,9 +3,11 @@
 //! Routes hold a host's number only, so a host that changes its address is one write here
 //! and none in the routing table.
 
+use crate::papers::{self, Enrolled, Papers};
 use crate::registry::{self, Registry, RegistryRow};
 use crate::route::{HostId, HostRow};
 use crate::rows::RowError;
+use crate::signing::Operators;
 use crate::store::Store;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -69,6 +71,8 @@ impl HostRow {
             "address"
         } else if !are_pins(&row.spki_pins) {
             "spki_pins"
+        } else if !papers::are_bounded(row.papers.as_ref()) {
+            "papers"
         } else {
             return Ok(row);
         };
@@ -80,6 +84,7 @@ impl RegistryRow for HostRow {
     type Id = HostId;
     const PREFIX: &'static str = HOST_PREFIX;
     const WHAT: &'static str = "host";
+    const SIGNED: bool = true;
 
     fn id(&self) -> HostId {
         self.number
@@ -95,6 +100,40 @@ impl RegistryRow for HostRow {
 
     fn decode(key: &str, value: &[u8]) -> Result<Self, RowError> {
         Self::decode(key, value)
+    }
+
+    fn check(&self, known: Option<&Self>, operators: &Operators) -> Result<(), RowError> {
+        papers::check(self, known, operators)
+    }
+
+    fn is_removed(&self) -> bool {
+        papers::are_ended(self.papers.as_ref())
+    }
+
+    fn clashes(&self, other: &Self) -> bool {
+        self.wireguard_key == other.wireguard_key || self.address == other.address || self.name == other.name
+    }
+}
+
+impl Enrolled for HostRow {
+    fn store_key(&self) -> String {
+        Self::key(self.number)
+    }
+
+    fn machine(&self) -> &str {
+        &self.name
+    }
+
+    fn papers(&self) -> Option<&Papers> {
+        self.papers.as_ref()
+    }
+
+    fn with_papers(self, papers: Option<Papers>) -> Self {
+        Self { papers, ..self }
+    }
+
+    fn encoded(&self) -> Vec<u8> {
+        self.encode()
     }
 }
 
@@ -121,6 +160,7 @@ mod tests {
             endpoint: ([192, 0, 2, 1], 51820).into(),
             address: "fd00::1".parse().unwrap(),
             spki_pins: vec!["0a".repeat(32)],
+            papers: None,
         }
     }
 

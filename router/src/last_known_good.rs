@@ -2,8 +2,10 @@
 //!
 //! One line `cursor EPOCH VERSION`, then one line `NAME ROW` per route. It is replaced as a
 //! whole, so a crash leaves the old file or the new one. It is a cache and no source: the
-//! applier replaces what it says as soon as it knows better.
+//! applier replaces what it says as soon as it knows better. It has no signatures: its rows were believed when
+//! they came, and whoever can write it can read this machine's keys beside it.
 
+use crate::placement::Proof;
 use crate::route::Route;
 use crate::rows::{ROW_VERSION, SpriteRow};
 use crate::store::Cursor;
@@ -104,7 +106,10 @@ fn take_line(line: &[u8], take: impl Fn(&str, &[u8]) -> Option<()>) -> Option<()
 /// Replaces the file with what the table holds, which is at least the state at `cursor`.
 pub(crate) fn write(table: &RouteTable, cursor: Cursor, path: &Path) -> Result<()> {
     let rows = table.names().into_iter().filter_map(|name| match table.lookup(&name) {
-        Lookup::Found(route) => Some((name, row_of(&route).encode())),
+        Lookup::Found(route) => {
+            let row = row_of(&route, table.serial(&name)).encode();
+            Some((name, row))
+        }
         Lookup::Unknown | Lookup::NotReady => None,
     });
     write_lines(rows, Some(cursor), path)
@@ -134,7 +139,7 @@ pub(crate) fn write_lines<N: std::fmt::Display>(
 }
 
 /// What routing needs of a row; the rest is the store's business.
-fn row_of(route: &Route) -> SpriteRow {
+fn row_of(route: &Route, serial: u64) -> SpriteRow {
     SpriteRow {
         version: ROW_VERSION,
         tenant: String::new(),
@@ -144,6 +149,7 @@ fn row_of(route: &Route) -> SpriteRow {
         access: route.access.clone(),
         wake: route.wake.as_deref().cloned().unwrap_or_default(),
         deleted: route.deleted,
+        proof: Proof { serial, ..Proof::default() },
     }
 }
 
@@ -156,12 +162,15 @@ mod tests {
 
     const CURSOR: Cursor = Cursor { epoch: u64::MAX, version: 9 };
 
-    /// The routes in the file, by name, and how many of its lines were none.
-    fn read(path: &Path) -> Result<(Vec<(SpriteName, Route)>, usize)> {
+    /// A name, its route, and the number of its row.
+    type Row = (SpriteName, Route, u64);
+
+    /// The routes in the file, by name, the numbers of their rows, and how many of its lines were none.
+    fn read(path: &Path) -> Result<(Vec<Row>, usize)> {
         let routes = Mutex::new(Vec::new());
         let wrong = for_each(path, Begins::WithCursor, |name, row| {
-            let route = (SpriteName::parse(name).ok()?, SpriteRow::decode_value(row).ok()?.route());
-            routes.lock().unwrap().push(route);
+            let row = SpriteRow::decode_value(row).ok()?;
+            routes.lock().unwrap().push((SpriteName::parse(name).ok()?, row.route(), row.proof.serial));
             Some(())
         })?;
         let mut routes = routes.into_inner().unwrap();
@@ -183,6 +192,7 @@ mod tests {
                 deleted,
             };
             table.apply_put(&SpriteName::parse(name).unwrap(), route);
+            table.set_serial(&SpriteName::parse(name).unwrap(), u64::from(deleted) * 7);
         }
         write(&table, CURSOR, &path).unwrap();
         (dir, path)
@@ -196,6 +206,7 @@ mod tests {
         assert_eq!((routes.len(), wrong), (2, 0));
         assert_eq!((routes[0].0.as_str(), routes[0].1.deleted), ("a", false));
         assert_eq!((routes[1].0.as_str(), routes[1].1.deleted), ("b", true));
+        assert_eq!((routes[0].2, routes[1].2), (0, 7));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 

@@ -1,8 +1,10 @@
 //! The PoPs as every host knows them: whose edges may have a session.
 
 use crate::hosts::{are_pins, is_name, is_wireguard_key};
+use crate::papers::{self, Enrolled, Papers};
 use crate::registry::{self, Registry, RegistryRow};
 use crate::rows::{ROW_VERSION, RowError};
+use crate::signing::Operators;
 use crate::store::Store;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv6Addr;
@@ -25,6 +27,9 @@ pub struct PopRow {
     pub name: String,
     /// Its edge processes.
     pub processes: Vec<EdgeProcess>,
+    /// Why the row is to be believed; none where no operator's key is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub papers: Option<Papers>,
 }
 
 /// One edge process, as hosts see it.
@@ -51,6 +56,7 @@ impl RegistryRow for PopRow {
     type Id = String;
     const PREFIX: &'static str = POP_PREFIX;
     const WHAT: &'static str = "PoP";
+    const SIGNED: bool = true;
 
     fn id(&self) -> String {
         self.name.clone()
@@ -86,7 +92,46 @@ impl RegistryRow for PopRow {
                 return Err(RowError::Field("spki_pins"));
             }
         }
+        if !papers::are_bounded(row.papers.as_ref()) {
+            return Err(RowError::Field("papers"));
+        }
         Ok(row)
+    }
+
+    fn check(&self, known: Option<&Self>, operators: &Operators) -> Result<(), RowError> {
+        papers::check(self, known, operators)
+    }
+
+    fn is_removed(&self) -> bool {
+        papers::are_ended(self.papers.as_ref())
+    }
+
+    fn clashes(&self, other: &Self) -> bool {
+        let same =
+            |one: &EdgeProcess, two: &EdgeProcess| one.wireguard_key == two.wireguard_key || one.address == two.address;
+        self.processes.iter().any(|one| other.processes.iter().any(|two| same(one, two)))
+    }
+}
+
+impl Enrolled for PopRow {
+    fn store_key(&self) -> String {
+        Self::key(&self.name)
+    }
+
+    fn machine(&self) -> &str {
+        &self.name
+    }
+
+    fn papers(&self) -> Option<&Papers> {
+        self.papers.as_ref()
+    }
+
+    fn with_papers(self, papers: Option<Papers>) -> Self {
+        Self { papers, ..self }
+    }
+
+    fn encoded(&self) -> Vec<u8> {
+        RegistryRow::encode(self)
     }
 }
 
@@ -110,7 +155,7 @@ mod tests {
             address: "fd00::1".parse().unwrap(),
             spki_pins: vec!["0a".repeat(32)],
         };
-        PopRow { version: ROW_VERSION, name: "fra-1".into(), processes: vec![process] }
+        PopRow { version: ROW_VERSION, name: "fra-1".into(), processes: vec![process], papers: None }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::last_known_good::{self, Begins};
 use crate::rows::RowError;
+use crate::signing::Operators;
 use crate::store::{FeedEvent, Store};
 use crate::subscriber::{Heard, Subscriber};
 use arc_swap::ArcSwap;
@@ -23,6 +24,8 @@ pub trait RegistryRow: Clone + Send + Sync + 'static {
     const WHAT: &'static str;
     /// A store without a single one may be right; else it has lost them, and what is known stays.
     const MAY_ALL_GO: bool = false;
+    /// Where operators sign, its rows have papers ([`crate::papers`]), and one that is gone has left a row.
+    const SIGNED: bool = false;
 
     /// What tells it from others of its kind.
     fn id(&self) -> Self::Id;
@@ -35,6 +38,23 @@ pub trait RegistryRow: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`RowError`]: what is wrong with it; the row is to be quarantined.
     fn decode(key: &str, value: &[u8]) -> Result<Self, RowError>;
+    /// Whether who wrote it may have, when a row of its id is known already.
+    ///
+    /// # Errors
+    /// [`RowError::Forged`].
+    fn check(&self, known: Option<&Self>, operators: &Operators) -> Result<(), RowError> {
+        let _ = (known, operators);
+        Ok(())
+    }
+    /// It says that its machine was let go.
+    fn is_removed(&self) -> bool {
+        false
+    }
+    /// Another machine's row has something that only one can have.
+    fn clashes(&self, other: &Self) -> bool {
+        let _ = other;
+        false
+    }
 }
 
 /// Every machine of one kind. Reads take no lock; a write copies the map, which is small and
@@ -43,11 +63,12 @@ pub trait RegistryRow: Clone + Send + Sync + 'static {
 pub struct Registry<R: RegistryRow> {
     rows: ArcSwap<BTreeMap<R::Id, Arc<R>>>,
     changes: watch::Sender<u64>,
+    operators: Operators,
 }
 
 impl<R: RegistryRow> Default for Registry<R> {
     fn default() -> Self {
-        Self { rows: ArcSwap::default(), changes: watch::Sender::new(0) }
+        Self { rows: ArcSwap::default(), changes: watch::Sender::new(0), operators: Operators::default() }
     }
 }
 
@@ -58,16 +79,28 @@ impl<R: RegistryRow> Registry<R> {
         Self::default()
     }
 
-    /// The row of this id.
+    /// Without a row, of a fleet whose operators sign.
+    #[must_use]
+    pub fn trusting(operators: Operators) -> Self {
+        Self { operators, ..Self::default() }
+    }
+
+    /// The row of this id, unless it was let go.
     #[must_use]
     pub fn lookup(&self, id: R::Id) -> Option<Arc<R>> {
-        self.rows.load().get(&id).cloned()
+        self.rows.load().get(&id).filter(|row| !row.is_removed()).cloned()
     }
 
     /// Every row, by id.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<R>> {
-        self.rows.load().values().cloned().collect()
+        self.rows.load().values().filter(|row| !row.is_removed()).cloned().collect()
+    }
+
+    /// Whether a row of its id is taken for gone when the store no longer has it. Where operators sign,
+    /// one that was let go has a row that says so.
+    fn may_vanish(&self) -> bool {
+        !(R::SIGNED && self.operators.demand())
     }
 
     /// Counts changes; marked as seen, it tells when there is another.
@@ -113,7 +146,9 @@ impl<R: RegistryRow> Registry<R> {
                     tracing::error!(known, "the store has lost every {}; they are kept", R::WHAT);
                     return false;
                 }
-                self.change(|rows| rows.retain(|id, _| seen.contains(id)));
+                if self.may_vanish() {
+                    self.change(|rows| rows.retain(|id, _| seen.contains(id)));
+                }
                 return true;
             }
             FeedEvent::Put(entry, _) => {
@@ -121,8 +156,12 @@ impl<R: RegistryRow> Registry<R> {
                 return true;
             }
             FeedEvent::Delete(key, _) => {
-                if let Some(id) = R::id_in(&key) {
-                    self.apply_remove(&id);
+                match R::id_in(&key) {
+                    Some(id) if self.may_vanish() => self.apply_remove(&id),
+                    Some(_) => {
+                        tracing::warn!(key, "{} row deleted, and no operator has signed that; it stays", R::WHAT)
+                    }
+                    None => {}
                 }
                 return true;
             }
@@ -132,9 +171,22 @@ impl<R: RegistryRow> Registry<R> {
     }
 
     fn put(&self, key: &str, value: &[u8]) {
-        match R::decode(key, value) {
+        match R::decode(key, value).and_then(|row| self.believed(row)) {
             Ok(row) => self.apply_put(row),
             Err(error) => tracing::warn!(key, %error, "{} row quarantined; the previous one stays", R::WHAT),
+        }
+    }
+
+    fn believed(&self, row: R) -> Result<R, RowError> {
+        if self.may_vanish() {
+            return Ok(row);
+        }
+        let (rows, id) = (self.rows.load(), row.id());
+        row.check(rows.get(&id).map(|known| &**known), &self.operators)?;
+        let others = rows.iter().filter(|(other, known)| **other != id && !known.is_removed());
+        match { others }.any(|(_, known)| known.clashes(&row)) && !row.is_removed() {
+            true => Err(RowError::Forged("it has a key of another machine")),
+            false => Ok(row),
         }
     }
 

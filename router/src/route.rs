@@ -1,6 +1,8 @@
 //! A route: placement only, never run state.
 
 use crate::access::Access;
+use crate::papers::Papers;
+use crate::signing::PublicKey;
 use crate::wake::WakeRules;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -93,4 +95,15 @@ pub struct HostRow {
     pub address: Ipv6Addr,
     /// SHA-256 of its certificate's public key, hexadecimal; any of them is accepted.
     pub spki_pins: Vec<String>,
+    /// Why the row is to be believed; none where no operator's key is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub papers: Option<Papers>,
+}
+
+impl HostRow {
+    /// The key its host signs with.
+    #[must_use]
+    pub fn signing_key(&self) -> Option<PublicKey> {
+        self.papers.as_ref().and_then(|papers| papers.enrolment.keys.last().copied())
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::access::Access;
 use crate::names::{NameError, SpriteName};
+use crate::placement::{LINKS_MAX, Proof};
 use crate::route::{Generation, HostId, Route};
 use crate::wake::WakeRules;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub struct SpriteRow {
     pub wake: WakeRules,
     /// Destroyed.
     pub deleted: bool,
+    /// Why it is to be believed.
+    #[serde(default, skip_serializing_if = "Proof::is_empty")]
+    pub proof: Proof,
 }
 
 fn is_default(rules: &WakeRules) -> bool {
@@ -73,6 +77,9 @@ pub enum RowError {
         /// The generation of the row.
         to: u64,
     },
+    /// Nobody who may has written it ([`crate::placement`], [`crate::papers`]).
+    #[error("nobody who may has written it: {0}")]
+    Forged(&'static str),
 }
 
 impl SpriteRow {
@@ -119,6 +126,9 @@ impl SpriteRow {
         if row.generation.0 == 0 || row.generation > Generation::MAX {
             return Err(RowError::Field("generation"));
         }
+        if row.proof.chain.len() > LINKS_MAX {
+            return Err(RowError::Field("proof"));
+        }
         Ok(row)
     }
 
@@ -151,6 +161,7 @@ mod tests {
             access: Access::Public,
             wake: WakeRules::default(),
             deleted: false,
+            proof: Proof::default(),
         }
     }
 
@@ -175,7 +186,7 @@ mod tests {
         let wrong = WakeRules { paths: vec!["no-slash".into()], ..WakeRules::default() };
         assert!(matches!(decode(&SpriteRow { wake: wrong, ..row() }), Err(RowError::Field("wake"))));
         let text = String::from_utf8(row().encode()).unwrap();
-        assert!(!text.contains("wake"), "the defaults take no room: {text}");
+        assert!(!text.contains("wake") && !text.contains("proof"), "the defaults take no room: {text}");
         for wrong in [
             text.replace("public", "anybody"),
             text.replace("8080", "65536"),

@@ -6,10 +6,17 @@ mod packed;
 use crate::followed::Followed;
 use crate::names::SpriteName;
 use crate::route::Route;
+use crate::signing::Operators;
 use compact_str::CompactString;
 use foldhash::quality::RandomState;
 use packed::{Packed, Policies};
 use std::borrow::Borrow;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::Notify;
+
+/// Most names of forged rows that are kept until somebody asks for them (chosen; further ones are counted only).
+const FORGED_MAX: usize = 256;
 
 /// Name → route. Answers are owned values; no guard ever leaves this type.
 #[derive(Debug, Default)]
@@ -18,6 +25,13 @@ pub struct RouteTable {
     routes: papaya::HashMap<CompactString, Packed, RandomState>,
     policies: Policies,
     followed: Followed,
+    /// Numbers of rows within their generation ([`crate::placement::Proof::serial`]), of those that have one:
+    /// the sprites whose policy was changed since they were placed.
+    serials: papaya::HashMap<CompactString, u64, RandomState>,
+    operators: Operators,
+    /// Of whom rows were set aside because nobody who may had written them. No reader comes here.
+    forged: Mutex<BTreeSet<SpriteName>>,
+    forgery: Notify,
 }
 
 /// What the table knows about a name.
@@ -42,6 +56,18 @@ impl RouteTable {
     #[must_use]
     pub const fn followed(&self) -> &Followed {
         &self.followed
+    }
+
+    /// The same for a fleet whose operators sign.
+    #[must_use]
+    pub fn trusting(operators: Operators) -> Self {
+        Self { operators, ..Self::new() }
+    }
+
+    /// Whose word is believed about where a sprite lives.
+    #[must_use]
+    pub const fn operators(&self) -> &Operators {
+        &self.operators
     }
 
     /// Looks a name up: a [`SpriteName`], or a `str` in its form. No lock, no allocation.
@@ -79,6 +105,7 @@ impl RouteTable {
 
     /// Forgets a name: the store no longer has it, not even as a tombstone.
     pub fn apply_remove(&self, name: &SpriteName) -> bool {
+        self.set_serial(name, 0);
         self.routes.pin().remove(name.as_str()).is_some()
     }
 
@@ -86,6 +113,43 @@ impl RouteTable {
     #[must_use]
     pub fn some_names(&self, count: usize) -> Vec<SpriteName> {
         self.routes.pin().keys().take(count).filter_map(|name| SpriteName::parse(name).ok()).collect()
+    }
+
+    /// The number of the row a route is from, within its generation.
+    pub(crate) fn serial(&self, name: &SpriteName) -> u64 {
+        self.serials.pin().get(name.as_str()).copied().unwrap_or(0)
+    }
+
+    /// Keeps it; 0 takes no room.
+    pub(crate) fn set_serial(&self, name: &SpriteName, serial: u64) {
+        let serials = self.serials.pin();
+        match serial {
+            0 => drop(serials.remove(name.as_str())),
+            serial => drop(serials.insert(name.as_str().into(), serial)),
+        }
+    }
+
+    /// Keeps the name of a sprite whose row was forged, for [`RouteTable::forged`]; at most 256.
+    pub fn note_forged(&self, name: SpriteName) {
+        let mut forged = self.forged.lock().unwrap_or_else(PoisonError::into_inner);
+        if forged.len() < FORGED_MAX {
+            forged.insert(name);
+            self.forgery.notify_one();
+        }
+    }
+
+    /// Waits until rows were forged; whose.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn forged(&self) -> Vec<SpriteName> {
+        loop {
+            let forged = std::mem::take(&mut *self.forged.lock().unwrap_or_else(PoisonError::into_inner));
+            if !forged.is_empty() {
+                return forged.into_iter().collect();
+            }
+            self.forgery.notified().await;
+        }
     }
 
     /// Names in the table, tombstones included.

@@ -1,46 +1,45 @@
 //! Several machines: edges and worker hosts as processes of their own, which know each other by the store.
 
 use harness::client::VERSIONS;
-use harness::fleet::Machine;
+use harness::fleet::{Machine, Operator};
 use harness::nats::Nats;
 use harness::{Answer, Demo, until};
 use std::time::Duration;
 
 /// What one machine writes reaches the others in milliseconds; a busy one is slow to look.
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// A worker host that picks its port itself, and says at its start where it is.
-fn host(name: &str, store: &str) -> Machine {
+pub(crate) fn host(name: &str, store: &str) -> Machine {
     Machine::host(name, &format!("{store}[backhaul]\nlisten = \"127.0.0.1:0\"\n"))
 }
 
-async fn enrolled(machine: Machine, arguments: &[&str]) -> Machine {
+pub(crate) async fn enrolled_pop(machine: Machine) -> Machine {
     let keys = machine.fleet(&["keys"]).await;
     let edge = keys["as_pop"].as_str().unwrap().to_owned();
     assert!(edge.starts_with(&format!("edge-proxy fleet pop add {} --key ", machine.name)), "{edge}");
-    match arguments {
-        [] => machine.enrol().await,
-        // It has no address yet, and says so.
-        arguments => {
-            assert!(keys["as_host"].as_str().unwrap().contains("must say where edges reach"), "{keys}");
-            machine.fleet(arguments).await;
-        }
-    }
+    machine.enrol().await;
     machine
 }
 
-/// Its key and pin as the registry wants them.
-async fn host_keys(machine: &Machine) -> (String, String) {
+/// Enrols a host by its keys, at an address it corrects when it starts.
+pub(crate) async fn enrol_host(machine: &Machine) {
     let own = Machine::keys_with_endpoint(machine).await;
     let word = |after: &str| own.split(' ').skip_while(|word| *word != after).nth(1).unwrap().to_owned();
-    (word("--key"), word("--pin"))
+    let (key, pin, signing) = (word("--key"), word("--pin"), word("--signing"));
+    // It has no address yet, and says so.
+    let keys = machine.fleet(&["keys"]).await;
+    assert!(keys["as_host"].as_str().unwrap().contains("must say where edges reach"), "{keys}");
+    let name = &machine.name;
+    let add = ["--key", &key, "--pin", &pin, "--signing", &signing, "--endpoint", "127.0.0.1:9"];
+    machine.fleet(&[&["host", "add", name], &add[..]].concat()).await;
 }
 
-async fn get(pop: &Demo, name: &str) -> Answer {
+pub(crate) async fn get(pop: &Demo, name: &str) -> Answer {
     pop.get(name, "/page").await
 }
 
-async fn serves(pop: &Demo, name: &str) -> Answer {
+pub(crate) async fn serves(pop: &Demo, name: &str) -> Answer {
     until("the edge to serve it", SOON, async || {
         let answer = get(pop, name).await;
         (answer.status == 200).then_some(answer)
@@ -48,7 +47,7 @@ async fn serves(pop: &Demo, name: &str) -> Answer {
     .await
 }
 
-async fn says(pop: &Demo, name: &str, status: u16, code: &str) {
+pub(crate) async fn says(pop: &Demo, name: &str, status: u16, code: &str) {
     until("the edge to refuse it", SOON, async || {
         let answer = get(pop, name).await;
         (answer.status == status && answer.text().contains(code)).then_some(())
@@ -63,14 +62,15 @@ async fn edges_reach_the_sprites_of_every_host_and_only_enrolled_machines_speak(
     let mut machines = Vec::new();
     for name in ["host-a", "host-b"] {
         let machine = host(name, &store);
-        let (key, pin) = host_keys(&machine).await;
-        let add = ["host", "add", name, "--key", &key, "--pin", &pin, "--endpoint", "127.0.0.1:9"];
-        machines.push(enrolled(machine, &add).await);
+        enrol_host(&machine).await;
+        machines.push(machine);
     }
+    let said = machines[0].check().await;
+    assert!(said.contains("# fleet.operators: none. Whoever may write to the store may move every sprite"), "{said}");
     let (first, second) = (machines[0].start().await, machines[1].start().await);
     let listed = machines[0].fleet(&["host", "list"]).await;
     assert_eq!((&listed[0]["number"], &listed[1]["number"]), (&1.into(), &2.into()));
-    let pops = [enrolled(Machine::pop("pop-a", &store), &[]).await, enrolled(Machine::pop("pop-b", &store), &[]).await];
+    let pops = [enrolled_pop(Machine::pop("pop-a", &store)).await, enrolled_pop(Machine::pop("pop-b", &store)).await];
     let (near, far) = (pops[0].start().await, pops[1].start().await);
 
     first.create_guest("on-a").await;
@@ -154,19 +154,31 @@ async fn a_sprite_moves_with_its_data_and_links_while_its_visitors_wait() {
     let Some(nats) = Nats::start().await else { return };
     let store = nats.sections();
     let (mut hosts, folder) = (Vec::new(), tempfile::tempdir().unwrap());
+    let operator = Operator::new().await;
     let (hook, refuse) = (folder.path().join("hook"), folder.path().join("refuse"));
     for name in ["host-a", "host-b"] {
         let hook = format!("REFUSE={} sh {}", refuse.display(), hook.display());
         let machine = host(name, &store).with(&format!("move_hook = {hook:?}\n"));
-        let (key, pin) = host_keys(&machine).await;
-        let add = ["host", "add", name, "--key", &key, "--pin", &pin, "--endpoint", "127.0.0.1:9"];
-        hosts.push(enrolled(machine, &add).await);
+        let machine = machine.signed_by(&operator);
+        enrol_host(&machine).await;
+        hosts.push(machine);
     }
     let [a, b] = [&hosts[0], &hosts[1]].map(|machine| machine.data().to_str().unwrap().to_owned());
     std::fs::write(&hook, HOOK.replace("DATA_A", &a).replace("DATA_B", &b)).unwrap();
-    let pops = [enrolled(Machine::pop("pop-a", &store), &[]).await, enrolled(Machine::pop("pop-b", &store), &[]).await];
+    let pop = |name: &str| Machine::pop(name, &store).signed_by(&operator);
+    let pops = [enrolled_pop(pop("pop-a")).await, enrolled_pop(pop("pop-b")).await];
     let (near, far) = (pops[0].start().await, pops[1].start().await);
     let (first, second) = (hosts[0].start().await, hosts[1].start().await);
+    assert!(!hosts[0].check().await.contains("# fleet.operators"));
+    // Nobody but an operator says where a sprite begins.
+    let command = first.guest_command();
+    let refused = first.try_admin(&["sprite", "create", "nomad", "--command", &command, "--public"]).await;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no operator has placed nomad"), "{refused:?}");
+    for name in ["nomad", "secret"] {
+        hosts[0].fleet(&["place", name, "--host", "host-a"]).await;
+    }
+    let refused = second.try_admin(&["sprite", "create", "nomad", "--command", &command, "--public"]).await;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no operator has placed nomad"), "{refused:?}");
     first.create_guest("nomad").await;
     let command = first.guest_command();
     let secret = first.admin(&["sprite", "create", "secret", "--command", &command]).await;

@@ -16,6 +16,7 @@ mod early_wake;
 mod event_streams;
 mod first_request;
 mod fleet;
+mod fleet_forgeries;
 mod herd;
 mod http2;
 mod http_driver;

@@ -11,6 +11,7 @@
 mod contract;
 mod edge;
 mod failures;
+mod roles;
 mod secured;
 mod worlds;
 
@@ -45,6 +46,7 @@ pub(crate) fn row(generation: u64) -> Vec<u8> {
         access: Access::Public,
         wake: router::wake::WakeRules::default(),
         deleted: false,
+        proof: router::placement::Proof::default(),
     };
     row.encode()
 }

@@ -95,7 +95,7 @@ async fn etcd_knows_its_users_and_what_they_may() {
 }
 
 /// As `docs/stores.md` has it.
-const FOLLOWS: [&str; 5] = [
+pub(crate) const FOLLOWS: [&str; 5] = [
     "$JS.API.STREAM.INFO.KV_routes",
     "$JS.API.STREAM.MSG.GET.KV_routes",
     "$JS.API.CONSUMER.*.KV_routes.>",

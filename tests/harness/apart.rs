@@ -86,6 +86,7 @@ impl Apart {
             endpoint: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             address: host.key.public().derived_address(),
             spki_pins: vec![host.identity.pin().into()],
+            papers: None,
         };
         let settings = HostSettings {
             directory: data.path().join("sprites"),

@@ -2,13 +2,46 @@
 
 use crate::{Demo, Options, admin};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 use tempfile::TempDir;
 
 /// The domain of every edge.
 pub const SUFFIX: &str = "sprites.localhost";
+
+/// An operator, whose key signs.
+pub struct Operator {
+    folder: TempDir,
+    public: String,
+}
+
+impl Operator {
+    /// With a new key, made as an operator makes it.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("edge-operator-").tempdir().expect("a temporary folder");
+        let file = folder.path().join("operator.key");
+        let output = admin::run(&["keygen", "--operator", "--out", file.to_str().expect("text")]).await;
+        assert!(output.status.success(), "{output:?}");
+        let public = String::from_utf8(output.stdout).expect("text").trim().to_owned();
+        Self { folder, public }
+    }
+
+    /// Its public key.
+    #[must_use]
+    pub fn public(&self) -> &str {
+        &self.public
+    }
+
+    /// The file with the other half.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("operator.key")
+    }
+}
 
 /// A machine before it is started, or between two starts.
 pub struct Machine {
@@ -17,6 +50,8 @@ pub struct Machine {
     data: Arc<TempDir>,
     sections: String,
     host: bool,
+    /// The operator's key, for `fleet`.
+    operator: Option<PathBuf>,
 }
 
 impl Machine {
@@ -35,7 +70,20 @@ impl Machine {
     fn new(name: &str, store: &str, host: bool) -> Self {
         let data = tempfile::Builder::new().prefix("edge-e2e-").tempdir().expect("a temporary folder");
         let sections = format!("{store}[fleet]\nname = {name:?}\n");
-        Self { name: name.into(), data: Arc::new(data), sections, host }
+        Self { name: name.into(), data: Arc::new(data), sections, host, operator: None }
+    }
+
+    /// Of a fleet with this operator, whose key `fleet` is run with.
+    #[must_use]
+    pub fn signed_by(self, operator: &Operator) -> Self {
+        let operator_key = Some(operator.file());
+        Self { operator: operator_key, ..self.with(&format!("operators = [{:?}]\n", operator.public())) }
+    }
+
+    /// What `fleet` is run with.
+    fn operator_sections(&self) -> String {
+        let key = self.operator.as_ref().map(|file| format!("operator_key = {file:?}\n")).unwrap_or_default();
+        format!("{}{key}", self.sections)
     }
 
     /// With more lines in its section `[fleet]`.
@@ -56,7 +104,7 @@ impl Machine {
     /// # Panics
     /// When it fails.
     pub async fn fleet(&self, arguments: &[&str]) -> Value {
-        let output = self.run(&self.sections, &[&["--json", "fleet"], arguments].concat()).await;
+        let output = self.run(&self.operator_sections(), &[&["--json", "fleet"], arguments].concat()).await;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "fleet {arguments:?}: {said}");
         serde_json::from_slice(&output.stdout).expect("JSON with --json")
@@ -67,9 +115,15 @@ impl Machine {
     /// # Panics
     /// When it is done all the same.
     pub async fn try_fleet(&self, arguments: &[&str]) -> String {
-        let output = self.run(&self.sections, &[&["fleet"], arguments].concat()).await;
+        let output = self.run(&self.operator_sections(), &[&["fleet"], arguments].concat()).await;
         assert!(!output.status.success(), "fleet {arguments:?} was done");
         String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// `edge-proxy check` on its config file: what it prints.
+    pub async fn check(&self) -> String {
+        let output = self.run(&self.sections, &["check"]).await;
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Starts it although it is not to come up: what it says when it has ended.

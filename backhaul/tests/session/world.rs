@@ -153,6 +153,7 @@ impl World {
             endpoint: ([127, 0, 0, 1], 1).into(),
             address: "fd00::1".parse().unwrap(),
             spki_pins: Vec::new(),
+            papers: None,
         };
         let world = Self::with(Backhaul::direct(owner.clone()), owner, heard, None, None, Arc::new(Mutex::new(row)));
         world.hear();
@@ -179,6 +180,7 @@ impl World {
             endpoint: listen,
             address,
             spki_pins: pin(changes.known_host_pin, &host_identity),
+            papers: None,
         };
         let peer = EdgePeer { key: known, address: edge_address, pins: pin(changes.known_edge_pin, &edge_identity) };
         let server = HostServer::start(HostServerOptions {

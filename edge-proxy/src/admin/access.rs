@@ -92,7 +92,7 @@ pub async fn link(stores: &Stores, name: &SpriteName, port: u16, life: Duration)
     if life.is_zero() || life > LINK_LIFE_MAX {
         return Err(SpriteError::Field { field: "expires", rule: "1s to 365days" });
     }
-    let (_, row) = row(stores, name).await?;
+    let (row, _) = sprites::living(stores, name).await?;
     if port != 0 && !row.ports.contains(&port) {
         return Err(SpriteError::Field { field: "port", rule: "one of the sprite's declared ports" });
     }
@@ -111,7 +111,7 @@ pub async fn link(stores: &Stores, name: &SpriteName, port: u16, life: Duration)
 /// # Errors
 /// [`SpriteError`].
 pub async fn revoke_links(stores: &Stores, name: &SpriteName) -> Result<(), SpriteError> {
-    private_of(&row(stores, name).await?.1)?;
+    private_of(&sprites::living(stores, name).await?.0)?;
     let share_key = signer(&stores.local, name, Seed::New)?.public_key();
     change(stores, name, |row| {
         row.access = Access::Private(Arc::new(Private { share_key, ..private_of(row)?.clone() }));
@@ -200,23 +200,14 @@ fn signer(store: &EmbeddedStore, name: &SpriteName, wanted: Seed) -> Result<Sign
     Signer::from_seed(&seed).ok_or_else(corrupt)
 }
 
-async fn row(stores: &Stores, name: &SpriteName) -> Result<(Option<u64>, SpriteRow), SpriteError> {
-    let key = SpriteRow::key(name);
-    let entry = stores.routes.get(&key).await?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
-    let (_, row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
-    if row.deleted {
-        return Err(SpriteError::Unknown(name.clone()));
-    }
-    Ok((Some(entry.version), row))
-}
-
 async fn change(
     stores: &Stores,
     name: &SpriteName,
     change: impl FnOnce(&mut SpriteRow) -> Result<(), SpriteError>,
 ) -> Result<(), SpriteError> {
-    let (version, mut row) = row(stores, name).await?;
+    let (mut row, version) = sprites::living(stores, name).await?;
     change(&mut row)?;
-    router::apply::publish(&*stores.routes, name, &row, version).await?;
+    row.proof.serial += u64::from(stores.own.is_some());
+    stores.publish(name, row, Some(version)).await?;
     Ok(())
 }

@@ -261,7 +261,9 @@ pub(crate) fn optional<T: Default + DeserializeOwned>(body: &[u8], wrong: &str) 
 
 pub(crate) fn failed(error: SpriteError) -> Problem {
     let status = match &error {
-        SpriteError::Exists(_) | SpriteError::Public | SpriteError::Defined(_) => StatusCode::CONFLICT,
+        SpriteError::Exists(_) | SpriteError::Public | SpriteError::Defined(_) | SpriteError::NotPlaced(_) => {
+            StatusCode::CONFLICT
+        }
         SpriteError::Unknown(_) => StatusCode::NOT_FOUND,
         SpriteError::Field { .. } | SpriteError::Host(_) => StatusCode::BAD_REQUEST,
         SpriteError::Store(StoreError::Conflict { .. }) => StatusCode::CONFLICT,

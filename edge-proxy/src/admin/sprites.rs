@@ -1,9 +1,10 @@
 //! Making and destroying sprites: the definition on this host, the route for everybody.
 
+use crate::signed_rows::Read;
 use crate::stores::Stores;
 use router::access::Access;
 use router::names::SpriteName;
-use router::route::{Generation, HostId};
+use router::route::HostId;
 use router::rows::{PORTS_MAX, ROW_VERSION, SpriteRow};
 use router::store::{EmbeddedStore, StoreError};
 use router::wake::WakeRules;
@@ -60,6 +61,9 @@ pub enum SpriteError {
     /// It is public: there is nothing to open.
     #[error("it is public; make it private first")]
     Public,
+    /// Where operators sign, one has to say that it may be made here.
+    #[error("no operator has placed {0} on this host: edge-proxy fleet place {0} --host HOST")]
+    NotPlaced(SpriteName),
     /// The system gave no random bytes.
     #[error("the system gave no random bytes")]
     Random,
@@ -84,20 +88,12 @@ pub async fn create(
     check(&new)?;
     owner.check(&new.driver).map_err(SpriteError::Host)?;
     let NewSprite { name, driver, ports, idle_timeout, access, wake } = new;
-    let key = SpriteRow::key(&name);
-    let present = stores.routes.get(&key).await?;
-    let before = match &present {
-        Some(entry) => {
-            let (_, row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
-            if !row.deleted {
-                return Err(SpriteError::Exists(name));
-            }
-            row.generation.0
-        }
-        None => 0,
-    };
-    // A name that is made again goes on where its tombstone stands, never from the start.
-    let generation = before + 1;
+    let (present, version) = present(stores, &name).await?;
+    if present.as_ref().is_some_and(|row| !row.deleted && (row.host == host || stores.own.is_none())) {
+        return Err(SpriteError::Exists(name));
+    }
+    let (proof, placed, tenant) = stores.placed(&name, present.as_ref()).await?;
+    let generation = placed.0;
     let spec = SpriteSpec { ports: ports.clone(), idle_timeout, ..SpriteSpec::new(name.clone(), generation, driver) };
     let spec_key = format!("{SPEC_PREFIX}{name}");
     let encoded = serde_json::to_vec(&spec).map_err(|_| SpriteError::Corrupt(name.clone()))?;
@@ -106,17 +102,37 @@ pub async fn create(
     stores.local.compare_and_set(&spec_key, spec_version, Some(&encoded))?;
     let row = SpriteRow {
         version: ROW_VERSION,
-        tenant: "local".into(),
-        generation: Generation(generation),
+        tenant,
+        generation: placed,
         host,
         ports,
         access,
         wake,
         deleted: false,
+        proof,
     };
-    router::apply::publish(&*stores.routes, &name, &row, present.map(|entry| entry.version)).await?;
+    stores.publish(&name, row, version).await?;
     owner.upsert(spec.clone()).await;
     Ok(spec)
+}
+
+/// What stands in the place of a sprite that is to be made. What nobody who may has written is written over.
+async fn present(stores: &Stores, name: &SpriteName) -> Result<(Option<SpriteRow>, Option<u64>), SpriteError> {
+    match stores.own_row(name).await {
+        Ok(read) => Ok(read.map_or((None, None), |(row, version)| (Some(row), Some(version)))),
+        Err(SpriteError::Corrupt(_)) if stores.own.is_some() => {
+            let entry = stores.routes.get(&SpriteRow::key(name)).await?;
+            Ok((None, entry.map(|entry| entry.version)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The row of a sprite that exists and, where operators sign, is this host's.
+pub(super) async fn living(stores: &Stores, name: &SpriteName) -> Result<Read, SpriteError> {
+    let read = stores.own_row(name).await?;
+    let own = |row: &SpriteRow| stores.own.as_ref().is_none_or(|own| own.host == row.host);
+    read.filter(|(row, _)| !row.deleted && own(row)).ok_or_else(|| SpriteError::Unknown(name.clone()))
 }
 
 pub(super) fn wrong_rules() -> SpriteError {
@@ -162,15 +178,11 @@ fn check(new: &NewSprite) -> Result<(), SpriteError> {
 /// # Errors
 /// [`SpriteError`].
 pub async fn delete(stores: &Stores, owner: &OwnerHandle, name: &SpriteName) -> Result<(), SpriteError> {
-    let key = SpriteRow::key(name);
-    let entry = stores.routes.get(&key).await?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
-    let (_, mut row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
-    if row.deleted {
-        return Err(SpriteError::Unknown(name.clone()));
-    }
+    let (mut row, version) = living(stores, name).await?;
     row.deleted = true;
     row.generation.0 += 1;
-    router::apply::publish(&*stores.routes, name, &row, Some(entry.version)).await?;
+    row.proof.serial = 0;
+    stores.publish(name, row, Some(version)).await?;
     let spec_key = format!("{SPEC_PREFIX}{name}");
     if let Some(spec) = stores.local.get(&spec_key)? {
         stores.local.compare_and_set(&spec_key, Some(spec.version), None)?;
@@ -219,11 +231,10 @@ pub async fn set_ports(
         }
     });
     let spec = changed??;
-    let key = SpriteRow::key(name);
-    let entry = stores.routes.get(&key).await?.ok_or_else(|| SpriteError::Unknown(name.clone()))?;
-    let (_, mut row) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
+    let (mut row, version) = living(stores, name).await?;
     row.ports.clone_from(&spec.ports);
-    router::apply::publish(&*stores.routes, name, &row, Some(entry.version)).await?;
+    row.proof.serial += u64::from(stores.own.is_some());
+    stores.publish(name, row, Some(version)).await?;
     Ok(spec)
 }
 
@@ -291,25 +302,27 @@ pub async fn publish_static(
     name: &SpriteName,
     ports: &[u16],
 ) -> Result<u64, SpriteError> {
-    let key = SpriteRow::key(name);
-    let present = stores.routes.get(&key).await?;
+    let (present, version) = present(stores, name).await?;
+    let living = present.as_ref().filter(|row| !row.deleted && (row.host == host || stores.own.is_none()));
+    let (proof, generation, tenant) = match living {
+        Some(row) => (row.proof.clone(), row.generation, row.tenant.clone()),
+        None => stores.placed(name, present.as_ref()).await?,
+    };
     let mut row = SpriteRow {
         version: ROW_VERSION,
-        tenant: "local".into(),
-        generation: Generation(1),
+        tenant,
+        generation,
         host,
         ports: ports.into(),
         access: Access::Public,
         wake: WakeRules::default(),
         deleted: false,
+        proof,
     };
-    if let Some(entry) = &present {
-        let (_, before) = SpriteRow::decode(&key, &entry.value).map_err(|_| SpriteError::Corrupt(name.clone()))?;
-        row.generation = Generation(before.generation.0 + u64::from(before.deleted));
-        if before == row {
-            return Ok(row.generation.0);
-        }
+    if present.as_ref() == Some(&row) {
+        return Ok(generation.0);
     }
-    router::apply::publish(&*stores.routes, name, &row, present.map(|entry| entry.version)).await?;
-    Ok(row.generation.0)
+    row.proof.serial += u64::from(living.is_some() && stores.own.is_some());
+    stores.publish(name, row, version).await?;
+    Ok(generation.0)
 }

@@ -1,22 +1,27 @@
 //! `edge-proxy fleet`: who belongs to it. It works on the store itself, with the config file of whoever
 //! may write there; no machine can enrol another one.
 
-use super::{add_host, endpoint};
+use super::{add_host, endpoint, place};
 use crate::cli::{Exit, failed};
-use crate::machine_keys::End;
+use crate::machine_keys::{self, End};
 use crate::stores;
 use anyhow::{Context, bail, ensure};
 use backhaul::keys::PublicKey;
 use clap::Subcommand;
 use config::Config;
 use router::hosts::is_name;
+use router::papers::{self, Enrolled, KEYS_MAX};
 use router::pops::{EdgeProcess, PROCESSES_MAX, PopRow};
 use router::registry::RegistryRow;
+use router::roles::{self, Role, Writer};
 use router::route::{HostId, HostRow};
 use router::rows::{ROW_VERSION, SPRITE_PREFIX, SpriteRow};
+use router::signing::{Operators, PublicKey as Signs, SigningKey};
 use router::store::{Entry, Store};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is done to the fleet.
 #[derive(Debug, Subcommand)]
@@ -29,6 +34,34 @@ pub enum FleetCommand {
     /// `PoPs`.
     #[command(subcommand)]
     Pop(MachineCommand),
+    /// Say that a sprite may be made on a host; asked for where operators sign. For one whose host is lost too: it
+    /// may be made again on another one.
+    Place {
+        /// The sprite.
+        name: String,
+        /// The host.
+        #[arg(long)]
+        host: String,
+        /// Whose it will be; a name that was in use stays its tenant's.
+        #[arg(long, default_value = "local")]
+        tenant: String,
+        /// The first generation there, when the store no longer says which was the last.
+        #[arg(long, value_name = "NUMBER")]
+        generation: Option<u64>,
+    },
+    /// Sign sprites anew where they are.
+    Sign {
+        /// Which.
+        names: Vec<String>,
+        /// Every sprite and every machine: before an operator's key goes out of use.
+        #[arg(long, conflicts_with = "names")]
+        all: bool,
+        /// Also what nobody has signed, as it stands: when a fleet begins to sign.
+        #[arg(long)]
+        unsigned: bool,
+    },
+    /// Who may write what in the store.
+    Roles,
 }
 
 /// What is done to one kind of machine.
@@ -48,6 +81,9 @@ pub enum MachineCommand {
         /// A host: where edges reach its WireGuard socket.
         #[arg(long, value_name = "ADDRESS")]
         endpoint: Option<SocketAddr>,
+        /// The key it signs its rows with; needed where operators sign.
+        #[arg(long, value_name = "BASE64URL")]
+        signing: Option<String>,
         /// A PoP: forget its other keys.
         #[arg(long)]
         replace: bool,
@@ -80,30 +116,115 @@ pub fn run(config: &Config, command: FleetCommand, json: bool) -> Exit {
     }
 }
 
-async fn work(config: &Config, command: FleetCommand) -> anyhow::Result<Value> {
-    if let FleetCommand::Keys = command {
-        return keys(config);
-    }
-    let store = stores::shared(config).await?;
-    match command {
-        FleetCommand::Keys => unreachable!("answered above"),
-        FleetCommand::Host(MachineCommand::Add { name, key, pin, endpoint, .. }) => {
-            let endpoint = endpoint.context("--endpoint: where edges reach its WireGuard socket")?;
-            add(&store, &name, &key, &pin, endpoint).await
+/// Who runs `fleet`: a key where operators sign, none elsewhere.
+pub(super) struct Operator {
+    /// Whose word counts.
+    pub(super) all: Operators,
+    /// Its own.
+    pub(super) key: Option<SigningKey>,
+}
+
+impl Operator {
+    /// The row with papers of this operator, if one signs here.
+    fn enrols<R: RegistryRow + Enrolled>(&self, row: R, keys: Vec<Signs>, removed: bool, before: Option<&R>) -> R {
+        let before = before.filter(|row| self.believes(*row)).and_then(Enrolled::papers);
+        match &self.key {
+            Some(key) => papers::enrol(row, keys, removed, before, now(), key),
+            None => row,
         }
-        FleetCommand::Host(MachineCommand::Remove { name, force }) => remove_host(&store, &name, force).await,
-        FleetCommand::Host(MachineCommand::List) => list::<HostRow>(&store).await,
-        FleetCommand::Pop(MachineCommand::Add { name, key, pin, endpoint: None, replace }) => {
-            add_pop(&store, &name, &key, &pin, replace).await
+    }
+
+    /// Whether who wrote a row may have.
+    fn believes<R: RegistryRow>(&self, row: &R) -> bool {
+        row.check(None, &self.all).is_ok()
+    }
+
+    /// The signing key of a machine, which must have one where operators sign.
+    fn signing(&self, text: Option<&String>) -> anyhow::Result<Vec<Signs>> {
+        let key = text.map(|text| text.parse::<Signs>()).transpose();
+        let key = key.map_err(|error| anyhow::anyhow!("--signing: {error}"))?;
+        ensure!(key.is_some() || self.key.is_none(), "--signing: the key it signs its rows with (`fleet keys` has it)");
+        Ok(key.into_iter().collect())
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+async fn work(config: &Config, command: FleetCommand) -> anyhow::Result<Value> {
+    match command {
+        FleetCommand::Keys => return keys(config),
+        FleetCommand::Roles => return Ok(table()),
+        _ => {}
+    }
+    let store: Store = Arc::new(Writer::new(stores::shared(config).await?, Role::Operator, None));
+    match &command {
+        FleetCommand::Host(MachineCommand::List) => return list::<HostRow>(&store).await,
+        FleetCommand::Pop(MachineCommand::List) => return list::<PopRow>(&store).await,
+        _ => {}
+    }
+    let operator = Operator { all: machine_keys::operators(config)?, key: machine_keys::operator(config)? };
+    match command {
+        FleetCommand::Keys | FleetCommand::Roles => unreachable!("answered above"),
+        FleetCommand::Host(MachineCommand::List) | FleetCommand::Pop(MachineCommand::List) => {
+            unreachable!("answered above")
+        }
+        FleetCommand::Host(MachineCommand::Add { name, key, pin, endpoint, signing, .. }) => {
+            let endpoint = endpoint.context("--endpoint: where edges reach its WireGuard socket")?;
+            let signing = operator.signing(signing.as_ref())?;
+            add(&store, &operator, &name, &key, &pin, endpoint, signing).await
+        }
+        FleetCommand::Host(MachineCommand::Remove { name, force }) => {
+            remove_host(&store, &operator, &name, force).await
+        }
+        FleetCommand::Pop(MachineCommand::Add { name, key, pin, endpoint: None, signing, replace }) => {
+            let signing = operator.signing(signing.as_ref())?;
+            add_pop(&store, &operator, &name, &key, &pin, signing, replace).await
         }
         FleetCommand::Pop(MachineCommand::Add { .. }) => bail!("--endpoint: edges call, nobody calls them"),
         FleetCommand::Pop(MachineCommand::Remove { name, .. }) => {
-            let (_, entry) = find::<PopRow>(&store, |row| row.name == name).await?.with_context(|| no("PoP", &name))?;
-            store.compare_and_set(&entry.key, Some(entry.version), None).await?;
+            let present = find::<PopRow>(&store, |row| row.name == name && !row.is_removed()).await?;
+            let (row, entry) = present.with_context(|| no("PoP", &name))?;
+            let_go(&store, &operator, row, &entry).await?;
             Ok(json!({ "removed": name }))
         }
-        FleetCommand::Pop(MachineCommand::List) => list::<PopRow>(&store).await,
+        FleetCommand::Place { name, host, tenant, generation } => {
+            place::place(&store, &operator, &name, &host, &tenant, generation).await
+        }
+        FleetCommand::Sign { names, all, unsigned } => place::sign(&store, &operator, &names, all, unsigned).await,
     }
+}
+
+/// The table of `router/src/roles.rs`.
+fn table() -> Value {
+    let line = |line: &roles::Rights| {
+        json!({
+            "prefix": line.prefix,
+            "operator": line.operator.to_string(),
+            "host": line.host.to_string(),
+            "edge": line.edge.to_string(),
+            "what": line.what,
+        })
+    };
+    roles::TABLE.iter().map(line).collect::<Vec<_>>().into()
+}
+
+/// Deletes the row of a machine; where operators sign, leaves one that says that it was let go.
+async fn let_go<R: RegistryRow + Enrolled>(
+    store: &Store,
+    operator: &Operator,
+    row: R,
+    entry: &Entry,
+) -> anyhow::Result<()> {
+    let gone = operator.key.as_ref().map(|_| {
+        let keys = row.papers().map(|papers| papers.enrolment.keys.clone()).unwrap_or_default();
+        let row = operator.enrols(row.clone(), keys, true, Some(&row));
+        RegistryRow::encode(&row)
+    });
+    store.compare_and_set(&entry.key, Some(entry.version), gone.as_deref()).await?;
+    Ok(())
 }
 
 fn no(what: &str, name: &str) -> String {
@@ -115,18 +236,29 @@ fn keys(config: &Config) -> anyhow::Result<Value> {
     ensure!(!config.fleet.name.is_empty(), "fleet.name: this machine has none");
     let (host, edge) = (End::of_host(config)?, End::of_edge(config)?);
     let (key, pin, name) = (edge.key.public(), edge.identity.pin(), &config.fleet.name);
+    let signing = edge.signing.public();
     // A PoP needs no address; a host that has none yet is told so in its place.
     let host = endpoint(config).and_then(|_| add_host(config, &host)).unwrap_or_else(|error| error.to_string());
     Ok(json!({
-        "as_pop": format!("edge-proxy fleet pop add {name} --key {key} --pin {pin} --config FILE"),
+        "as_pop": format!("edge-proxy fleet pop add {name} --key {key} --pin {pin} --signing {signing} --config FILE"),
         "as_host": host,
     }))
 }
 
-async fn add(store: &Store, name: &str, key: &str, pin: &str, endpoint: SocketAddr) -> anyhow::Result<Value> {
+async fn add(
+    store: &Store,
+    operator: &Operator,
+    name: &str,
+    key: &str,
+    pin: &str,
+    endpoint: SocketAddr,
+    signing: Vec<Signs>,
+) -> anyhow::Result<Value> {
     let key = public_key(key)?;
     let all = rows::<HostRow>(store).await?;
-    let present = all.iter().find(|(row, _)| row.name == name);
+    let named = all.iter().filter(|(row, _)| row.name == name && !row.is_removed());
+    // One that was written before operators signed is better than none.
+    let present = named.max_by_key(|(row, _)| operator.believes(row));
     let highest = all.iter().map(|(row, _)| row.number.0).max();
     // Numbers stand in routes: one that was given away is not given to another while any is left.
     let next = HostId(highest.map_or(1, |number| number + 1));
@@ -139,15 +271,26 @@ async fn add(store: &Store, name: &str, key: &str, pin: &str, endpoint: SocketAd
         endpoint,
         address,
         spki_pins: vec![pin.to_ascii_lowercase()],
+        papers: None,
     };
-    let taken = all.iter().find(|(other, _)| other.number != number && other.address == address);
+    let taken = |other: &HostRow| other.number != number && other.address == address && !other.is_removed();
+    let taken = all.iter().find(|(other, _)| taken(other));
     if let Some((other, _)) = taken {
         bail!("--key: it is host {}'s", other.name);
     }
+    let row = operator.enrols(row, signing, false, present.map(|(row, _)| row));
     write(store, &HostRow::key(number), &row, present.map(|(_, entry)| entry.version)).await
 }
 
-async fn add_pop(store: &Store, name: &str, key: &str, pin: &str, replace: bool) -> anyhow::Result<Value> {
+async fn add_pop(
+    store: &Store,
+    operator: &Operator,
+    name: &str,
+    key: &str,
+    pin: &str,
+    signing: Vec<Signs>,
+    replace: bool,
+) -> anyhow::Result<Value> {
     ensure!(is_name(name), "{name:?}: a name is 1 to 63 small letters, digits or -");
     let key = public_key(key)?;
     let present = find::<PopRow>(store, |row| row.name == name).await?;
@@ -156,17 +299,23 @@ async fn add_pop(store: &Store, name: &str, key: &str, pin: &str, replace: bool)
         address: key.derived_address(),
         spki_pins: vec![pin.to_ascii_lowercase()],
     };
-    let mut processes = match &present {
-        Some((row, _)) if !replace => row.processes.clone(),
-        _ => Vec::new(),
-    };
+    // Nothing of a row is kept that somebody else may have put there.
+    let known = present.as_ref().map(|(row, _)| row).filter(|row| operator.key.is_none() || operator.believes(*row));
+    let known = known.filter(|row| !replace && !row.is_removed());
+    let mut processes = known.map(|row| row.processes.clone()).unwrap_or_default();
+    let before = known.and_then(|row| row.papers.as_ref());
+    let mut keys = before.map(|papers| papers.enrolment.keys.clone()).unwrap_or_default();
+    keys.retain(|known| !signing.contains(known));
+    keys.extend(signing);
+    ensure!(keys.len() <= KEYS_MAX, "PoP {name} has {KEYS_MAX} signing keys already; --replace forgets them");
     processes.retain(|known| known.wireguard_key != process.wireguard_key);
     processes.push(process);
     ensure!(
         processes.len() <= PROCESSES_MAX,
         "PoP {name} has {PROCESSES_MAX} edge processes already; --replace forgets them"
     );
-    let row = PopRow { version: ROW_VERSION, name: name.into(), processes };
+    let row = PopRow { version: ROW_VERSION, name: name.into(), processes, papers: None };
+    let row = operator.enrols(row, keys, false, present.as_ref().map(|(row, _)| row));
     write(store, &PopRow::key(name), &row, present.map(|(_, entry)| entry.version)).await
 }
 
@@ -178,13 +327,14 @@ async fn write<R: RegistryRow>(store: &Store, key: &str, row: &R, version: Optio
     Ok(serde_json::from_slice(&value)?)
 }
 
-async fn remove_host(store: &Store, name: &str, force: bool) -> anyhow::Result<Value> {
-    let (row, entry) = find::<HostRow>(store, |row| row.name == name).await?.with_context(|| no("host", name))?;
+async fn remove_host(store: &Store, operator: &Operator, name: &str, force: bool) -> anyhow::Result<Value> {
+    let present = find::<HostRow>(store, |row| row.name == name && !row.is_removed()).await?;
+    let (row, entry) = present.with_context(|| no("host", name))?;
     let sprites = store.scan(SPRITE_PREFIX).await?;
     let placed = sprites.iter().filter_map(|entry| SpriteRow::decode(&entry.key, &entry.value).ok());
     let placed = placed.filter(|(_, sprite)| sprite.host == row.number && !sprite.deleted).count();
     ensure!(placed == 0 || force, "{placed} sprites are placed on host {name}; move them first, or --force");
-    store.compare_and_set(&entry.key, Some(entry.version), None).await?;
+    let_go(store, operator, row, &entry).await?;
     Ok(json!({ "removed": name, "sprites_left": placed }))
 }
 
@@ -208,7 +358,8 @@ async fn find<R: RegistryRow>(store: &Store, is: impl Fn(&R) -> bool) -> anyhow:
 }
 
 async fn list<R: RegistryRow>(store: &Store) -> anyhow::Result<Value> {
-    let rows = rows::<R>(store).await?;
+    let mut rows = rows::<R>(store).await?;
+    rows.retain(|(row, _)| !row.is_removed());
     let shown: Result<Vec<Value>, _> = rows.iter().map(|(row, _)| serde_json::from_slice(&row.encode())).collect();
     Ok(shown?.into())
 }
@@ -223,6 +374,14 @@ fn print(value: &Value, json: bool) {
             for row in rows {
                 let text = |field: &str| row[field].as_str().unwrap_or("").to_owned();
                 match row.get("number") {
+                    _ if row.get("prefix").is_some() => println!(
+                        "{:12} operator: {:14} host: {:14} edge: {:14} {}",
+                        text("prefix"),
+                        text("operator"),
+                        text("host"),
+                        text("edge"),
+                        text("what")
+                    ),
                     Some(number) => println!("{:4} {:20} {}", number, text("name"), text("endpoint")),
                     None => println!(
                         "{:20} {} edge processes",

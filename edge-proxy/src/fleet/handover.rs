@@ -20,7 +20,7 @@ use router::hosts::HostTable;
 use router::names::SpriteName;
 use router::registry::RegistryRow;
 use router::route::{Generation, HostId, HostRow};
-use router::rows::{ROW_VERSION, SpriteRow};
+use router::rows::ROW_VERSION;
 use router::store::{Engine, StoreError};
 use router::table::{Lookup, RouteTable};
 use serde::{Deserialize, Serialize};
@@ -115,9 +115,7 @@ async fn hand_over(
     began: Instant,
 ) -> anyhow::Result<Generation> {
     let (stores, name) = (&admin.stores, spec.name.clone());
-    let sprite_key = SpriteRow::key(&name);
-    let entry = stores.routes.get(&sprite_key).await?.context("it has no route")?;
-    let (_, row) = SpriteRow::decode(&sprite_key, &entry.value)?;
+    let (row, version) = stores.own_row(&name).await?.context("it has no route")?;
     ensure!(row.host == moving.own.number && !row.deleted, "the store places it elsewhere");
     asleep(owner, &name).await?;
     let share_seed = access::seed(&stores.local, &name)?.map(Key);
@@ -125,6 +123,7 @@ async fn hand_over(
     run_hook(moving, &name, target, ROUTE_BY.saturating_sub(began.elapsed())).await?;
 
     let generation = Generation(row.generation.0 + 1);
+    let moved = stores.given(&name, row, target, generation)?;
     let handover = HandoverRow {
         version: ROW_VERSION,
         name: name.clone(),
@@ -132,17 +131,18 @@ async fn hand_over(
         to: target.number,
         generation,
         ready: false,
+        seal: None,
     };
+    let handover = said(stores, handover);
     let key = HandoverRow::key(&name);
     let before = stores.routes.get(&key).await?.map(|entry| entry.version);
     stores.routes.compare_and_set(&key, before, Some(&handover.encode())).await?;
     let published = async {
-        ready(&moving.handovers, &handover, began).await?;
+        ready(moving, stores, &handover, began).await?;
         let state = owner.status(&name).await.map(|status| status.state);
         ensure!(began.elapsed() < ROUTE_BY && state == Some(StateName::Asleep), "its visitors could wait no longer");
-        let moved = SpriteRow { host: target.number, generation, ..row };
         leave(stores, &name, generation)?;
-        router::apply::publish(&*stores.routes, &name, &moved, Some(entry.version)).await?;
+        stores.publish(&name, moved, Some(version)).await?;
         anyhow::Ok(())
     };
     let published = published.await;
@@ -214,10 +214,26 @@ async fn run_hook(moving: &Moving, name: &SpriteName, target: &HostRow, patience
     }
 }
 
+/// As this host says it.
+fn said(stores: &Stores, row: HandoverRow) -> HandoverRow {
+    match &stores.own {
+        Some(own) => row.sealed(&own.key),
+        None => row,
+    }
+}
+
+/// Whether it is that host's word. Without operators everybody's is.
+fn is_word_of(host: HostId, row: &HandoverRow, stores: &Stores, moving: &Moving) -> bool {
+    let key = || moving.hosts.lookup(host).and_then(|host| host.signing_key());
+    stores.own.is_none() || key().is_some_and(|key| row.is_of(&key))
+}
+
 /// Waits until the other host has it.
-async fn ready(handovers: &Handovers, row: &HandoverRow, began: Instant) -> anyhow::Result<()> {
+async fn ready(moving: &Moving, stores: &Stores, row: &HandoverRow, began: Instant) -> anyhow::Result<()> {
     while began.elapsed() < ROUTE_BY {
-        if handovers.lookup(row.name.clone()).is_some_and(|now| now.ready && now.generation == row.generation) {
+        let now = moving.handovers.lookup(row.name.clone());
+        let now = now.filter(|now| now.ready && now.generation == row.generation && now.to == row.to);
+        if now.is_some_and(|now| is_word_of(row.to, &now, stores, moving)) {
             return Ok(());
         }
         tokio::time::sleep(LOOK).await;
@@ -246,6 +262,7 @@ async fn let_go(
 ) -> anyhow::Result<()> {
     // First of all: from here on nobody is served by it any more.
     owner.moved(name, to, generation.0).await;
+    stores.remember(name, None)?;
     sprites::put_local(&stores.local, &sprites::spec_key(name), None)?;
     access::forget_seed(&stores.local, name)?;
     sprites::put_local(&stores.local, &leaving_key(name), None)?;
@@ -276,15 +293,15 @@ pub fn leaving(stores: &Stores) -> Result<Vec<SpriteName>, StoreError> {
 
 async fn cleared(stores: &Stores, owner: &OwnerHandle, hosts: &HostTable, own: HostId) -> anyhow::Result<bool> {
     for name in leaving(stores)? {
-        let key = SpriteRow::key(&name);
-        let row = stores.routes.get(&key).await?.map(|entry| SpriteRow::decode(&key, &entry.value)).transpose()?;
+        // Not by what this host remembers: it may have given it away since.
+        let row = stores.believed(&name).await?;
         let Some(spec) = sprites::find(&stores.local, &name)? else {
             sprites::put_local(&stores.local, &leaving_key(&name), None)?;
             continue;
         };
         owner.upsert(spec).await;
         match row {
-            Some((_, row)) if row.host != own => {
+            Some((row, _)) if row.host != own => {
                 let to = hosts.lookup(row.host).map_or_else(String::new, |row| row.name.clone());
                 let_go(stores, owner, &name, &to, row.generation).await?;
             }
@@ -333,6 +350,7 @@ async fn unpack(stores: &Stores, owner: &OwnerHandle, moving: &Moving, row: &Han
     if HandoverRow::decode(&key, &entry.value)? != *row {
         return Ok(());
     }
+    ensure!(is_word_of(row.from, row, stores, moving), "the host that has it has not said so");
     let path = moving.sprites.join(row.name.as_str()).join(FILE);
     let text = tokio::fs::read(&path).await.with_context(|| path.display().to_string())?;
     let Luggage { spec, share_seed } = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
@@ -341,7 +359,7 @@ async fn unpack(stores: &Stores, owner: &OwnerHandle, moving: &Moving, row: &Han
     let spec = SpriteSpec { generation: row.generation.0, ..spec };
     let luggage = serde_json::to_vec(&Luggage { spec, share_seed })?;
     sprites::put_local(&stores.local, &format!("{INCOMING_PREFIX}{}", row.name), Some(&luggage))?;
-    let ready = HandoverRow { ready: true, ..row.clone() };
+    let ready = said(stores, HandoverRow { ready: true, ..row.clone() });
     stores.routes.compare_and_set(&key, Some(entry.version), Some(&ready.encode())).await?;
     Ok(())
 }
@@ -365,6 +383,11 @@ async fn adopt(stores: &Stores, owner: &OwnerHandle, table: &RouteTable, moving:
             drop(std::fs::remove_file(moving.sprites.join(name.as_str()).join(FILE)));
             owner.upsert(spec).await;
             sprites::put_local(&stores.local, &entry.key, None)?;
+            if stores.own.is_some()
+                && let Some((row, _)) = stores.believed(&name).await?
+            {
+                stores.remember(&name, Some(&row))?;
+            }
             tracing::info!(sprite = %name, "taken over");
         } else if moving.handovers.lookup(name.clone()).is_none() && !named(stores, moving, &spec).await? {
             // It was called off.
@@ -378,10 +401,8 @@ async fn adopt(stores: &Stores, owner: &OwnerHandle, table: &RouteTable, moving:
 
 /// Whether the store itself names this host: the table may be behind.
 async fn named(stores: &Stores, moving: &Moving, spec: &SpriteSpec) -> anyhow::Result<bool> {
-    let key = SpriteRow::key(&spec.name);
-    let Some(entry) = stores.routes.get(&key).await? else { return Ok(false) };
-    let (_, row) = SpriteRow::decode(&key, &entry.value)?;
-    Ok(row.host == moving.own.number && row.generation.0 == spec.generation)
+    let read = stores.believed(&spec.name).await?;
+    Ok(read.is_some_and(|(row, _)| row.host == moving.own.number && row.generation.0 == spec.generation))
 }
 
 async fn remove(store: &dyn Engine, key: &str) -> Result<(), StoreError> {

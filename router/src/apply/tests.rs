@@ -17,6 +17,7 @@ fn row(generation: u64) -> SpriteRow {
         access: Access::Public,
         wake: crate::wake::WakeRules::default(),
         deleted: false,
+        proof: crate::placement::Proof::default(),
     }
 }
 
@@ -275,3 +276,5 @@ fn many_routes_that_change_at_once_wait_and_follow_what_the_store_says_meanwhile
     snapshot(&mut applier, &all.iter().map(|name| (name.as_str(), 5)).collect::<Vec<_>>(), FIRST);
     assert_eq!(applier.bulk.len(), 0);
 }
+
+mod forgeries;

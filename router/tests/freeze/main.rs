@@ -140,6 +140,7 @@ fn row(number: usize) -> DomainRow {
 
 fn host(number: u32) -> HostRow {
     HostRow {
+        papers: None,
         name: format!("host-{number}"),
         number: HostId(number),
         wireguard_key: "k".into(),
