@@ -11,6 +11,7 @@ use crate::fleet::{self, Moving};
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
 use crate::machine_keys::End;
+use crate::primary;
 use crate::sessions;
 use crate::stores::Stores;
 use crate::webhook::Webhook;
@@ -19,7 +20,7 @@ use acme::local_ca::LocalCa;
 use acme::resolver::Certificates;
 use anyhow::{Context, anyhow};
 use backhaul::Backhaul;
-use config::{Config, UnknownNames};
+use config::{Config, StoreEngine, UnknownNames};
 use router::domains::{DomainName, DomainTable};
 use router::names::{SpriteName, Suffix, parse_host};
 use router::route::HostId;
@@ -167,7 +168,7 @@ impl Running {
     async fn start(config: &Config, role: Role, listeners: Option<Listeners>) -> anyhow::Result<Self> {
         let socket = config.admin_socket();
         let listener = bind_admin(&socket).await?;
-        let stores = Stores::open(config).await?;
+        let stores = Stores::open(config, role == Role::Host).await?;
         let suffixes =
             config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
         let domains = DomainTable::new(fixed_domains(config, &suffixes)?, &suffixes, &reserved(config));
@@ -175,6 +176,12 @@ impl Running {
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
         let hosts = (role != Role::Alone).then(|| fleet::hosts(&stores.routes, &config.data_dir));
+        let serve = config.store.embedded.serve.filter(|_| config.store.engine == StoreEngine::Embedded);
+        let pops = (role == Role::Host || (role == Role::Pop && serve.is_some()))
+            .then(|| fleet::pops(&stores.routes, &config.data_dir));
+        if let (Some(at), Some(hosts), Some(pops)) = (serve, &hosts, &pops) {
+            primary::serve(config, at, &stores.routes, hosts, pops).await?;
+        }
         let mut moving = None;
         let (host, number, backhaul) = match (role, &hosts) {
             (Role::Alone, _) | (_, None) => {
@@ -187,7 +194,7 @@ impl Running {
             }
             (Role::Host, Some(hosts)) => {
                 let row = fleet::own_row(config, hosts).await?;
-                let pops = fleet::pops(&stores.routes, &config.data_dir);
+                let pops = pops.context("a worker host follows the PoPs")?;
                 let (host, listens) = Host::in_fleet(config, &doors, pops).await?;
                 let number = row.number;
                 tokio::spawn(fleet::announce(config.clone(), Arc::clone(&stores.routes), Arc::clone(&row), listens));

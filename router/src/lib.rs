@@ -17,6 +17,7 @@ mod last_known_good;
 pub mod names;
 pub mod pops;
 pub mod registry;
+pub mod roles;
 pub mod route;
 pub mod rows;
 pub mod store;
