@@ -46,10 +46,12 @@ impl Fleet {
         if self.name.len() > 63 || !self.name.bytes().all(legal) {
             return Err(("fleet.name", "1 to 63 small letters, digits or -".into()));
         }
-        if store.engine == StoreEngine::Embedded {
+        if store.engine == StoreEngine::Embedded && store.embedded.serve.is_none() {
             return Err((
                 "fleet.name",
-                "machines find each other in a store they share: store.engine is \"embedded\"".into(),
+                "machines find each other in a store they share: store.engine is \"embedded\" and store.embedded.serve says \
+                 nowhere"
+                    .into(),
             ));
         }
         if link == Link::DirectInsecure {

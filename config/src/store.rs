@@ -1,7 +1,7 @@
 //! Where the routing table is kept.
 
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +24,10 @@ pub struct Store {
     pub nats: NatsStore,
     /// Used by engine `etcd`.
     pub etcd: EtcdStore,
+    /// Used by engine `embedded`.
+    pub embedded: EmbeddedStore,
+    /// Used by engine `primary`.
+    pub primary: PrimaryStore,
 }
 
 /// The store engines.
@@ -37,6 +41,29 @@ pub enum StoreEngine {
     Nats,
     /// Keys of etcd.
     Etcd,
+    /// The file of another process, which serves it.
+    Primary,
+}
+
+/// Section `[store.embedded]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EmbeddedStore {
+    /// Where the file is served to the other machines of a fleet; none: to nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serve: Option<SocketAddr>,
+    /// Pins of the certificates of those who may enrol machines from elsewhere.
+    pub operators: Vec<String>,
+}
+
+/// Section `[store.primary]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PrimaryStore {
+    /// Where the primary serves its file, `HOST:PORT`.
+    pub server: String,
+    /// SHA-256 of its certificate's public key, hexadecimal.
+    pub pin: String,
 }
 
 /// Section `[store.nats]`.
@@ -123,11 +150,27 @@ impl Store {
         if prefix.len() > 64 || !prefix.ends_with('/') || prefix.contains(char::is_whitespace) {
             return Err(("store.etcd.prefix", "at most 64 bytes, the last of them a slash, no spaces".into()));
         }
+        if self.embedded.operators.iter().any(|pin| !is_pin(pin.as_str())) {
+            return Err(("store.embedded.operators", "SHA-256 of public keys, 64 hexadecimal digits each".into()));
+        }
+        if self.engine == StoreEngine::Primary {
+            let (host, port) = self.primary.server.rsplit_once(':').unwrap_or_default();
+            if host.is_empty() || !port.parse::<u16>().is_ok_and(|port| port > 0) {
+                return Err(("store.primary.server", "engine \"primary\" needs it: HOST:PORT".into()));
+            }
+            if !is_pin(&self.primary.pin) {
+                return Err(("store.primary.pin", "SHA-256 of the primary's public key, 64 hexadecimal digits".into()));
+            }
+        }
         if self.etcd.user.is_empty() != self.etcd.password_file.as_os_str().is_empty() {
             return Err(("store.etcd.password_file", "user and password_file are given together".into()));
         }
         Ok(())
     }
+}
+
+fn is_pin(pin: &str) -> bool {
+    pin.len() == 64 && pin.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What crosses a network is encrypted, by TLS or by the tunnel whose addresses are private.

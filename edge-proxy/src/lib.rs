@@ -29,6 +29,7 @@ pub mod interim;
 pub mod jitter;
 pub mod listen;
 pub mod machine_keys;
+mod primary;
 pub mod request;
 pub mod request_id;
 pub mod resolve;

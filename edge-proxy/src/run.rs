@@ -11,6 +11,7 @@ use crate::fleet::{self, Moving};
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
 use crate::machine_keys::{self, End};
+use crate::primary;
 use crate::sessions;
 use crate::signed_rows::{self, Own};
 use crate::stores::Stores;
@@ -22,7 +23,7 @@ use acme::local_ca::LocalCa;
 use acme::resolver::Certificates;
 use anyhow::{Context, anyhow};
 use backhaul::Backhaul;
-use config::{Config, UnknownNames};
+use config::{Config, StoreEngine, UnknownNames};
 use router::domains::{DomainName, DomainTable};
 use router::names::{SpriteName, Suffix, parse_host};
 use router::pops::PopRow;
@@ -174,7 +175,7 @@ impl Running {
     async fn start(config: &Config, role: Role, listeners: Option<Listeners>) -> anyhow::Result<Self> {
         let socket = config.admin_socket();
         let listener = bind_admin(&socket).await?;
-        let mut stores = Stores::open(config).await?;
+        let mut stores = Stores::open(config, role == Role::Host).await?;
         let operators = machine_keys::operators(config)?;
         let suffixes =
             config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
@@ -185,6 +186,12 @@ impl Running {
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
         let hosts = (role != Role::Alone).then(|| fleet::hosts(&stores.routes, &config.data_dir, &operators));
+        let serve = config.store.embedded.serve.filter(|_| config.store.engine == StoreEngine::Embedded);
+        let pops = (role == Role::Host || (role == Role::Pop && serve.is_some()))
+            .then(|| fleet::pops(&stores.routes, &config.data_dir, &operators));
+        if let (Some(at), Some(hosts), Some(pops)) = (serve, &hosts, &pops) {
+            primary::serve(config, at, &stores.routes, hosts, pops).await?;
+        }
         let mut moving = None;
         let (host, number, backhaul) = match (role, &hosts) {
             (Role::Alone, _) | (_, None) => {
@@ -205,7 +212,7 @@ impl Running {
                     stores.own = Some(Arc::new(Own { host: number, key, operators }));
                     tokio::spawn(signed_rows::repair(stores.clone(), Arc::clone(&table)));
                 }
-                let pops = fleet::pops(&stores.routes, &config.data_dir, &operators);
+                let pops = pops.context("a worker host follows the PoPs")?;
                 let (host, listens) = Host::in_fleet(config, &doors, pops).await?;
                 let (store, hosts) = (Arc::clone(&stores.routes), Arc::clone(hosts));
                 tokio::spawn(fleet::announce(config.clone(), store, Arc::clone(&hosts), number, key, listens));

@@ -1,12 +1,16 @@
 //! The two places this process writes to: its own file, and the store of the routes.
 
+use crate::machine_keys::End;
+use crate::primary;
 use crate::signed_rows::Own;
 use anyhow::{Context, bail};
 use config::{Config, StoreEngine};
 use router::roles::{Role, Writer};
 use router::store::etcd::EtcdStore;
 use router::store::nats::NatsStore;
-use router::store::{Embedded, EmbeddedStore, Store};
+use router::store::{Embedded, EmbeddedStore, Store, StoreError};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Both stores. With engine `embedded` they are one file.
@@ -21,17 +25,18 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Opens the file and begins to connect to the engine; an engine that is away is waited for later.
+    /// Opens the file and begins to connect to the engine, for an edge or for a worker host; an engine that is
+    /// away is waited for later.
     ///
     /// # Errors
-    /// The file cannot be opened, or what the engine needs (credentials, roots) cannot be read.
-    pub async fn open(config: &Config) -> anyhow::Result<Self> {
-        let path = config.data_dir.join("store.redb");
+    /// The file cannot be opened, or what the engine needs (credentials, roots, keys) cannot be read.
+    pub async fn open(config: &Config, is_host: bool) -> anyhow::Result<Self> {
+        let path = file(config);
         let local = EmbeddedStore::open(&path).with_context(|| format!("store {}", path.display()))?;
         let local = Arc::new(local);
         let routes = match config.store.engine {
             StoreEngine::Embedded => Arc::new(Embedded(Arc::clone(&local))),
-            StoreEngine::Etcd | StoreEngine::Nats => shared(config).await?,
+            StoreEngine::Etcd | StoreEngine::Nats | StoreEngine::Primary => engine(config, is_host).await?,
         };
         Ok(Self { local, routes, own: None })
     }
@@ -43,14 +48,49 @@ impl Stores {
     }
 }
 
-/// The store that machines share.
+fn file(config: &Config) -> PathBuf {
+    config.data_dir.join("store.redb")
+}
+
+/// The store that machines share, for who works on it from the command line.
 ///
 /// # Errors
 /// There is none, or what the engine needs cannot be read.
 pub async fn shared(config: &Config) -> anyhow::Result<Store> {
+    match (config.store.engine, config.store.embedded.serve) {
+        (StoreEngine::Embedded, Some(serve)) => of_this_machine(config, serve),
+        _ => engine(config, true).await,
+    }
+}
+
+/// The file itself, or whoever has it open.
+fn of_this_machine(config: &Config, serve: SocketAddr) -> anyhow::Result<Store> {
+    let path = file(config);
+    std::fs::create_dir_all(&config.data_dir).with_context(|| config.data_dir.display().to_string())?;
+    match EmbeddedStore::open(&path) {
+        Ok(file) => Ok(Arc::new(Embedded(Arc::new(file)))),
+        Err(StoreError::InUse) => {
+            let ends = primary::own(config)?;
+            let pins = [ends[0].identity.pin().to_owned(), ends[1].identity.pin().to_owned()];
+            // On all addresses is on this one too.
+            let at = if serve.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], serve.port())) } else { serve };
+            primary::client(&at.to_string(), &pins, &ends[0].identity)
+        }
+        Err(error) => Err(error).with_context(|| format!("store {}", path.display())),
+    }
+}
+
+async fn engine(config: &Config, is_host: bool) -> anyhow::Result<Store> {
     match config.store.engine {
-        StoreEngine::Embedded => bail!("store.engine: \"embedded\" is a file of one process; nothing is shared"),
+        StoreEngine::Embedded => bail!(
+            "store.engine: \"embedded\" is a file of one process; nothing is shared unless store.embedded.serve says where"
+        ),
         StoreEngine::Etcd => Ok(Arc::new(EtcdStore::open(&config.store.etcd).context("store engine etcd")?)),
         StoreEngine::Nats => Ok(Arc::new(NatsStore::connect(&config.store.nats).await.context("store engine nats")?)),
+        StoreEngine::Primary => {
+            let end = if is_host { End::of_host(config)? } else { End::of_edge(config)? };
+            let primary = &config.store.primary;
+            primary::client(&primary.server, std::slice::from_ref(&primary.pin), &end.identity)
+        }
     }
 }

@@ -11,6 +11,7 @@ pub mod etcd;
 mod feed;
 mod http;
 pub mod nats;
+pub mod primary;
 
 pub use embedded::{Embedded, EmbeddedStore};
 pub use feed::Feed;

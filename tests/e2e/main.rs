@@ -30,6 +30,7 @@ mod neighbours;
 mod never_sleeps;
 mod oracle;
 mod orders;
+mod primary;
 mod qemu_driver;
 mod real_apps;
 mod reconnects;

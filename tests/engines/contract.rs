@@ -42,7 +42,13 @@ macro_rules! contract {
         }
     };
 }
-each!(embedded: crate::EmbeddedWorld, nats: crate::NatsWorld, etcd: crate::EtcdWorld => contract);
+each!(
+    embedded: crate::EmbeddedWorld,
+    primary: crate::PrimaryWorld,
+    nats: crate::NatsWorld,
+    etcd: crate::EtcdWorld
+    => contract
+);
 
 async fn next(feed: &mut Feed) -> FeedEvent {
     within("an event", LIMIT, feed.next()).await.unwrap()

@@ -16,7 +16,7 @@ mod secured;
 mod worlds;
 
 pub(crate) use edge::Edge;
-pub(crate) use worlds::{Cluster, EmbeddedWorld, EtcdWorld, NatsWorld, World};
+pub(crate) use worlds::{Cluster, EmbeddedWorld, EtcdWorld, NatsWorld, PrimaryWorld, World};
 
 use router::access::Access;
 use router::route::{Generation, HostId};

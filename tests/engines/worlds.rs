@@ -1,11 +1,19 @@
 //! The engines under test, each with what makes it.
 
+use backhaul::session::{Identity, shared_pins};
 use harness::etcd::Etcd;
 use harness::nats::Nats;
+use router::roles::{Role, Writer};
 use router::store::etcd::EtcdStore;
 use router::store::nats::NatsStore;
+use router::store::primary::{PrimaryStore, server};
 use router::store::{Embedded, EmbeddedStore, Store};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+const PROTOCOL: &[u8] = b"test";
 
 /// An engine that runs.
 pub(crate) trait World: Sized {
@@ -45,6 +53,50 @@ impl World for EmbeddedWorld {
 
     async fn store(&self) -> Store {
         Arc::new(Embedded(Arc::clone(&self.store)))
+    }
+}
+
+/// The embedded store, as another machine has it: over TLS from the one whose file it is.
+pub(crate) struct PrimaryWorld {
+    address: SocketAddr,
+    client: Identity,
+    pin: String,
+    _file: EmbeddedWorld,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for PrimaryWorld {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl World for PrimaryWorld {
+    async fn start() -> Option<Self> {
+        let file = EmbeddedWorld::start().await?;
+        let (server, client) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let pins = shared_pins(std::iter::once(&client.pin().to_owned()));
+        let acceptor = TlsAcceptor::from(Arc::new(server.tls_server(&pins, PROTOCOL).unwrap()));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let store = file.store().await;
+        let serving = tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let (acceptor, store) = (acceptor.clone(), Arc::clone(&store));
+                tokio::spawn(async move {
+                    if let Ok(tls) = acceptor.accept(tcp).await {
+                        server::serve(tls, Arc::new(Writer::new(store, Role::Operator, None))).await;
+                    }
+                });
+            }
+        });
+        Some(Self { address, client, pin: server.pin().to_owned(), _file: file, serving })
+    }
+
+    async fn store(&self) -> Store {
+        let tls = self.client.tls_client(std::slice::from_ref(&self.pin), PROTOCOL).unwrap();
+        Arc::new(PrimaryStore::open(&self.address.to_string(), TlsConnector::from(Arc::new(tls))).unwrap())
     }
 }
 

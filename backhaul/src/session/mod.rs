@@ -17,7 +17,7 @@ mod transport;
 
 pub use edge::{EdgeOptions, HostLookup, QuicEdge};
 pub use server::{EdgePeer, HostServer, HostServerOptions, Limits, ServeError};
-pub use tls::{Identity, IdentityError};
+pub use tls::{Identity, IdentityError, Pins, pin_of, shared as shared_pins};
 
 pub(crate) use control::{read_frame, write_frame};
 pub(crate) use ledger::Ledger;

@@ -71,26 +71,46 @@ impl Identity {
 
     /// The client side of a session with a host that has one of `pins`.
     pub(super) fn client(&self, pins: &[String]) -> Result<quinn::ClientConfig, IdentityError> {
-        let verifier = Arc::new(Pinned::new(pins));
+        let config = self.tls_client(pins, ALPN)?;
+        Ok(quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config)?)))
+    }
+
+    /// TLS with a server that has one of `pins`, for something else than a session. Whatever name is asked
+    /// for is not looked at.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn tls_client(&self, pins: &[String], protocol: &[u8]) -> Result<rustls::ClientConfig, IdentityError> {
+        let verifier = Arc::new(Pinned { pins: shared(pins.iter()), provider: provider() });
         let mut config = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_client_auth_cert(vec![self.certificate.clone()], self.key.clone_key())?;
-        config.alpn_protocols = vec![ALPN.into()];
+        config.alpn_protocols = vec![protocol.into()];
         config.resumption = rustls::client::Resumption::disabled();
-        Ok(quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config)?)))
+        Ok(config)
     }
 
-    /// The server side for edges that have one of `pins`, whichever those are at the time.
-    pub(super) fn server(&self, pins: &Pins) -> Result<quinn::ServerConfig, IdentityError> {
+    /// TLS with clients that have one of `pins`, whichever those are at the time, for something else than
+    /// a session.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn tls_server(&self, pins: &Pins, protocol: &[u8]) -> Result<rustls::ServerConfig, IdentityError> {
         let verifier = Arc::new(Pinned { pins: Arc::clone(pins), provider: provider() });
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![self.certificate.clone()], self.key.clone_key())?;
-        config.alpn_protocols = vec![ALPN.into()];
+        config.alpn_protocols = vec![protocol.into()];
         config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+
+    /// The server side for edges that have one of `pins`, whichever those are at the time.
+    pub(super) fn server(&self, pins: &Pins) -> Result<quinn::ServerConfig, IdentityError> {
+        let config = self.tls_server(pins, ALPN)?;
         Ok(quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config)?)))
     }
 }
@@ -112,13 +132,17 @@ fn generate_pem() -> Result<Zeroizing<String>, IdentityError> {
     Ok(pem)
 }
 
-/// The pin of the certificate a peer presented.
+/// The pin of the certificate a peer presented in a session.
 pub(super) fn pin_of_peer(connection: &quinn::Connection) -> Option<String> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     pin_of(chain.first()?).ok()
 }
 
-fn pin_of(certificate: &CertificateDer<'_>) -> Result<String, Error> {
+/// SHA-256 of a certificate's public key, hexadecimal.
+///
+/// # Errors
+/// It is no certificate.
+pub fn pin_of(certificate: &CertificateDer<'_>) -> Result<String, Error> {
     let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
     Ok(digest(&SHA256, &key).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -128,10 +152,10 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// Pins that may change while they are in use; lower case.
-pub(super) type Pins = Arc<ArcSwap<HashSet<String>>>;
+pub type Pins = Arc<ArcSwap<HashSet<String>>>;
 
 /// These pins, to be shared.
-pub(super) fn shared<'a>(pins: impl Iterator<Item = &'a String>) -> Pins {
+pub fn shared<'a>(pins: impl Iterator<Item = &'a String>) -> Pins {
     Arc::new(ArcSwap::from_pointee(pins.map(|pin| pin.to_ascii_lowercase()).collect()))
 }
 
@@ -143,10 +167,6 @@ struct Pinned {
 }
 
 impl Pinned {
-    fn new(pins: &[String]) -> Self {
-        Self { pins: shared(pins.iter()), provider: provider() }
-    }
-
     fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
         // The pin is public: comparing it need not take constant time.
         match self.pins.load().contains(&pin_of(certificate)?) {

@@ -25,6 +25,9 @@ const CALL: Duration = Duration::from_secs(3);
 /// Longest answer or line, bytes (chosen: a thousand rows of the longest value, in base64).
 const BYTES_MAX: usize = 128 << 20;
 
+/// What a pinned server is called in the handshake; nobody looks at it.
+const PINNED_NAME: &str = "store.sprite.invalid";
+
 /// Servers of one engine, any of which will do.
 pub(super) struct Servers {
     servers: Vec<Server>,
@@ -103,6 +106,18 @@ impl Servers {
             servers.push(Server { host, port, tls });
         }
         Ok(Self { servers, first: AtomicUsize::new(0) })
+    }
+
+    /// One server, at `HOST:PORT`, whose certificate is known by its key: `connector` looks at nothing else.
+    ///
+    /// # Errors
+    /// [`StoreError::Denied`]: no address.
+    pub(super) fn pinned(address: &str, connector: TlsConnector) -> Result<Self, StoreError> {
+        let wrong = || StoreError::Denied(format!("{address}: no HOST:PORT"));
+        let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+        let (host, port) = (host.trim_matches(['[', ']']).to_owned(), port.parse().map_err(|_| wrong())?);
+        let name = ServerName::try_from(PINNED_NAME).map_err(|_| wrong())?;
+        Ok(Self { servers: vec![Server { host, port, tls: Some((connector, name)) }], first: AtomicUsize::new(0) })
     }
 
     /// How many there are.
