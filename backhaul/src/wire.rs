@@ -254,7 +254,7 @@ pub struct Refused {
 #[derive(Clone, PartialEq, Message)]
 pub struct ToOwner {
     /// The message.
-    #[prost(oneof = "EdgeMessage", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "EdgeMessage", tags = "1, 2, 3, 4, 5")]
     pub message: Option<EdgeMessage>,
 }
 
@@ -273,6 +273,9 @@ pub enum EdgeMessage {
     /// A [`Cordon`] is in effect at this edge.
     #[prost(message, tag = "4")]
     Cordoned(Cordoned),
+    /// A change of a route that leads to this host is in effect at this edge.
+    #[prost(message, tag = "5")]
+    Applied(Applied),
 }
 
 /// Asks the owner to make a sprite ready. Retransmitted with the same id; idempotent.
@@ -472,6 +475,17 @@ pub struct Cordoned {
     /// That of the [`Cordon`].
     #[prost(uint64, tag = "4")]
     pub number: u64,
+}
+
+/// See [`EdgeMessage::Applied`].
+#[derive(Clone, PartialEq, Message)]
+pub struct Applied {
+    /// Lower-case sprite name.
+    #[prost(string, tag = "1")]
+    pub sprite: String,
+    /// The store's number of the change.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
 }
 
 /// A frame that is too long or not a message of the expected kind.

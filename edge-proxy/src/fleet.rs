@@ -1,8 +1,10 @@
 //! This machine among others: the registry it follows, and its own place in it.
 
+mod acks;
 mod enrol;
 mod handover;
 
+pub use acks::{Acks, tell_hosts};
 pub use enrol::{FleetCommand, MachineCommand, run};
 pub(crate) use handover::give;
 pub use handover::{Moving, clear_up, leaving, receive};
@@ -17,6 +19,7 @@ use router::pops::PopTable;
 use router::registry::{Registry, RegistryRow};
 use router::route::{HostId, HostRow};
 use router::store::Store;
+use router::table::RouteTable;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +39,16 @@ pub fn hosts(store: &Store, data_dir: &Path) -> Arc<HostTable> {
     let (hosts, path) = known(data_dir, "hosts.last-known-good");
     tokio::spawn(router::hosts::follow(Arc::clone(store), Arc::clone(&hosts), path));
     hosts
+}
+
+/// Waits until every host is known, so that no route leads to one that is not, for as long as the store is heard:
+/// a second at most.
+pub async fn read(hosts: &HostTable, table: &RouteTable) {
+    let mut waited = Duration::ZERO;
+    while !hosts.is_read() && table.stale_for().is_none() && waited < AGAIN {
+        tokio::time::sleep(LOOK).await;
+        waited += LOOK;
+    }
 }
 
 /// Every PoP, likewise.

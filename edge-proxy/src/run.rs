@@ -7,7 +7,7 @@ use crate::cli::{Exit, failed};
 use crate::domain_certificates::DomainCertificates;
 use crate::domains::Domains;
 use crate::door::SpriteDoors;
-use crate::fleet::{self, Moving};
+use crate::fleet::{self, Acks, Moving};
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
 use crate::machine_keys::End;
@@ -175,20 +175,25 @@ impl Running {
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
         let hosts = (role != Role::Alone).then(|| fleet::hosts(&stores.routes, &config.data_dir));
-        let mut moving = None;
+        let (mut moving, mut acks) = (None, None);
         let (host, number, backhaul) = match (role, &hosts) {
             (Role::Alone, _) | (_, None) => {
                 let (host, backhaul) = Host::alone(config, LOCAL_HOST, &doors).await?;
                 (Some(host), LOCAL_HOST, Some(backhaul))
             }
             (Role::Pop, Some(hosts)) => {
+                fleet::read(hosts, &table).await;
                 let edge = sessions::connect(config, End::of_edge(config)?, Arc::clone(hosts))?;
-                (None, LOCAL_HOST, Some(Backhaul::quic(edge)))
+                let backhaul = Backhaul::quic(edge);
+                tokio::spawn(fleet::tell_hosts(table.changes(), backhaul.clone()));
+                (None, LOCAL_HOST, Some(backhaul))
             }
             (Role::Host, Some(hosts)) => {
                 let row = fleet::own_row(config, hosts).await?;
                 let pops = fleet::pops(&stores.routes, &config.data_dir);
-                let (host, listens) = Host::in_fleet(config, &doors, pops).await?;
+                let heard = Arc::new(Acks::new(Arc::clone(&pops)));
+                let (host, listens) = Host::in_fleet(config, &doors, pops, Arc::clone(&heard)).await?;
+                acks = Some(heard);
                 let number = row.number;
                 tokio::spawn(fleet::announce(config.clone(), Arc::clone(&stores.routes), Arc::clone(&row), listens));
                 moving = Some(Arc::new(Moving {
@@ -241,6 +246,7 @@ impl Running {
             domains,
             hosts,
             moving,
+            acks,
             host: number,
             suffix: config.names.suffixes.first().cloned().unwrap_or_default(),
             https_port: edge.as_ref().map_or(443, |edge| edge.https.port()),

@@ -151,10 +151,15 @@ impl Applier {
                 }
                 After::Nothing
             }
-            FeedEvent::SnapshotEnd(cursor) => self.snapshot_end(cursor, now),
+            FeedEvent::SnapshotEnd(cursor) => {
+                self.table.mark_caught_up();
+                self.snapshot_end(cursor, now)
+            }
             FeedEvent::Put(entry, cursor) => {
                 self.advance(cursor);
-                self.put(&entry.key, &entry.value);
+                if let Some(name) = self.put(&entry.key, &entry.value) {
+                    self.table.tell_applied(&name, entry.version);
+                }
                 After::Changed
             }
             FeedEvent::Delete(key, cursor) => {
@@ -164,7 +169,10 @@ impl Applier {
                 }
                 After::Changed
             }
-            FeedEvent::Current(_) => After::Nothing,
+            FeedEvent::Current(_) => {
+                self.table.mark_caught_up();
+                After::Nothing
+            }
         };
         self.table.set_held_removals(self.held.len());
         after
@@ -175,8 +183,9 @@ impl Applier {
         self.epoch = Some(cursor.epoch);
     }
 
-    fn put(&mut self, key: &str, value: &[u8]) {
-        let Some((name, route)) = self.checked(key, value) else { return };
+    /// The name whose route it is, unless the row was set aside.
+    fn put(&mut self, key: &str, value: &[u8]) -> Option<SpriteName> {
+        let (name, route) = self.checked(key, value)?;
         self.held.remove(&name);
         // What the file says of a sprite is over when the store speaks of it, whatever the
         // generations: a store that was made anew or brought back from a copy has lower
@@ -186,6 +195,7 @@ impl Applier {
         } else {
             self.table.apply_put(&name, route);
         }
+        Some(name)
     }
 
     /// Takes routes out of the table, all or, if they are too many, none.

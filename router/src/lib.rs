@@ -7,6 +7,7 @@
 //! serves a client or wakes anything.
 
 pub mod access;
+pub mod applied;
 pub mod apply;
 mod brake;
 pub mod cors;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 /// A kind of row, one per machine.
@@ -41,11 +42,12 @@ pub trait RegistryRow: Clone + Send + Sync + 'static {
 pub struct Registry<R: RegistryRow> {
     rows: ArcSwap<BTreeMap<R::Id, Arc<R>>>,
     changes: watch::Sender<u64>,
+    read: AtomicBool,
 }
 
 impl<R: RegistryRow> Default for Registry<R> {
     fn default() -> Self {
-        Self { rows: ArcSwap::default(), changes: watch::Sender::new(0) }
+        Self { rows: ArcSwap::default(), changes: watch::Sender::new(0), read: AtomicBool::new(false) }
     }
 }
 
@@ -74,6 +76,12 @@ impl<R: RegistryRow> Registry<R> {
         self.changes.subscribe()
     }
 
+    /// Whether the store's rows were read to their end at least once.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.read.load(Ordering::Acquire)
+    }
+
     /// Puts a row in place of what was known by its id.
     pub fn apply_put(&self, row: R) {
         let row = Arc::new(row);
@@ -97,6 +105,13 @@ impl<R: RegistryRow> Registry<R> {
     /// Applies one event. `seen` collects the ids of a snapshot. Whether the rows on disk are
     /// to be written anew.
     pub(crate) fn handle(&self, event: FeedEvent, seen: &mut BTreeSet<R::Id>) -> bool {
+        let ends = matches!(event, FeedEvent::SnapshotEnd(_));
+        let changed = self.apply(event, seen);
+        self.read.fetch_or(ends, Ordering::Release);
+        changed
+    }
+
+    fn apply(&self, event: FeedEvent, seen: &mut BTreeSet<R::Id>) -> bool {
         match event {
             FeedEvent::SnapshotBegin { .. } => seen.clear(),
             FeedEvent::Entry(entry) => {

@@ -3,6 +3,7 @@
 
 mod packed;
 
+use crate::applied::{Applied, Teller};
 use crate::names::SpriteName;
 use crate::route::Route;
 use arc_swap::ArcSwapOption;
@@ -13,7 +14,7 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 /// Name → route. Answers are owned values; no guard ever leaves this type.
 #[derive(Debug, Default)]
@@ -27,6 +28,7 @@ pub struct RouteTable {
     accepted: Notify,
     /// Since when the store has not been heard; none while it is followed.
     stale_since: ArcSwapOption<Instant>,
+    teller: Teller,
 }
 
 /// What the table knows about a name.
@@ -119,9 +121,29 @@ impl RouteTable {
 
     /// The store is away. What is in the table stays in use, however long.
     pub(crate) fn mark_stale(&self) {
+        self.teller.set_caught_up(false);
         if self.stale_since.load().is_none() {
             self.stale_since.store(Some(Arc::new(Instant::now())));
         }
+    }
+
+    /// Everything that was written until a moment ago is here: what comes from now on is new.
+    pub(crate) fn mark_caught_up(&self) {
+        self.teller.set_caught_up(true);
+    }
+
+    /// Tells, from now on, each change of a route as it comes into effect, for one listener: not what a
+    /// snapshot has, nor what is caught up with, and not more than 1,024 that were not taken yet.
+    pub fn changes(&self) -> mpsc::Receiver<Applied> {
+        self.teller.listen()
+    }
+
+    /// The change with this number, of the store, is in effect.
+    pub(crate) fn tell_applied(&self, name: &SpriteName, version: u64) {
+        self.teller.tell(|| match self.lookup(name) {
+            Lookup::Found(route) => Some(Applied { name: name.clone(), host: route.host, version }),
+            Lookup::Unknown | Lookup::NotReady => None,
+        });
     }
 
     /// How long the store has not been heard; `None` while it is followed. A feed that only

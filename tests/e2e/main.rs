@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
 mod access;
+mod acknowledged;
 mod answers;
 mod bodies;
 mod client_gone;

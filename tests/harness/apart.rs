@@ -212,6 +212,7 @@ fn run_host(
             inner_mtu: INNER_MTU,
             edges: vec![edge],
             owner: Arc::new(owner.clone()),
+            applied: None,
             limits: Limits::default(),
         });
         let server = server.expect("a tunnel");

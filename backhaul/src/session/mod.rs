@@ -16,7 +16,7 @@ mod tls;
 mod transport;
 
 pub use edge::{EdgeOptions, HostLookup, QuicEdge};
-pub use server::{EdgePeer, HostServer, HostServerOptions, Limits, ServeError};
+pub use server::{AppliedSink, EdgePeer, HostServer, HostServerOptions, Limits, ServeError};
 pub use tls::{Identity, IdentityError};
 
 pub(crate) use control::{read_frame, write_frame};

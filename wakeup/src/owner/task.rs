@@ -264,7 +264,8 @@ impl Task {
                     self.core.handle_cordoned(now, &name, cordoned.run);
                 }
             }
-            None => {}
+            // About tables; the server of the session has taken it.
+            Some(EdgeMessage::Applied(_)) | None => {}
         }
     }
 
