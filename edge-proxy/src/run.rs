@@ -21,6 +21,7 @@ use anyhow::{Context, anyhow};
 use backhaul::Backhaul;
 use config::{Config, UnknownNames};
 use router::domains::{DomainName, DomainTable};
+use router::hosts::HostTable;
 use router::names::{SpriteName, Suffix, parse_host};
 use router::route::HostId;
 use router::store::Store;
@@ -229,7 +230,8 @@ impl Running {
             Some((listeners, backhaul)) => {
                 let acceptor = acceptor(&certificates)?;
                 tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(&domains)));
-                let known = Known { table: Arc::clone(&table), domains: Arc::clone(&domains), suffixes };
+                let (table, domains) = (Arc::clone(&table), Arc::clone(&domains));
+                let known = Known { table, hosts: hosts.clone(), domains, suffixes };
                 Some(EdgeSide::start(config, known, backhaul, &acceptor, listeners)?)
             }
             None => None,
@@ -315,6 +317,7 @@ fn notify(config: &Config, owner: &OwnerHandle) -> anyhow::Result<Option<Arc<cra
 /// What an edge finds sprites by.
 struct Known {
     table: Arc<RouteTable>,
+    hosts: Option<Arc<HostTable>>,
     domains: Arc<DomainTable>,
     suffixes: Vec<Suffix>,
 }
@@ -327,10 +330,11 @@ impl EdgeSide {
         acceptor: &TlsAcceptor,
         listeners: Listeners,
     ) -> anyhow::Result<Self> {
-        let Known { table, domains, suffixes } = known;
+        let Known { table, hosts, domains, suffixes } = known;
         let waker = Waker::new(hold_limits(&config.hold), backhaul.clone());
         let edge = Edge::new(EdgeParts {
             table,
+            hosts,
             waker,
             backhaul,
             suffixes,
@@ -526,7 +530,10 @@ fn spawn_worker(
             loop {
                 tokio::select! {
                     () = edge.stopped() => return,
-                    () = tokio::time::sleep(Duration::from_secs(1)) => worker.pool.sweep(),
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {
+                        worker.pool.sweep();
+                        edge.hints.sweep(Instant::now());
+                    }
                 }
             }
         });

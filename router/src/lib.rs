@@ -13,6 +13,7 @@ mod brake;
 pub mod cors;
 pub mod domains;
 pub mod handover;
+pub mod hints;
 pub mod hosts;
 mod last_known_good;
 pub mod names;

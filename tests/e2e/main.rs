@@ -38,6 +38,7 @@ mod slow_apps;
 mod stores;
 mod streaming;
 mod tidy;
+mod unheard;
 mod unwanted_wakes;
 
 mod waiting;
