@@ -11,6 +11,7 @@ mod edge;
 mod ledger;
 mod runs;
 mod server;
+mod silence;
 mod stream;
 mod tls;
 mod transport;
