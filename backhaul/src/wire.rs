@@ -455,6 +455,9 @@ pub struct Cordon {
     /// It ends whatever is open with it: somebody ordered that.
     #[prost(bool, tag = "4")]
     pub forced: bool,
+    /// Nothing ends and nothing is closed: the owner only asks what is open.
+    #[prost(bool, tag = "6")]
+    pub asks: bool,
     /// Comes back in [`Cordoned`], so that an answer to an earlier one is not taken for this one's.
     #[prost(uint64, tag = "5")]
     pub number: u64,
@@ -469,7 +472,8 @@ pub struct Cordoned {
     /// The run nothing new begins with.
     #[prost(uint64, tag = "2")]
     pub run: u64,
-    /// What is in progress with it and was not claimed before: the owner decided without knowing.
+    /// What is in progress with it and was not claimed before: the owner decided without knowing. Or all of it, if
+    /// the owner asked.
     #[prost(message, optional, tag = "3")]
     pub claim: Option<Lease>,
     /// That of the [`Cordon`].

@@ -115,6 +115,8 @@ pub(super) enum Command {
     Withdraw(WaiterId),
     Sleep(SpriteName, Depth, oneshot::Sender<Result<(), SleepError>>),
     Order(SpriteName, Order, oneshot::Sender<bool>),
+    /// Ask every edge what it has open with a run; the receiver resolves when all have answered.
+    AskEdges(SpriteName, u64, oneshot::Sender<oneshot::Receiver<()>>),
     /// Some edges have not said in time that they keep a hold.
     HoldLate(SpriteName, u64),
     /// Something that needs the core and answers by itself.
