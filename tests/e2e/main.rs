@@ -26,6 +26,7 @@ mod leader_cancel;
 mod ledger;
 mod links;
 mod memory_limit;
+mod moves;
 mod neighbours;
 mod never_sleeps;
 mod oracle;
