@@ -32,10 +32,13 @@ pub(super) struct Outcome {
     pub text: String,
 }
 
+/// What became of one visitor's requests so far.
+type Outcomes = Arc<Mutex<Vec<Outcome>>>;
+
 /// The visitors while they ask.
 pub(super) struct Load {
     over: Arc<AtomicBool>,
-    visitors: Vec<(Arc<Mutex<Vec<Outcome>>>, JoinHandle<()>)>,
+    visitors: Vec<(Outcomes, JoinHandle<()>)>,
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -48,7 +51,7 @@ impl Load {
         for edge in edges {
             for (version, sprite) in VERSIONS.into_iter().flat_map(|version| sprites.iter().map(move |s| (version, s)))
             {
-                let outcomes = Arc::<Mutex<Vec<Outcome>>>::default();
+                let outcomes = Outcomes::default();
                 let visitor = Visitor {
                     version,
                     sprite: (*sprite).to_owned(),
@@ -93,7 +96,7 @@ struct Visitor {
     sprite: String,
     edge: Arc<Demo>,
     over: Arc<AtomicBool>,
-    outcomes: Arc<Mutex<Vec<Outcome>>>,
+    outcomes: Outcomes,
 }
 
 impl Visitor {

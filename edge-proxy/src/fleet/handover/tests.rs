@@ -210,7 +210,7 @@ impl World {
     async fn is_held(&self) {
         let status = self.from.owner.status(&self.name).await.expect("it is not given up");
         assert!(status.held && status.state == StateName::Asleep, "{status:?}");
-        assert_eq!(leaving(&self.from.admin.stores).unwrap(), [self.name.clone()]);
+        assert_eq!(leaving(&self.from.admin.stores).unwrap(), std::slice::from_ref(&self.name));
     }
 
     async fn is_cleared_up(&self) {
