@@ -254,7 +254,7 @@ pub struct Refused {
 #[derive(Clone, PartialEq, Message)]
 pub struct ToOwner {
     /// The message.
-    #[prost(oneof = "EdgeMessage", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "EdgeMessage", tags = "1, 2, 3, 4, 5")]
     pub message: Option<EdgeMessage>,
 }
 
@@ -273,6 +273,9 @@ pub enum EdgeMessage {
     /// A [`Cordon`] is in effect at this edge.
     #[prost(message, tag = "4")]
     Cordoned(Cordoned),
+    /// A change of a route that leads to this host is in effect at this edge.
+    #[prost(message, tag = "5")]
+    Applied(Applied),
 }
 
 /// Asks the owner to make a sprite ready. Retransmitted with the same id; idempotent.
@@ -452,6 +455,9 @@ pub struct Cordon {
     /// It ends whatever is open with it: somebody ordered that.
     #[prost(bool, tag = "4")]
     pub forced: bool,
+    /// Nothing ends and nothing is closed: the owner only asks what is open.
+    #[prost(bool, tag = "6")]
+    pub asks: bool,
     /// Comes back in [`Cordoned`], so that an answer to an earlier one is not taken for this one's.
     #[prost(uint64, tag = "5")]
     pub number: u64,
@@ -466,12 +472,24 @@ pub struct Cordoned {
     /// The run nothing new begins with.
     #[prost(uint64, tag = "2")]
     pub run: u64,
-    /// What is in progress with it and was not claimed before: the owner decided without knowing.
+    /// What is in progress with it and was not claimed before: the owner decided without knowing. Or all of it, if
+    /// the owner asked.
     #[prost(message, optional, tag = "3")]
     pub claim: Option<Lease>,
     /// That of the [`Cordon`].
     #[prost(uint64, tag = "4")]
     pub number: u64,
+}
+
+/// See [`EdgeMessage::Applied`].
+#[derive(Clone, PartialEq, Message)]
+pub struct Applied {
+    /// Lower-case sprite name.
+    #[prost(string, tag = "1")]
+    pub sprite: String,
+    /// The store's number of the change.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
 }
 
 /// A frame that is too long or not a message of the expected kind.

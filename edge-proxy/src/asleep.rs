@@ -12,7 +12,7 @@ use crate::error::RequestError;
 use crate::forward::{self, Guest};
 use crate::hold;
 use crate::request::{Destination, Exchange, Tried};
-use crate::resolve::Elsewhere;
+use crate::resolve::{self, Elsewhere};
 use crate::wake_attempt::WakeAttempt;
 use crate::worker::{Edge, Worker};
 use bytes::Bytes;
@@ -47,6 +47,9 @@ pub async fn way(
     to: Destination<'_>,
     tried: Tried,
 ) -> Result<Way, RequestError> {
+    if resolve::is_unheard(&worker.edge, to.name, to.route.host) {
+        return Ok(Way::Elsewhere(Elsewhere::UNKNOWN));
+    }
     if tried.held {
         // It runs: to wait for the end of its hold wakes nothing.
         return hold::wake(worker, client, exchange, to).await;

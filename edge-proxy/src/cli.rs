@@ -186,7 +186,7 @@ const POLICIES: [&str; 5] = ["any", "people", "authenticated", "paths", "never"]
 /// `sprite …`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SpriteCommand {
-    /// Make a sprite of any command that listens on $PORT.
+    /// Make a sprite of any command that listens on $PORT. Ends when every edge knows it, or after a second.
     Create {
         /// 1 to 40 of a-z, 0-9 and '-'.
         name: String,

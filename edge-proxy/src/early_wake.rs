@@ -5,6 +5,7 @@
 //! looks at certificates would wake. It is for public sprites that any request wakes, and
 //! paid for as a wake of its client's network: without a request it was wasted.
 
+use crate::resolve;
 use crate::target;
 use crate::wake_attempt::WakeAttempt;
 use crate::worker::Worker;
@@ -36,7 +37,7 @@ impl EarlyWake {
     pub fn begin(worker: &Rc<Worker>, client: IpAddr, server_name: &str) -> Option<Box<Self>> {
         let edge = &worker.edge;
         let (target, _) = target::resolve(server_name, edge).ok()?;
-        let Lookup::Found(route) = edge.table.lookup(&target.name) else { return None };
+        let Lookup::Found(route) = resolve::lookup(edge, &target.name) else { return None };
         let port = target.port.unwrap_or(0);
         let declared = port == 0 || route.ports.contains(&port);
         if !declared || !any_request_wakes(&route) {

@@ -1,9 +1,11 @@
 //! This machine among others: the registry it follows, and its own place in it.
 
+mod acks;
 mod enrol;
 mod handover;
 mod place;
 
+pub use acks::{Acks, tell_hosts};
 pub use enrol::{FleetCommand, MachineCommand, run};
 pub(crate) use handover::give;
 pub use handover::{Moving, clear_up, leaving, receive};
@@ -20,6 +22,7 @@ use router::registry::{Registry, RegistryRow};
 use router::route::{HostId, HostRow};
 use router::signing::{Operators, SigningKey};
 use router::store::Store;
+use router::table::RouteTable;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +42,16 @@ pub fn hosts(store: &Store, data_dir: &Path, operators: &Operators) -> Arc<HostT
     let (hosts, path) = known(data_dir, "hosts.last-known-good", operators);
     tokio::spawn(router::hosts::follow(Arc::clone(store), Arc::clone(&hosts), path));
     hosts
+}
+
+/// Waits until every host is known, so that no route leads to one that is not, for as long as the store is heard:
+/// a second at most.
+pub async fn read(hosts: &HostTable, table: &RouteTable) {
+    let mut waited = Duration::ZERO;
+    while !hosts.is_read() && table.followed().stale_for().is_none() && waited < AGAIN {
+        tokio::time::sleep(LOOK).await;
+        waited += LOOK;
+    }
 }
 
 /// Every PoP, likewise.

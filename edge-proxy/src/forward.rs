@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::error::RequestError;
 use crate::headers;
 use crate::request::{Destination, Exchange};
-use crate::resolve::Elsewhere;
+use crate::resolve::{self, Elsewhere};
 use crate::respond;
 use crate::sleep_mark::{EventBody, SleepMark};
 use crate::tunnel::Tunnel;
@@ -222,18 +222,28 @@ fn not_opened(worker: &Worker, place: &Place, error: OpenError) -> Result<Missed
         OpenError::NotOpened(Reply::Asleep(Asleep { held: true, .. })) => Ok(Missed::Held),
         OpenError::NotOpened(Reply::Asleep(Asleep { not_connected: true, .. })) => Ok(Missed::NotConnected),
         OpenError::NotOpened(Reply::Asleep(_)) => Ok(Missed::Asleep),
-        OpenError::NotOpened(Reply::Moved(moved)) => Ok(Missed::Elsewhere(Elsewhere { known: moved.generation })),
+        OpenError::NotOpened(Reply::Moved(moved)) => Ok(Missed::Elsewhere(resolve::hear_moved(
+            &worker.edge,
+            &place.name,
+            place.host,
+            &moved.host,
+            moved.generation,
+        ))),
         OpenError::NotOpened(Reply::Unknown(unknown)) if unknown.my_generation > place.generation.0 => {
             Ok(Missed::Elsewhere(Elsewhere { known: unknown.my_generation }))
         }
-        OpenError::NotOpened(Reply::Gone(gone)) if gone.generation < place.generation.0 => Err(RequestError::HopBudget),
-        OpenError::NotOpened(Reply::Gone(_)) => Err(RequestError::Gone),
+        OpenError::NotOpened(Reply::Gone(gone)) => {
+            resolve::hear_gone(&worker.edge, &place.name, place.host, gone.generation).map(Missed::Elsewhere)
+        }
         OpenError::NotOpened(Reply::Refused(refused)) => Err(RequestError::Refused {
             cause: refused.cause(),
             retry_after: Duration::from_millis(refused.retry_after_ms.into()),
             detail: refused.detail,
         }),
-        OpenError::NotOpened(Reply::Unknown(_) | Reply::Opened(_)) => Err(RequestError::HopBudget),
+        OpenError::NotOpened(Reply::Unknown(_)) => {
+            Ok(Missed::Elsewhere(resolve::hear_nothing(&worker.edge, &place.name, place.host)))
+        }
+        OpenError::NotOpened(Reply::Opened(_)) => Err(RequestError::HopBudget),
         OpenError::Unreachable => Err(RequestError::HostUnreachable),
     }
 }

@@ -76,23 +76,29 @@ pub async fn wake(
     };
     let (woken, turn) = match woken {
         Ok(woken) => woken,
-        Err(HoldError::Moved { generation, .. }) => {
-            return Ok(Way::Elsewhere(Elsewhere { known: generation }));
+        Err(HoldError::Moved { host, generation }) => {
+            let elsewhere = resolve::hear_moved(&worker.edge, to.name, to.route.host, &host, generation);
+            return Ok(Way::Elsewhere(elsewhere));
         }
         Err(HoldError::Unknown { my_generation }) if my_generation > to.route.generation.0 => {
             return Ok(Way::Elsewhere(Elsewhere { known: my_generation }));
         }
+        Err(HoldError::Unknown { .. }) => {
+            return Ok(Way::Elsewhere(resolve::hear_nothing(&worker.edge, to.name, to.route.host)));
+        }
         // Destroyed; perhaps made again since.
         Err(HoldError::Gone { .. }) if resolve::changed(&worker.edge, to.name, to.route) => {
-            return Ok(Way::Elsewhere(Elsewhere { known: 0 }));
+            return Ok(Way::Elsewhere(Elsewhere::UNKNOWN));
         }
-        Err(HoldError::Gone { .. }) => return Err(RequestError::Gone),
+        Err(HoldError::Gone { generation }) => {
+            return resolve::hear_gone(&worker.edge, to.name, to.route.host, generation).map(Way::Elsewhere);
+        }
         Err(error) => return Err(RequestError::Hold(error)),
     };
     if resolve::changed(&worker.edge, to.name, to.route) {
         // It moved while the request waited: what was computed before counts no more.
         turn.end(Fared::Asleep);
-        return Ok(Way::Elsewhere(Elsewhere { known: 0 }));
+        return Ok(Way::Elsewhere(Elsewhere::UNKNOWN));
     }
     let guest = Guest::fresh(to, woken.run);
     exchange.woken = Some(woken);

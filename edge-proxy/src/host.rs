@@ -2,11 +2,12 @@
 //! over the tunnel, the server of its sessions.
 
 use crate::door::SpriteDoors;
+use crate::fleet::Acks;
 use crate::machine_keys::End;
 use crate::sessions;
 use anyhow::{Context, anyhow};
 use backhaul::Backhaul;
-use backhaul::session::{EdgePeer, HostServer, HostServerOptions, Limits};
+use backhaul::session::{AppliedSink, EdgePeer, HostServer, HostServerOptions, Limits};
 use config::{Config, Link};
 use router::hosts::HostTable;
 use router::pops::PopTable;
@@ -61,7 +62,7 @@ impl Host {
     }
 
     /// Starts the owner and serves the edges of all PoPs, whichever those are at the time; and where its
-    /// WireGuard socket listens.
+    /// WireGuard socket listens. `acks` hears what they have applied.
     ///
     /// # Errors
     /// A key, a socket or a thread that cannot be had, and which.
@@ -69,8 +70,10 @@ impl Host {
         config: &Config,
         doors: &Arc<SpriteDoors>,
         pops: Arc<PopTable>,
+        acks: Arc<Acks>,
     ) -> anyhow::Result<(Self, SocketAddr)> {
         let server = ServerEnd::new(End::of_host(config)?, Edges::All(pops), config);
+        let server = ServerEnd { applied: Some(Arc::new(move |edge, applied| acks.heard(edge, &applied))), ..server };
         let (host, listens) = Self::start(config, doors, Some(server)).await?;
         Ok((host, listens.context("the host has no socket")?))
     }
@@ -205,11 +208,13 @@ struct ServerEnd {
     edges: Edges,
     listen: SocketAddr,
     inner_mtu: u16,
+    /// Of an edge in this process the table is at hand.
+    applied: Option<AppliedSink>,
 }
 
 impl ServerEnd {
     const fn new(own: End, edges: Edges, config: &Config) -> Self {
-        Self { own, edges, listen: config.backhaul.listen, inner_mtu: config.backhaul.inner_mtu }
+        Self { own, edges, listen: config.backhaul.listen, inner_mtu: config.backhaul.inner_mtu, applied: None }
     }
 
     fn start(self, owner: &OwnerHandle) -> anyhow::Result<HostServer> {
@@ -226,6 +231,7 @@ impl ServerEnd {
                 Edges::All(_) => Vec::new(),
             },
             owner: Arc::new(owner.clone()),
+            applied: self.applied,
             limits: Limits::default(),
         };
         HostServer::start(options).with_context(|| format!("backhaul.listen {}", self.listen))

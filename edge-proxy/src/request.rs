@@ -243,7 +243,7 @@ fn refuse_what_we_do_not_proxy(parts: &Parts) -> Result<(), RequestError> {
 
 /// A tombstone too is found: who may not ask must not learn that it was one.
 fn find(edge: &Edge, name: &SpriteName) -> Result<Route, RequestError> {
-    match edge.table.lookup(name) {
+    match resolve::lookup(edge, name) {
         Lookup::Found(route) => Ok(route),
         Lookup::Unknown if edge.unknown_as_private => Err(RequestError::Unauthorized),
         Lookup::Unknown => Err(RequestError::NoSuchSprite),

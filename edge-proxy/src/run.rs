@@ -7,7 +7,7 @@ use crate::cli::{Exit, failed};
 use crate::domain_certificates::DomainCertificates;
 use crate::domains::Domains;
 use crate::door::SpriteDoors;
-use crate::fleet::{self, Moving};
+use crate::fleet::{self, Acks, Moving};
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
 use crate::machine_keys::{self, End};
@@ -25,6 +25,7 @@ use anyhow::{Context, anyhow};
 use backhaul::Backhaul;
 use config::{Config, StoreEngine, UnknownNames};
 use router::domains::{DomainName, DomainTable};
+use router::hosts::HostTable;
 use router::names::{SpriteName, Suffix, parse_host};
 use router::pops::PopRow;
 use router::roles;
@@ -192,7 +193,7 @@ impl Running {
         if let (Some(at), Some(hosts), Some(pops)) = (serve, &hosts, &pops) {
             primary::serve(config, at, &stores.routes, hosts, pops).await?;
         }
-        let mut moving = None;
+        let (mut moving, mut acks) = (None, None);
         let (host, number, backhaul) = match (role, &hosts) {
             (Role::Alone, _) | (_, None) => {
                 let (host, backhaul) = Host::alone(config, LOCAL_HOST, &doors).await?;
@@ -200,8 +201,11 @@ impl Running {
             }
             (Role::Pop, Some(hosts)) => {
                 stores = stores.acting(roles::Role::Edge, PopRow::key(&config.fleet.name));
+                fleet::read(hosts, &table).await;
                 let edge = sessions::connect(config, End::of_edge(config)?, Arc::clone(hosts))?;
-                (None, LOCAL_HOST, Some(Backhaul::quic(edge)))
+                let backhaul = Backhaul::quic(edge);
+                tokio::spawn(fleet::tell_hosts(table.changes(), backhaul.clone()));
+                (None, LOCAL_HOST, Some(backhaul))
             }
             (Role::Host, Some(hosts)) => {
                 let row = fleet::own_row(config, hosts).await?;
@@ -213,7 +217,9 @@ impl Running {
                     tokio::spawn(signed_rows::repair(stores.clone(), Arc::clone(&table)));
                 }
                 let pops = pops.context("a worker host follows the PoPs")?;
-                let (host, listens) = Host::in_fleet(config, &doors, pops).await?;
+                let heard = Arc::new(Acks::new(Arc::clone(&pops)));
+                let (host, listens) = Host::in_fleet(config, &doors, pops, Arc::clone(&heard)).await?;
+                acks = Some(heard);
                 let (store, hosts) = (Arc::clone(&stores.routes), Arc::clone(hosts));
                 tokio::spawn(fleet::announce(config.clone(), store, Arc::clone(&hosts), number, key, listens));
                 moving = Some(Arc::new(Moving {
@@ -249,7 +255,8 @@ impl Running {
             Some((listeners, backhaul)) => {
                 let acceptor = acceptor(&certificates)?;
                 tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(&domains)));
-                let known = Known { table: Arc::clone(&table), domains: Arc::clone(&domains), suffixes };
+                let (table, domains) = (Arc::clone(&table), Arc::clone(&domains));
+                let known = Known { table, hosts: hosts.clone(), domains, suffixes };
                 Some(EdgeSide::start(config, known, backhaul, &acceptor, listeners)?)
             }
             None => None,
@@ -267,6 +274,7 @@ impl Running {
             domains,
             hosts,
             moving,
+            acks,
             host: number,
             suffix: config.names.suffixes.first().cloned().unwrap_or_default(),
             https_port: edge.as_ref().map_or(443, |edge| edge.https.port()),
@@ -335,6 +343,7 @@ fn notify(config: &Config, owner: &OwnerHandle) -> anyhow::Result<Option<Arc<cra
 /// What an edge finds sprites by.
 struct Known {
     table: Arc<RouteTable>,
+    hosts: Option<Arc<HostTable>>,
     domains: Arc<DomainTable>,
     suffixes: Vec<Suffix>,
 }
@@ -347,11 +356,12 @@ impl EdgeSide {
         acceptor: &TlsAcceptor,
         listeners: Listeners,
     ) -> anyhow::Result<Self> {
-        let Known { table, domains, suffixes } = known;
+        let Known { table, hosts, domains, suffixes } = known;
         let watchdog = Watchdog::start(Arc::clone(&table), Arc::clone(&domains))?;
         let waker = Waker::new(hold_limits(&config.hold), backhaul.clone());
         let edge = Edge::new(EdgeParts {
             table,
+            hosts,
             waker,
             backhaul,
             suffixes,
@@ -519,7 +529,10 @@ fn spawn_worker(
             loop {
                 tokio::select! {
                     () = edge.stopped() => return,
-                    () = tokio::time::sleep(Duration::from_secs(1)) => worker.pool.sweep(),
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {
+                        worker.pool.sweep();
+                        edge.hints.sweep(Instant::now());
+                    }
                 }
             }
         });

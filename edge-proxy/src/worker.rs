@@ -4,6 +4,8 @@ use crate::upstream::GuestPool;
 use backhaul::Backhaul;
 use config::Limits;
 use router::domains::DomainTable;
+use router::hints::Hints;
+use router::hosts::HostTable;
 use router::names::Suffix;
 use router::table::RouteTable;
 use std::rc::Rc;
@@ -17,6 +19,11 @@ use wakeup::metrics::EdgeMetrics;
 /// The edge of one process. Read by every core, written by none of them on the warm path.
 pub struct Edge {
     pub(crate) table: Arc<RouteTable>,
+    /// What hosts say beside it; [`crate::resolve::lookup`] puts the two together.
+    pub(crate) hints: Hints,
+    pub(crate) hosts: Option<Arc<HostTable>>,
+    /// Requests that wait for the table to learn where their sprite is.
+    pub(crate) looking: AtomicUsize,
     pub(crate) waker: Waker,
     pub(crate) backhaul: Backhaul,
     pub(crate) domains: Arc<DomainTable>,
@@ -38,6 +45,8 @@ pub struct Edge {
 pub struct EdgeParts {
     /// Where every sprite lives.
     pub table: Arc<RouteTable>,
+    /// The hosts of the fleet; none for a machine that stands alone.
+    pub hosts: Option<Arc<HostTable>>,
     /// The holds of this process.
     pub waker: Waker,
     /// The way to the worker hosts.
@@ -66,6 +75,9 @@ impl Edge {
     pub fn new(parts: EdgeParts) -> Arc<Self> {
         Arc::new(Self {
             table: parts.table,
+            hints: Hints::default(),
+            hosts: parts.hosts,
+            looking: AtomicUsize::new(0),
             waker: parts.waker,
             backhaul: parts.backhaul,
             domains: parts.domains,

@@ -74,6 +74,7 @@ impl FakeOwner {
             edges: vec![EdgePeer { address: edge.derived_address(), key: edge, pins: vec![pin.into()] }],
             owner: Arc::new(Handle(Arc::clone(&inner))),
             limits: Limits::default(),
+            applied: None,
         };
         let (told, hears) = std::sync::mpsc::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -175,7 +176,7 @@ impl Owner for Handle {
                 }
                 self.0.cordoned.notify_waiters();
             }
-            Some(EdgeMessage::Withdraw(_) | EdgeMessage::Leases(_)) | None => {}
+            Some(EdgeMessage::Withdraw(_) | EdgeMessage::Leases(_) | EdgeMessage::Applied(_)) | None => {}
         }
     }
 

@@ -122,10 +122,15 @@ impl follow::Applier for Applier {
                 }
                 After::Nothing
             }
-            FeedEvent::SnapshotEnd(cursor) => self.snapshot_end(cursor, now),
+            FeedEvent::SnapshotEnd(cursor) => {
+                self.table.mark_caught_up();
+                self.snapshot_end(cursor, now)
+            }
             FeedEvent::Put(entry, cursor) => {
                 self.advance(cursor);
-                self.put(&entry.key, &entry.value, now);
+                if let Some(name) = self.put(&entry.key, &entry.value, now) {
+                    self.table.tell_applied(&name, entry.version);
+                }
                 After::Changed
             }
             FeedEvent::Delete(key, cursor) => {
@@ -135,11 +140,18 @@ impl follow::Applier for Applier {
                 }
                 After::Changed
             }
-            FeedEvent::Current(_) => After::Nothing,
+            FeedEvent::Current(_) => {
+                self.table.mark_caught_up();
+                After::Nothing
+            }
         };
         self.followed().set_held_removals(self.held.len());
         self.followed().set_delayed_changes(self.bulk.len());
         after
+    }
+
+    fn lost(&mut self) {
+        self.table.mark_behind();
     }
 
     fn accept_removals(&mut self) -> After {
@@ -180,8 +192,9 @@ impl Applier {
         self.epoch = Some(cursor.epoch);
     }
 
-    fn put(&mut self, key: &str, value: &[u8], now: Instant) {
-        let Some((name, route, serial)) = self.checked(key, value) else { return };
+    /// The name whose route it is, unless the row was set aside, or waits.
+    fn put(&mut self, key: &str, value: &[u8], now: Instant) -> Option<SpriteName> {
+        let (name, route, serial) = self.checked(key, value)?;
         self.held.remove(&name);
         // What the file says of a sprite is over when the store speaks of it, whatever the
         // generations: a store that was made anew or brought back from a copy has lower
@@ -200,14 +213,15 @@ impl Applier {
                     self.table.apply_put(&name, route)
                 }
                 None => {
-                    self.delayed_serials.insert(name.clone(), serial);
-                    false
+                    self.delayed_serials.insert(name, serial);
+                    return None;
                 }
             }
         };
         if applied {
             self.table.set_serial(&name, serial);
         }
+        Some(name)
     }
 
     /// Takes routes out of the table, all or, if they are too many, none. Where operators sign, none: a sprite

@@ -40,6 +40,8 @@ pub(crate) trait Applier {
     fn followed(&self) -> &Followed;
     /// Applies one event.
     fn handle(&mut self, event: FeedEvent, now: Instant) -> After;
+    /// The store is away.
+    fn lost(&mut self) {}
     /// An operator says that what vanished is meant to be gone.
     fn accept_removals(&mut self) -> After;
     /// Does what is due without an event; asked every [`TURN`].
@@ -89,6 +91,7 @@ pub(crate) async fn follow<A: Applier>(store: Store, mut applier: A, file: PathB
                 }
                 Heard::Lost => {
                     applier.followed().mark_stale();
+                    applier.lost();
                     // From here on the file is all that a next start may have.
                     quiet_at = Instant::now();
                     After::Nothing

@@ -191,7 +191,9 @@ mod tests {
         handle(FeedEvent::SnapshotBegin { epoch: 1 });
         handle(FeedEvent::Entry(entry(&row(1))));
         handle(FeedEvent::Entry(entry(&row(2))));
+        assert!(!hosts.is_read());
         handle(FeedEvent::SnapshotEnd(CURSOR));
+        assert!(hosts.is_read());
         let moved = HostRow { endpoint: ([192, 0, 2, 9], 51820).into(), ..row(1) };
         handle(FeedEvent::Put(entry(&moved), CURSOR));
         handle(FeedEvent::Put(Entry { value: b"{}".to_vec(), ..entry(&row(2)) }, CURSOR));

@@ -7,6 +7,7 @@
 //! serves a client or wakes anything.
 
 pub mod access;
+pub mod applied;
 pub mod apply;
 mod brake;
 mod bulk;
@@ -15,6 +16,7 @@ pub mod domains;
 mod follow;
 pub mod followed;
 pub mod handover;
+pub mod hints;
 pub mod hosts;
 mod last_known_good;
 pub mod names;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::watch;
 
 /// A kind of row, one per machine.
@@ -64,11 +64,17 @@ pub struct Registry<R: RegistryRow> {
     rows: ArcSwap<BTreeMap<R::Id, Arc<R>>>,
     changes: watch::Sender<u64>,
     operators: Operators,
+    read: AtomicBool,
 }
 
 impl<R: RegistryRow> Default for Registry<R> {
     fn default() -> Self {
-        Self { rows: ArcSwap::default(), changes: watch::Sender::new(0), operators: Operators::default() }
+        Self {
+            rows: ArcSwap::default(),
+            changes: watch::Sender::new(0),
+            operators: Operators::default(),
+            read: AtomicBool::new(false),
+        }
     }
 }
 
@@ -109,6 +115,12 @@ impl<R: RegistryRow> Registry<R> {
         self.changes.subscribe()
     }
 
+    /// Whether the store's rows were read to their end at least once.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.read.load(Ordering::Acquire)
+    }
+
     /// Puts a row in place of what was known by its id.
     pub fn apply_put(&self, row: R) {
         let row = Arc::new(row);
@@ -132,6 +144,13 @@ impl<R: RegistryRow> Registry<R> {
     /// Applies one event. `seen` collects the ids of a snapshot. Whether the rows on disk are
     /// to be written anew.
     pub(crate) fn handle(&self, event: FeedEvent, seen: &mut BTreeSet<R::Id>) -> bool {
+        let ends = matches!(event, FeedEvent::SnapshotEnd(_));
+        let changed = self.apply(event, seen);
+        self.read.fetch_or(ends, Ordering::Release);
+        changed
+    }
+
+    fn apply(&self, event: FeedEvent, seen: &mut BTreeSet<R::Id>) -> bool {
         match event {
             FeedEvent::SnapshotBegin { .. } => seen.clear(),
             FeedEvent::Entry(entry) => {

@@ -3,6 +3,7 @@
 
 mod packed;
 
+use crate::applied::{Applied, Teller};
 use crate::followed::Followed;
 use crate::names::SpriteName;
 use crate::route::Route;
@@ -13,7 +14,7 @@ use packed::{Packed, Policies};
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 /// Most names of forged rows that are kept until somebody asks for them (chosen; further ones are counted only).
 const FORGED_MAX: usize = 256;
@@ -32,6 +33,7 @@ pub struct RouteTable {
     /// Of whom rows were set aside because nobody who may had written them. No reader comes here.
     forged: Mutex<BTreeSet<SpriteName>>,
     forgery: Notify,
+    teller: Teller,
 }
 
 /// What the table knows about a name.
@@ -150,6 +152,30 @@ impl RouteTable {
             }
             self.forgery.notified().await;
         }
+    }
+
+    /// The store is away: what comes next may be old.
+    pub(crate) fn mark_behind(&self) {
+        self.teller.set_caught_up(false);
+    }
+
+    /// Everything that was written until a moment ago is here: what comes from now on is new.
+    pub(crate) fn mark_caught_up(&self) {
+        self.teller.set_caught_up(true);
+    }
+
+    /// Tells, from now on, each change of a route as it comes into effect, for one listener: not what a
+    /// snapshot has, nor what is caught up with, and not more than 1,024 that were not taken yet.
+    pub fn changes(&self) -> mpsc::Receiver<Applied> {
+        self.teller.listen()
+    }
+
+    /// The change with this number, of the store, is in effect.
+    pub(crate) fn tell_applied(&self, name: &SpriteName, version: u64) {
+        self.teller.tell(|| match self.lookup(name) {
+            Lookup::Found(route) => Some(Applied { name: name.clone(), host: route.host, version }),
+            Lookup::Unknown | Lookup::NotReady => None,
+        });
     }
 
     /// Names in the table, tombstones included.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
 mod access;
+mod acknowledged;
 mod answers;
 mod bodies;
 mod client_gone;
@@ -26,6 +27,7 @@ mod leader_cancel;
 mod ledger;
 mod links;
 mod memory_limit;
+mod moves;
 mod neighbours;
 mod never_sleeps;
 mod oracle;
@@ -39,6 +41,7 @@ mod slow_apps;
 mod stores;
 mod streaming;
 mod tidy;
+mod unheard;
 mod unwanted_wakes;
 
 mod waiting;

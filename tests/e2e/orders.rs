@@ -1,7 +1,7 @@
 //! What a sprite's people order: a stop that lasts, and a hold while something else works on it.
 
 use harness::client::{VERSIONS, streamed, whole};
-use harness::{Demo, Options, within};
+use harness::{Demo, Options, until, within};
 use http::Method;
 use http_body_util::BodyExt;
 use std::time::Duration;
@@ -121,6 +121,34 @@ async fn a_held_sprite_lets_visitors_wait_and_what_is_open_goes_on() {
             assert_eq!(whole(answer).await.unwrap().status, 200);
         }
         assert_eq!(demo.receipts("busy").await.len(), 1, "the hold began no other life");
+    }
+}
+
+#[tokio::test]
+async fn an_order_to_sleep_lets_a_request_end_that_its_guest_is_busy_with() {
+    let demo = Demo::new().await;
+    demo.create_guest("busy").await;
+    assert_eq!(demo.get("busy", "/page").await.status, 200);
+    for version in VERSIONS {
+        let before = demo.get("busy", "/counts").await.json()["requests"].as_u64().unwrap();
+        let visit = async {
+            let mut client = demo.connect(version, "busy").await;
+            client.get(&demo, "busy", "/slow?0.9").await
+        };
+        let sleep = async {
+            let mut looks = 0;
+            until("the guest to have it", Duration::from_secs(20), async || {
+                looks += 1;
+                let counts = demo.get("busy", "/counts").await.json();
+                (counts["requests"].as_u64().unwrap() > before + looks).then_some(())
+            })
+            .await;
+            demo.sleep_cold("busy").await;
+        };
+        let (answer, ()) = tokio::join!(visit, sleep);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "at last"), "{version:?} {answer:?}");
+        // For the next round it is awake again.
+        assert_eq!(demo.get("busy", "/page").await.status, 200);
     }
 }
 

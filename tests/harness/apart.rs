@@ -47,6 +47,8 @@ pub struct Apart {
     pub relay: Relay,
     /// The owner of the host's sprites.
     pub owner: OwnerHandle,
+    /// What the edge knows of routes.
+    pub table: Arc<RouteTable>,
     waker: Waker,
     http: SocketAddr,
     /// Dropped, they end their threads.
@@ -106,8 +108,7 @@ impl Apart {
         let (owner, endpoint) = hears.await.expect("the host serves");
         let table = Arc::new(RouteTable::new());
         for name in sprites {
-            let command = format!("exec {} sample hello", guest::shell(&binary::edge_proxy()));
-            owner.upsert(SpriteSpec::new(name.clone(), 1, DriverSpec::Process { command, memory_mib: None })).await;
+            owner.upsert(hello(name)).await;
             table.apply_put(name, route());
         }
         owner.settle().await;
@@ -117,10 +118,11 @@ impl Apart {
         row.endpoint = relay.address();
         let (told, hears) = oneshot::channel();
         let (end_edge, edge_ends) = oneshot::channel();
-        let edge_thread = std::thread::spawn(move || run_edge(edge, row, table, told, edge_ends));
+        let known = Arc::clone(&table);
+        let edge_thread = std::thread::spawn(move || run_edge(edge, row, known, told, edge_ends));
         let (waker, http) = hears.await.expect("the edge serves");
         let (ends, threads) = (vec![end_edge, end_host], vec![edge_thread, host_thread]);
-        Self { relay, owner, waker, http, ends, threads, data }
+        Self { relay, owner, table, waker, http, ends, threads, data }
     }
 
     /// A connection of a visitor.
@@ -182,7 +184,16 @@ impl Visitor {
     }
 }
 
-fn route() -> Route {
+/// The definition of a sprite that says hello.
+#[must_use]
+pub fn hello(name: &SpriteName) -> SpriteSpec {
+    let command = format!("exec {} sample hello", guest::shell(&binary::edge_proxy()));
+    SpriteSpec::new(name.clone(), 1, DriverSpec::Process { command, memory_mib: None })
+}
+
+/// A route to the host.
+#[must_use]
+pub fn route() -> Route {
     Route {
         generation: Generation(1),
         host: HOST,
@@ -213,6 +224,7 @@ fn run_host(
             inner_mtu: INNER_MTU,
             edges: vec![edge],
             owner: Arc::new(owner.clone()),
+            applied: None,
             limits: Limits::default(),
         });
         let server = server.expect("a tunnel");
@@ -246,6 +258,7 @@ fn run_edge(
         let waker = Waker::new(HoldLimits::from(&config::Hold::default()), backhaul.clone());
         let edge = Edge::new(EdgeParts {
             table,
+            hosts: None,
             waker: waker.clone(),
             backhaul,
             suffixes: vec![Suffix::parse(SUFFIX).expect("a suffix")],

@@ -32,11 +32,21 @@ pub struct Options {
     pub config: Option<String>,
     /// With a config: `host` instead of `run`, a worker host without listeners.
     pub host: bool,
+    /// With a config: set in its environment to "1".
+    pub switch: Option<&'static str>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { idle_timeout: "60s".into(), suffix: None, data: None, arguments: Vec::new(), config: None, host: false }
+        Self {
+            idle_timeout: "60s".into(),
+            suffix: None,
+            data: None,
+            arguments: Vec::new(),
+            config: None,
+            host: false,
+            switch: None,
+        }
     }
 }
 
@@ -64,7 +74,7 @@ impl Demo {
         });
         let suffix = options.suffix.clone().unwrap_or_else(|| "sprites.localhost".into());
         if let Some(config) = &options.config {
-            return Self::run(data, suffix, config, options.host).await;
+            return Self::run(data, suffix, config, options.host, options.switch).await;
         }
         let mut command = Command::new(binary::edge_proxy());
         command
@@ -93,11 +103,12 @@ impl Demo {
     }
 
     /// `edge-proxy run` with these sections; it says by its admin socket that it serves.
-    async fn run(data: Arc<TempDir>, suffix: String, sections: &str, host: bool) -> Self {
+    async fn run(data: Arc<TempDir>, suffix: String, sections: &str, host: bool, switch: Option<&'static str>) -> Self {
         let file = Self::config_file(&data, &suffix, sections);
         let mut command = Command::new(binary::edge_proxy());
         command.args([if host { "host" } else { "run" }, "--config"]).arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(switch.map(|name| (name, "1")));
         let mut child = command.spawn().expect("the program starts");
         let lines = lines_of(child.stdout.take().expect("stdout is piped"));
         let log = collect(child.stderr.take().expect("stderr is piped"));

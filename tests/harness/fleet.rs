@@ -52,6 +52,8 @@ pub struct Machine {
     host: bool,
     /// The operator's key, for `fleet`.
     operator: Option<PathBuf>,
+    /// A variable of its environment that is set to "1" when it is started.
+    pub switch: Option<&'static str>,
 }
 
 impl Machine {
@@ -70,7 +72,7 @@ impl Machine {
     fn new(name: &str, store: &str, host: bool) -> Self {
         let data = tempfile::Builder::new().prefix("edge-e2e-").tempdir().expect("a temporary folder");
         let sections = format!("{store}[fleet]\nname = {name:?}\n");
-        Self { name: name.into(), data: Arc::new(data), sections, host, operator: None }
+        Self { name: name.into(), data: Arc::new(data), sections, host, operator: None, switch: None }
     }
 
     /// Of a fleet with this operator, whose key `fleet` is run with.
@@ -163,10 +165,33 @@ impl Machine {
         self.fleet(arguments).await;
     }
 
+    /// A worker host that picks its port itself and says at its start where it is, enrolled.
+    ///
+    /// # Panics
+    /// When it cannot be.
+    pub async fn enrolled_host(name: &str, store: &str, lines: &str) -> Self {
+        let machine = Self::host(name, &format!("{store}[backhaul]\nlisten = \"127.0.0.1:0\"\n")).with(lines);
+        let own = machine.keys_with_endpoint().await;
+        let word = |after: &str| own.split(' ').skip_while(|word| *word != after).nth(1).expect("a command").to_owned();
+        let (key, pin) = (word("--key"), word("--pin"));
+        machine.fleet(&["host", "add", name, "--key", &key, "--pin", &pin, "--endpoint", "127.0.0.1:9"]).await;
+        machine
+    }
+
+    /// An edge, enrolled.
+    ///
+    /// # Panics
+    /// When it cannot be.
+    pub async fn enrolled_pop(name: &str, store: &str) -> Self {
+        let machine = Self::pop(name, store);
+        machine.enrol().await;
+        machine
+    }
+
     /// Starts it.
     pub async fn start(&self) -> Demo {
         let data = Some(Arc::clone(&self.data));
         let config = Some(self.sections.clone());
-        Demo::start(Options { data, config, host: self.host, ..Options::default() }).await
+        Demo::start(Options { data, config, host: self.host, switch: self.switch, ..Options::default() }).await
     }
 }

@@ -189,6 +189,9 @@ def exchange(c):
             count("sent", c.sock.send(b"x" * 65536))
     elif path == "/counts":
         c.answer(json.dumps(counts))
+    elif path == "/slow":  # takes its time before it says a word
+        time.sleep(float(query))
+        c.answer("at last", kind="text/plain")
     elif path == "/page":
         c.answer("<h1>page</h1>", kind="text/html")
     else:

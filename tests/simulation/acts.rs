@@ -136,7 +136,7 @@ impl World {
             EdgeMessage::Withdraw(withdraw) => {
                 core.handle_withdraw(now, (from, id(withdraw.wake_id_high, withdraw.wake_id_low)));
             }
-            EdgeMessage::Cordoned(_) => {}
+            EdgeMessage::Cordoned(_) | EdgeMessage::Applied(_) => {}
             EdgeMessage::Leases(leases) => {
                 for lease in leases.leases {
                     core.handle_lease(now, from, &lease);

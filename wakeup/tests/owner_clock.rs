@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
 use backhaul::owner::{EdgeId, Owner};
-use backhaul::wire::{Open, VERSION};
+use backhaul::wire::{Gone, Moved, Open, Reply, Unknown, VERSION};
 use router::names::SpriteName;
 use std::time::Duration;
 use wakeup::drivers::DoorKeeper;
@@ -58,6 +58,26 @@ async fn a_stream_that_knows_more_than_the_owner_is_served_when_the_owner_has_he
     assert_eq!(opened.await.unwrap().unwrap().opened.generation, 2);
     let in_vain = Open { generation: 3, ..open };
     let refused = owner.open(EdgeId(1), in_vain).await.unwrap_err();
-    assert_eq!(refused, backhaul::wire::Reply::Unknown(backhaul::wire::Unknown { my_generation: 2 }));
+    assert_eq!(refused, Reply::Unknown(Unknown { my_generation: 2 }));
     owner.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_for_a_sprite_that_is_not_here_is_told_what_became_of_it() {
+    let (owner, _directory) = owner().await;
+    let name = SpriteName::parse("app").unwrap();
+    let open = |generation| {
+        let open = Open { version: VERSION, sprite: "app".into(), generation, ..Open::default() };
+        let opened = owner.open(EdgeId(1), open);
+        async { opened.await.unwrap_err() }
+    };
+    assert_eq!(open(1).await, Reply::Unknown(Unknown { my_generation: 0 }));
+    owner.upsert(app(1)).await;
+    owner.moved(&name, "h2", 2).await;
+    let moved = Reply::Moved(Moved { host: "h2".into(), generation: 2 });
+    assert_eq!((open(1).await, open(2).await), (moved.clone(), moved));
+    assert_eq!(open(3).await, Reply::Unknown(Unknown { my_generation: 2 }));
+    owner.upsert(app(3)).await;
+    owner.remove(&name).await;
+    assert_eq!(open(3).await, Reply::Gone(Gone { generation: 3 }));
 }

@@ -8,6 +8,7 @@
 use super::alone;
 use super::control::send_all;
 use super::runs::Runs;
+use super::silence::{Silence, Verdict, asked};
 use super::stream::{QuicRead, QuicWrite, Receipt};
 use super::tls::Identity;
 use super::{CONNECT_WAIT, CONTROL_QUEUE, transport};
@@ -33,10 +34,6 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fr
 const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(333);
 /// Leases are renewed, and silence is looked for, this often.
 pub(super) const TICK: Duration = Duration::from_secs(1);
-/// Ticks in which we sent and heard nothing, before the tunnel is renewed, and before the
-/// session counts as dead.
-const SILENT_RENEW: u32 = 2;
-const SILENT_DEAD: u32 = 6;
 /// A session nobody used for so long is closed; the next use makes a new one.
 const UNUSED: Duration = Duration::from_secs(300);
 
@@ -406,7 +403,7 @@ async fn watch_over(connection: &Connection, link: &UserspaceLink, address: Ipv6
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut used = Instant::now();
-    let (mut sent, mut heard, mut silent, mut streams) = (0, 0, 0, 0);
+    let (mut silence, mut streams) = (Silence::default(), 0);
     loop {
         tick.tick().await;
         let leases = session.runs.leases();
@@ -418,19 +415,11 @@ async fn watch_over(connection: &Connection, link: &UserspaceLink, address: Ipv6
             let _ = session.outbox.try_send(message);
         }
         let stats = connection.stats();
-        // Only what asks for an answer makes silence; an idle session sends nothing.
-        if stats.udp_rx.datagrams != heard {
-            silent = 0;
-        } else if stats.udp_tx.datagrams != sent {
-            silent += 1;
-            if silent == SILENT_RENEW {
-                link.renew(address);
-            }
-            if silent >= SILENT_DEAD {
-                return Ended::Silent;
-            }
+        match silence.tick(stats.udp_rx.datagrams, asked(&stats.frame_tx)) {
+            Verdict::Fine => {}
+            Verdict::Renew => link.renew(address),
+            Verdict::Dead => return Ended::Silent,
         }
-        (sent, heard) = (stats.udp_tx.datagrams, stats.udp_rx.datagrams);
         if std::mem::replace(&mut streams, stats.frame_tx.stream) != stats.frame_tx.stream {
             used = Instant::now();
         }

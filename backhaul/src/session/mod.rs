@@ -11,12 +11,13 @@ mod edge;
 mod ledger;
 mod runs;
 mod server;
+mod silence;
 mod stream;
 mod tls;
 mod transport;
 
 pub use edge::{EdgeOptions, HostLookup, QuicEdge};
-pub use server::{EdgePeer, HostServer, HostServerOptions, Limits, ServeError};
+pub use server::{AppliedSink, EdgePeer, HostServer, HostServerOptions, Limits, ServeError};
 pub use tls::{Identity, IdentityError, Pins, pin_of, shared as shared_pins};
 
 pub(crate) use control::{read_frame, write_frame};

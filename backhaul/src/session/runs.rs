@@ -51,6 +51,12 @@ impl Runs {
         let (sprite, run, number) = (&cordon.sprite, cordon.run, cordon.number);
         let mut claim = None;
         if let Some(found) = self.lock().get_mut(&(sprite.as_str().into(), run)) {
+            if cordon.asks {
+                // Once more what no longer is, as in a lease.
+                let claims = found.activity.open() > 0 || found.claimed.is_some();
+                let claim = claims.then(|| found.claim(sprite, run));
+                return Cordoned { sprite: sprite.clone(), run, number, claim };
+            }
             if cordon.hold {
                 found.activity.close();
                 return Cordoned { sprite: sprite.clone(), run, number, claim: None };
@@ -147,6 +153,26 @@ mod tests {
         assert!(activity.is_cordoned());
         drop(socket);
         assert!(matches!(&runs.leases()[..], [Lease { open: 0, .. }]), "and it is given back");
+    }
+
+    #[test]
+    fn a_question_is_answered_with_all_that_is_open_and_closes_nothing() {
+        let runs = Runs::default();
+        let activity = runs.activity("hello", 3);
+        let asks = Cordon { sprite: "hello".into(), run: 3, asks: true, number: 7, ..Cordon::default() };
+        assert_eq!(runs.cordon(&asks).claim, None);
+        let open = activity.begin().unwrap();
+        for _ in 0..2 {
+            let answer = runs.cordon(&asks);
+            assert!(
+                matches!(answer.claim, Some(Lease { open: 1, sockets: 0, .. })) && answer.number == 7,
+                "{answer:?}"
+            );
+        }
+        assert!(activity.begin().is_some() && !activity.is_cordoned());
+        drop(open);
+        assert!(matches!(runs.cordon(&asks).claim, Some(Lease { open: 0, .. })), "it is given back");
+        assert_eq!(runs.cordon(&asks).claim, None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::keys::{PrivateKey, PublicKey};
 use crate::link::{AddressTaken, LinkOptions, UserspaceLink};
 use crate::owner::{AnswerSink, EdgeId, Owner};
 use crate::splice::{self, Splice};
-use crate::wire::{ToEdge, ToOwner};
+use crate::wire::{Applied, EdgeMessage, ToEdge, ToOwner};
 use arc_swap::ArcSwap;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TokioRuntime};
 use std::collections::HashMap;
@@ -49,6 +49,10 @@ impl Default for Limits {
     }
 }
 
+/// Hears which edge process, by its address inside the tunnel, has applied which change of a route. Must
+/// not block.
+pub type AppliedSink = Arc<dyn Fn(Ipv6Addr, Applied) + Send + Sync>;
+
 /// How a host serves its edges.
 pub struct HostServerOptions {
     /// Where its WireGuard socket listens; port 0 picks a free one.
@@ -65,6 +69,8 @@ pub struct HostServerOptions {
     pub edges: Vec<EdgePeer>,
     /// Who decides.
     pub owner: Arc<dyn Owner>,
+    /// Who waits for changes to be known everywhere, if anybody does.
+    pub applied: Option<AppliedSink>,
     /// See [`Limits`].
     pub limits: Limits,
 }
@@ -100,7 +106,7 @@ impl HostServer {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(options: HostServerOptions) -> Result<Self, ServeError> {
-        let HostServerOptions { listen, key, identity, address, inner_mtu, edges, owner, limits } = options;
+        let HostServerOptions { listen, key, identity, address, inner_mtu, edges, owner, applied, limits } = options;
         let link = UserspaceLink::bind(LinkOptions { listen, key, address, inner_mtu }).map_err(ServeError::Socket)?;
         for edge in &edges {
             link.upsert_peer(edge.key, edge.address, None)?;
@@ -117,7 +123,8 @@ impl HostServer {
         let endpoint = endpoint.map_err(ServeError::Socket)?;
         let listen = link.listen_addr().map_err(ServeError::Socket)?;
         let edges = ArcSwap::from_pointee(edges);
-        let host = Arc::new(Host { edges, pins, owner, limits, next: AtomicU64::new(1), current: Mutex::default() });
+        let (next, current) = (AtomicU64::new(1), Mutex::default());
+        let host = Arc::new(Host { edges, pins, owner, applied, limits, next, current });
         tokio::spawn(accept(endpoint.clone(), Arc::clone(&host)));
         Ok(Self { endpoint, host, link, listen })
     }
@@ -174,6 +181,7 @@ struct Host {
     /// Theirs, all together.
     pins: Pins,
     owner: Arc<dyn Owner>,
+    applied: Option<AppliedSink>,
     limits: Limits,
     next: AtomicU64,
     /// The latest session of each edge process. A process that restarted makes a new one
@@ -215,7 +223,7 @@ impl Host {
             connection.close(1u32.into(), b"certificate");
         }
         tracing::info!(edge = edge.0, %address, "session");
-        let mut streams = self.serve(edge, &connection).await;
+        let mut streams = Arc::clone(&self).serve(edge, address, &connection).await;
         self.owner.edge_gone(edge);
         self.forget(address, &connection);
         // Each sees that the session is gone and resets its guest; cut off here, it would
@@ -249,13 +257,13 @@ impl Host {
     }
 
     /// Serves until the session ends; returns the streams that are left.
-    async fn serve(&self, edge: EdgeId, connection: &Connection) -> JoinSet<()> {
+    async fn serve(self: Arc<Self>, edge: EdgeId, address: Ipv6Addr, connection: &Connection) -> JoinSet<()> {
         let ledger = Ledger::new(self.limits.unread_bytes_max);
         let mut streams = JoinSet::new();
         while let Ok((send, receive)) = connection.accept_bi().await {
             while streams.try_join_next().is_some() {}
             if receive.id().index() == 0 {
-                streams.spawn(control(Arc::clone(&self.owner), edge, connection.clone(), send, receive));
+                streams.spawn(Arc::clone(&self).control(edge, address, connection.clone(), send, receive));
                 continue;
             }
             let splice = Splice {
@@ -269,39 +277,43 @@ impl Host {
         streams
     }
 
+    /// Carries one edge's control stream. Its end is the session's end.
+    async fn control(
+        self: Arc<Self>,
+        edge: EdgeId,
+        address: Ipv6Addr,
+        connection: Connection,
+        mut send: SendStream,
+        mut receive: RecvStream,
+    ) {
+        let (answers, mut queue) = mpsc::channel::<ToEdge>(CONTROL_QUEUE);
+        // Full: the answer is dropped, and the edge asks again.
+        let sink: AnswerSink = Arc::new(move |answer| drop(answers.try_send(answer)));
+        let down = send_all(&connection, &mut send, &mut queue);
+        let alone = alone::receive(&connection, |message: ToOwner| self.owner.control(edge, message, &sink));
+        let up = async {
+            while let Some(message) = read_frame::<ToOwner>(&mut receive).await? {
+                match (message.message, &self.applied) {
+                    (Some(EdgeMessage::Applied(applied)), Some(hears)) => hears(address, applied),
+                    (message, _) => self.owner.control(edge, ToOwner { message }, &sink),
+                }
+            }
+            Ok::<_, io::Error>(())
+        };
+        let ended = tokio::select! {
+            // What travels alone before what left behind it on the control stream.
+            biased;
+            ended = alone => Err(ended.into()),
+            ended = up => ended,
+            ended = down => ended,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(edge = edge.0, %error, "control stream ended");
+        }
+        connection.close(0u32.into(), b"control stream ended");
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Ipv6Addr, Connection>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Carries one edge's control stream. Its end is the session's end.
-async fn control(
-    owner: Arc<dyn Owner>,
-    edge: EdgeId,
-    connection: Connection,
-    mut send: SendStream,
-    mut receive: RecvStream,
-) {
-    let (answers, mut queue) = mpsc::channel::<ToEdge>(CONTROL_QUEUE);
-    // Full: the answer is dropped, and the edge asks again.
-    let sink: AnswerSink = Arc::new(move |answer| drop(answers.try_send(answer)));
-    let down = send_all(&connection, &mut send, &mut queue);
-    let alone = alone::receive(&connection, |message: ToOwner| owner.control(edge, message, &sink));
-    let up = async {
-        while let Some(message) = read_frame::<ToOwner>(&mut receive).await? {
-            owner.control(edge, message, &sink);
-        }
-        Ok::<_, io::Error>(())
-    };
-    let ended = tokio::select! {
-        // What travels alone before what left behind it on the control stream.
-        biased;
-        ended = alone => Err(ended.into()),
-        ended = up => ended,
-        ended = down => ended,
-    };
-    if let Err(error) = ended {
-        tracing::debug!(edge = edge.0, %error, "control stream ended");
-    }
-    connection.close(0u32.into(), b"control stream ended");
 }

@@ -191,6 +191,7 @@ impl World {
             edges: vec![peer.clone()],
             identity: host_identity,
             owner: owner.clone(),
+            applied: None,
             limits: changes.limits,
         })
         .unwrap();

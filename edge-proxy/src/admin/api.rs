@@ -2,7 +2,7 @@
 
 use super::sprites::SpriteError;
 use crate::domains::Domains;
-use crate::fleet::Moving;
+use crate::fleet::{Acks, Moving};
 use crate::stores::Stores;
 use crate::watchdog;
 use crate::webhook;
@@ -59,6 +59,8 @@ pub struct Admin {
     pub hosts: Option<Arc<HostTable>>,
     /// What a host of a fleet needs to give sprites away; none elsewhere.
     pub moving: Option<Arc<Moving>>,
+    /// What the edges have said of changes of this host's routes; none where there are no others.
+    pub acks: Option<Arc<Acks>>,
     /// This host.
     pub host: HostId,
     /// The suffix URLs are shown under.

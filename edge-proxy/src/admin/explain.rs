@@ -2,16 +2,19 @@
 //! `route explain`: nothing is asked of anybody, and nothing is woken.
 
 use super::api::{Admin, Problem};
+use crate::resolve;
 use crate::target;
 use crate::worker::Edge;
 use backhaul::SessionState;
 use http::StatusCode;
 use router::access::Access;
 use router::names::Target;
-use router::route::Route;
+use router::route::{HostId, HostRow, Route};
 use router::table::Lookup;
 use router::wake::WakePolicy;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
 
 impl Admin {
     /// Explains `host`, as it would stand in a request.
@@ -28,7 +31,7 @@ impl Admin {
                 return Ok(json!({ "host": host, "would": would }));
             }
         };
-        let found = self.table.lookup(&target.name);
+        let (placed, found) = (self.table.lookup(&target.name), resolve::lookup(edge, &target.name));
         let mut value = json!({
             "host": host,
             "sprite": target.name,
@@ -37,8 +40,12 @@ impl Admin {
             "store": self.store_status(),
             "would": self.would(edge, &target, &found),
         });
-        if let Lookup::Found(route) = &found {
+        if let Lookup::Found(route) = &placed {
             value["route"] = self.placement(route);
+            value["hint"] = self.hint(edge, &target, route);
+        }
+        if let Lookup::Found(route) = &found {
+            value["unheard"] = resolve::is_unheard(edge, &target.name, route.host).into();
             value["session"] = session(edge, route).into();
             value["run"] = edge.waker.view(&target.name, route.generation.0).into();
             value["waking"] = edge.waker.is_waking(&target.name).into();
@@ -46,8 +53,26 @@ impl Admin {
         Ok(value)
     }
 
+    /// Where a host says that it is, which the table has not learnt yet; `null` when none does.
+    fn hint(&self, edge: &Edge, target: &Target, route: &Route) -> Value {
+        let now = Instant::now();
+        let hint = edge.hints.of(now, &target.name, route);
+        hint.map_or(Value::Null, |hint| {
+            json!({
+                "generation": hint.generation,
+                "host": hint.host,
+                "host_name": self.host_row(hint.host).map(|row| row.name.clone()),
+                "for_s": hint.until.saturating_duration_since(now).as_secs(),
+            })
+        })
+    }
+
+    fn host_row(&self, host: HostId) -> Option<Arc<HostRow>> {
+        self.hosts.as_ref().and_then(|hosts| hosts.lookup(host))
+    }
+
     fn placement(&self, route: &Route) -> Value {
-        let row = self.hosts.as_ref().and_then(|hosts| hosts.lookup(route.host));
+        let row = self.host_row(route.host);
         json!({
             "generation": route.generation,
             "host": route.host,
@@ -80,6 +105,9 @@ impl Admin {
         let unknown_host = self.hosts.as_ref().is_some_and(|hosts| hosts.lookup(route.host).is_none());
         if unknown_host {
             return format!("503 host_unreachable: there is no host {} in the registry", route.host.0);
+        }
+        if resolve::is_unheard(edge, &target.name, route.host) {
+            return "wait for a second: its host has never heard of it; then ask again".into();
         }
         if let Some(run) = edge.waker.view(&target.name, route.generation.0) {
             return format!("forward at once to run {run}, which runs as far as is known here");

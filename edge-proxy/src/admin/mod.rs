@@ -9,6 +9,7 @@ pub mod client;
 pub mod domain_client;
 mod domains;
 mod explain;
+mod known;
 mod limits;
 mod metrics;
 mod sprite_api;

@@ -9,7 +9,6 @@ use router::access::Access;
 use router::cors::CorsPolicy;
 use router::names::SpriteName;
 use router::route::Route;
-use router::rows::SpriteRow;
 use router::table::Lookup;
 use router::wake::{WakePolicy, WakeRules};
 use serde::Deserialize;
@@ -153,8 +152,8 @@ impl Admin {
         };
         let new = NewSprite { access, ..new };
         sprites::create(&self.stores, self.owner()?, self.host, new).await.map_err(failed)?;
-        self.visible(&name).await;
-        let mut value = self.show(name.as_str()).await?;
+        let known = self.visible(&name).await;
+        let mut value = known.told(self.show(name.as_str()).await?);
         if let Some(token) = token {
             value["token"] = token.into();
         }
@@ -175,8 +174,8 @@ impl Admin {
             true => access::make_public(&self.stores, &name).await.map_err(failed)?,
             false => token = Some(access::make_private(&self.stores, &name).await.map_err(failed)?),
         }
-        self.visible(&name).await;
-        let mut value = self.show(name.as_str()).await?;
+        let known = self.visible(&name).await;
+        let mut value = known.told(self.show(name.as_str()).await?);
         if let Some(token) = token {
             value["token"] = token.into();
         }
@@ -188,8 +187,8 @@ impl Admin {
             .map_err(|error| (StatusCode::BAD_REQUEST, format!("these are no wake rules: {error}")))?;
         let (name, _) = self.known(name).await?;
         access::set_wake_rules(&self.stores, &name, rules).await.map_err(failed)?;
-        self.visible(&name).await;
-        self.show(name.as_str()).await
+        let known = self.visible(&name).await;
+        Ok(known.told(self.show(name.as_str()).await?))
     }
 
     pub(super) async fn set_cors(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
@@ -197,8 +196,8 @@ impl Admin {
             .map_err(|error| (StatusCode::BAD_REQUEST, format!("this is neither a CORS policy nor null: {error}")))?;
         let (name, _) = self.known(name).await?;
         access::set_cors(&self.stores, &name, policy).await.map_err(failed)?;
-        self.visible(&name).await;
-        self.show(name.as_str()).await
+        let known = self.visible(&name).await;
+        Ok(known.told(self.show(name.as_str()).await?))
     }
 
     pub(super) async fn new_token(&self, name: &str) -> Result<Value, Problem> {
@@ -207,15 +206,15 @@ impl Admin {
             return Err(failed(SpriteError::Public));
         }
         let token = access::make_private(&self.stores, &name).await.map_err(failed)?;
-        self.visible(&name).await;
-        Ok(json!({ "token": token }))
+        let known = self.visible(&name).await;
+        Ok(known.told(json!({ "token": token })))
     }
 
     pub(super) async fn revoke_tokens(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
         let revoked = access::revoke_tokens(&self.stores, &name).await.map_err(failed)?;
-        self.visible(&name).await;
-        Ok(json!({ "revoked": revoked }))
+        let known = self.visible(&name).await;
+        Ok(known.told(json!({ "revoked": revoked })))
     }
 
     pub(crate) async fn share(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
@@ -241,30 +240,14 @@ impl Admin {
     pub(super) async fn revoke_links(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
         access::revoke_links(&self.stores, &name).await.map_err(failed)?;
-        self.visible(&name).await;
-        Ok(json!({ "revoked": "every link made so far" }))
+        let known = self.visible(&name).await;
+        Ok(known.told(json!({ "revoked": "every link made so far" })))
     }
 
     pub(crate) fn route(&self, name: &SpriteName) -> Option<Route> {
         match self.table.lookup(name) {
             Lookup::Found(route) if !route.deleted => Some(route),
             _ => None,
-        }
-    }
-
-    /// Waits until this edge's own table says what the store does, so that the next request
-    /// is not told what was true before. Bounded: the table follows within a turn, or it is
-    /// cut off and says so in its status.
-    pub(crate) async fn visible(&self, name: &SpriteName) {
-        let key = SpriteRow::key(name);
-        let Ok(stored) = self.stores.routes.get(&key).await else { return };
-        let stored = stored.and_then(|entry| SpriteRow::decode(&key, &entry.value).ok());
-        let stored = stored.map(|(_, row)| row.route());
-        for _ in 0..200 {
-            if stored == self.route(name) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -283,7 +266,8 @@ impl Admin {
     pub(super) async fn delete(&self, name: &str) -> Result<Value, Problem> {
         let (name, _) = self.known(name).await?;
         sprites::delete(&self.stores, self.owner()?, &name).await.map_err(failed)?;
-        Ok(json!({ "deleted": name }))
+        let known = self.visible(&name).await;
+        Ok(known.told(json!({ "deleted": name })))
     }
 
     pub(super) async fn wake(&self, name: &str) -> Result<Value, Problem> {

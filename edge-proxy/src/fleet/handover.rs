@@ -31,8 +31,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
-use wakeup::owner::OwnerHandle;
 use wakeup::owner::core::HOLD_MAX;
+use wakeup::owner::{OwnerHandle, SleepError};
 use wakeup::spec::{Depth, SpriteSpec, StateName};
 
 /// In the sprite's directory: what the other host needs besides the data.
@@ -42,7 +42,7 @@ const INCOMING_PREFIX: &str = "incoming/";
 /// How long the hold of the visitors may last until the route must have changed: the hold less a
 /// write to the store that takes its time.
 const ROUTE_BY: Duration = Duration::from_secs(20);
-/// Pause between two looks at a table in memory.
+/// Pause between two looks at a table in memory, or at a sprite that wakes.
 const LOOK: Duration = Duration::from_millis(5);
 /// Most output of the hook that is told, bytes.
 const OUTPUT_MAX: u64 = 2_048;
@@ -117,7 +117,7 @@ async fn hand_over(
     let (stores, name) = (&admin.stores, spec.name.clone());
     let (row, version) = stores.own_row(&name).await?.context("it has no route")?;
     ensure!(row.host == moving.own.number && !row.deleted, "the store places it elsewhere");
-    asleep(owner, &name).await?;
+    asleep(owner, &name, began).await?;
     let share_seed = access::seed(&stores.local, &name)?.map(Key);
     pack(&moving.sprites.join(name.as_str()), &Luggage { spec, share_seed })?;
     run_hook(moving, &name, target, ROUTE_BY.saturating_sub(began.elapsed())).await?;
@@ -165,9 +165,15 @@ fn is_uncertain(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(StoreError::Uncertain(_) | StoreError::Unavailable(_)))
 }
 
-async fn asleep(owner: &OwnerHandle, name: &SpriteName) -> anyhow::Result<()> {
+async fn asleep(owner: &OwnerHandle, name: &SpriteName, began: Instant) -> anyhow::Result<()> {
     // What is open gets its grace; what it has in memory does not travel.
-    owner.sleep(name, Depth::Cold).await.context("it cannot be put to sleep")?;
+    while let Err(error) = owner.sleep(name, Depth::Cold).await {
+        // A wake that has begun comes to its end first.
+        let state = owner.status(name).await.context("it is gone")?.state;
+        let wakes = error == SleepError::NotNow && state == StateName::Waking;
+        ensure!(wakes && began.elapsed() < ROUTE_BY, "it is {state:?} and cannot be put to sleep");
+        tokio::time::sleep(LOOK).await;
+    }
     let status = owner.status(name).await.context("it is gone")?;
     ensure!(status.state == StateName::Asleep, "it is {:?} and not asleep", status.state);
     Ok(())
@@ -295,6 +301,8 @@ async fn cleared(stores: &Stores, owner: &OwnerHandle, hosts: &HostTable, own: H
     for name in leaving(stores)? {
         // Not by what this host remembers: it may have given it away since.
         let row = stores.believed(&name).await?;
+        // Left behind when the store went away: the other host would wait for its route for ever.
+        call_off(&*stores.routes, &name, own).await?;
         let Some(spec) = sprites::find(&stores.local, &name)? else {
             sprites::put_local(&stores.local, &leaving_key(&name), None)?;
             continue;
@@ -405,9 +413,23 @@ async fn named(stores: &Stores, moving: &Moving, spec: &SpriteSpec) -> anyhow::R
     Ok(read.is_some_and(|(row, _)| row.host == moving.own.number && row.generation.0 == spec.generation))
 }
 
+/// Removes what this host has written about a move; not what another one has, which has the sprite now and gives
+/// it on.
+async fn call_off(store: &dyn Engine, name: &SpriteName, own: HostId) -> anyhow::Result<()> {
+    let key = HandoverRow::key(name);
+    let Some(entry) = store.get(&key).await? else { return Ok(()) };
+    if HandoverRow::decode(&key, &entry.value)?.from == own {
+        store.compare_and_set(&key, Some(entry.version), None).await?;
+    }
+    Ok(())
+}
+
 async fn remove(store: &dyn Engine, key: &str) -> Result<(), StoreError> {
     if let Some(entry) = store.get(key).await? {
         store.compare_and_set(key, Some(entry.version), None).await?;
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,27 @@ fn a_poisoned_row_is_counted_and_leaves_the_route_it_would_replace() {
 }
 
 #[test]
+fn a_change_is_told_when_it_is_in_effect_and_only_when_it_is_new() {
+    let (table, mut applier) = restarted(&[], FIRST);
+    let mut changes = table.changes();
+    let put = |version, value| FeedEvent::Put(Entry { version, ..entry("a", value) }, FIRST);
+    let mut told = move || changes.try_recv().ok().map(|change| change.version);
+    snapshot(&mut applier, &[("a", 1), ("b", 1)], FIRST);
+    assert_eq!(told(), None, "a snapshot is no news");
+    act(&mut applier, put(11, row(2).encode()));
+    assert_eq!((told(), generation(&table, "a")), (Some(11), Some(2)));
+    act(&mut applier, put(12, b"{}".to_vec()));
+    assert_eq!(told(), None, "it was set aside");
+    // What was missed while the store was away was not asked for by anybody who still waits.
+    table.mark_behind();
+    act(&mut applier, put(13, row(3).encode()));
+    assert_eq!(told(), None);
+    act(&mut applier, FeedEvent::Current(FIRST));
+    act(&mut applier, put(14, row(3).encode()));
+    assert_eq!(told(), Some(14));
+}
+
+#[test]
 fn a_snapshot_sweeps_what_it_lacks_and_a_delete_removes() {
     let (table, mut applier) = restarted(&[("a", 1), ("b", 1), ("c", 1)], FIRST);
     assert_eq!(table.lookup("z"), Lookup::NotReady);

@@ -211,7 +211,7 @@ impl Holds {
         if deadline <= now {
             return Err(HoldError::Deadline { phase: Phase::Queued, eta: Duration::ZERO });
         }
-        if let Some(error) = self.refusals.recall(now, &key, arrived) {
+        if let Some(error) = self.refusals.recall(now, &key, host, arrived) {
             return Err(error);
         }
         let known = !matches!(class, ClientClass::Anonymous | ClientClass::Crawler);
@@ -381,7 +381,7 @@ impl Holds {
                 let error = HoldError::Refused { cause, retry_after_ms, detail: refused.detail };
                 if cause == Cause::WakeFailed && retry_after_ms > 0 {
                     let span = Duration::from_millis(retry_after_ms.into());
-                    self.refusals.learn(now, key.clone(), span, error.clone());
+                    self.refusals.learn(now, key.clone(), host, span, error.clone());
                 }
                 self.refuse(&key, &error);
             }
@@ -390,7 +390,7 @@ impl Holds {
             }
             Outcome::Gone(gone) => {
                 let error = HoldError::Gone { generation: gone.generation };
-                self.refusals.learn(now, key.clone(), REMEMBERED_MAX, error.clone());
+                self.refusals.learn(now, key.clone(), host, REMEMBERED_MAX, error.clone());
                 self.refuse(&key, &error);
             }
             Outcome::Unknown(unknown) => {

@@ -204,7 +204,7 @@ impl World {
                     assert!(woken.contains(&withdraw.wake_id_low), "a withdrawal in front of its wake");
                     withdrawn.insert(withdraw.wake_id_low);
                 }
-                EdgeMessage::Leases(_) | EdgeMessage::Cordoned(_) => {}
+                EdgeMessage::Leases(_) | EdgeMessage::Cordoned(_) | EdgeMessage::Applied(_) => {}
             }
         }
         assert!(!woken.is_empty(), "a wake was lost");

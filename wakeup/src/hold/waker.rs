@@ -266,6 +266,7 @@ impl EdgeEvents for Events {
             Some(OwnerMessage::Answer(answer)) => {
                 desk.drive(|holds| holds.handle_answer(Instant::now(), host, answer));
             }
+            Some(OwnerMessage::Cordon(cordon)) if cordon.asks => {}
             Some(OwnerMessage::Cordon(cordon)) => desk.views.forget(&cordon.sprite, cordon.run),
             None => {}
         }

@@ -71,7 +71,7 @@ fn outcome_of(answer: Answer) -> Outcome {
 }
 
 /// `None` while the wait goes on.
-fn result_of(answer: Answer) -> Option<Result<Opened, Reply>> {
+pub(super) fn result_of(answer: Answer) -> Option<Result<Opened, Reply>> {
     match outcome_of(answer) {
         Outcome::Accepted(_) | Outcome::Progress(_) => None,
         Outcome::Ready(opened) => Some(Ok(opened)),

@@ -4,7 +4,7 @@
 //! A running sprite is answered without that task: a map from name to run says where its
 //! guest listens. Everything that changes a state goes through the task's queue.
 
-use super::answers::refused;
+use super::answers::{refused, result_of};
 use super::clock::Clock;
 use super::cordons::Cordons;
 use super::core::{Activity, CoreSettings, OwnerCore, TaskError, WaiterId, WakeRequest};
@@ -115,6 +115,8 @@ pub(super) enum Command {
     Withdraw(WaiterId),
     Sleep(SpriteName, Depth, oneshot::Sender<Result<(), SleepError>>),
     Order(SpriteName, Order, oneshot::Sender<bool>),
+    /// Ask every edge what it has open with a run; the receiver resolves when all have answered.
+    AskEdges(SpriteName, u64, oneshot::Sender<oneshot::Receiver<()>>),
     /// Some edges have not said in time that they keep a hold.
     HoldLate(SpriteName, u64),
     /// Something that needs the core and answers by itself.
@@ -445,6 +447,12 @@ impl OwnerHandle {
         std::mem::forget(withdraw);
     }
 
+    /// What became of a sprite that is not here: moved, destroyed, or never heard of.
+    async fn absent(&self, name: SpriteName, generation: u64) -> Option<Reply> {
+        let answer = self.on_core(move |core, _| core.told_of(&name, generation)).await??;
+        result_of(answer)?.err()
+    }
+
     /// The run that serves an [`Open`], or why none does.
     fn admit(&self, open: &Open) -> Result<Admitted, Reply> {
         if open.version != VERSION {
@@ -522,6 +530,11 @@ impl Owner for OwnerHandle {
             {
                 owner.catch_up(name.clone(), open.generation).await;
                 decided = owner.admit(&open);
+            }
+            if matches!(decided, Err(Reply::Unknown(Unknown { my_generation: 0 })))
+                && let Some(reply) = owner.absent(name.clone(), open.generation).await
+            {
+                decided = Err(reply);
             }
             match decided {
                 Err(Reply::Asleep(_)) if open.wake => {}

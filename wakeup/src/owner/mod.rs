@@ -7,6 +7,7 @@ mod answers;
 mod clock;
 mod cordons;
 pub mod core;
+mod grace;
 mod handle;
 pub(crate) mod runs;
 mod sprite;

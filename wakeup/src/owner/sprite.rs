@@ -225,6 +225,11 @@ impl Sprite {
         self.claims(now).map(|lease| lease.open).sum()
     }
 
+    /// Of those: what is no socket.
+    pub(super) fn requests_at_edges(&self, now: Instant) -> u32 {
+        self.claims(now).map(|lease| lease.open.saturating_sub(lease.sockets)).sum()
+    }
+
     /// What was open with its run, or kept it busy, ended with it.
     pub(super) fn end_claims(&mut self) {
         self.leases.clear();

@@ -5,6 +5,7 @@ use super::answers::{Ear, port_closed, port_not_declared};
 use super::clock::Clock;
 use super::cordons::{ACKNOWLEDGE, Cordons};
 use super::core::{Action, Answer, OwnerCore, WaiterId, WakeRecord, WakeRequest};
+use super::grace::Closing;
 use super::handle::{Command, Event, Order, RECEIPTS, Run, SELF, Shared, SleepError};
 use super::sprite::CoreSpec;
 use super::teller::{Teller, resumed, started, tell_when_it_exits};
@@ -24,8 +25,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long a wake by a timer may take (`wake.md` §6: the cap of every hold).
 const TIMER_PATIENCE: Duration = Duration::from_secs(60);
-/// How long an explicit sleep lets open requests end (chosen).
-const SLEEP_GRACE: Duration = Duration::from_secs(2);
 /// The task.
 pub(super) struct Task {
     pub(super) core: OwnerCore,
@@ -164,6 +163,10 @@ impl Task {
                     None => drop(done.send(taken)),
                 }
             }
+            Command::AskEdges(name, run, sender) => {
+                self.cordon(&name, run, Cordon { asks: true, ..Cordon::default() });
+                let _ = sender.send(self.cordons.in_effect(&name, run));
+            }
             Command::Core(ask) => ask(&mut self.core, &self.shared),
             Command::HoldLate(name, run) => self.cordons.forget(&name, run),
             Command::Statuses(name, done) => {
@@ -264,7 +267,8 @@ impl Task {
                     self.core.handle_cordoned(now, &name, cordoned.run);
                 }
             }
-            None => {}
+            // About tables; the server of the session has taken it.
+            Some(EdgeMessage::Applied(_)) | None => {}
         }
     }
 
@@ -366,7 +370,7 @@ impl Task {
                     }
                 }
                 Action::Hold { name, run } => self.hold(&name, run),
-                Action::Cordon { name, run, forced } => self.cordon(&name, run, false, forced),
+                Action::Cordon { name, run, forced } => self.cordon(&name, run, Cordon { forced, ..Cordon::default() }),
                 Action::Freeze { name, token, .. } => self.stop(name, token, Stop::Freeze),
                 Action::Suspend { name, token, .. } => self.stop(name, token, Stop::Suspend),
                 Action::End { name, token, .. } => self.stop(name, token, Stop::End),
@@ -463,22 +467,8 @@ impl Task {
 
     fn close_gate(&self, name: SpriteName, run: u64, token: u64, force: Option<Depth>) {
         let Some(commands) = self.commands.upgrade() else { return };
-        // Without an entry its port never answered, so nothing can be open.
         let activity = self.shared.runs.get(&name).map(|present| Arc::clone(&present.activity));
-        tokio::spawn(async move {
-            let end = Instant::now() + SLEEP_GRACE;
-            let close = || activity.as_ref().is_none_or(|activity| activity.close_if_idle());
-            let mut closed = close();
-            while !closed && force.is_some() && Instant::now() < end {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                closed = close();
-            }
-            if let (Some(activity), Some(_)) = (&activity, force) {
-                activity.end();
-                closed = true;
-            }
-            let _ = commands.send(Command::Event(name, run, Event::Gate { token, closed, forced: force })).await;
-        });
+        tokio::spawn(Closing { name, run, token, force, activity }.run(commands));
     }
 
     /// New streams are told that it sleeps, and the edges that theirs may begin nothing.
@@ -486,7 +476,7 @@ impl Task {
         if let Some(present) = self.shared.runs.get(name).filter(|present| present.run == run) {
             present.activity.close();
         }
-        self.cordon(name, run, true, false);
+        self.cordon(name, run, Cordon { hold: true, ..Cordon::default() });
         self.holding = Some((run, self.cordons.in_effect(name, run)));
     }
 
@@ -506,11 +496,11 @@ impl Task {
         });
     }
 
-    fn cordon(&mut self, name: &SpriteName, run: u64, hold: bool, forced: bool) {
+    fn cordon(&mut self, name: &SpriteName, run: u64, cordon: Cordon) {
         // With the lock released: an edge in this process answers on the very call.
         let sinks = self.shared.sinks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let number = self.cordons.begin(name, run, sinks.keys().copied());
-        let cordon = Cordon { sprite: name.as_str().into(), run, hold, forced, number };
+        let cordon = Cordon { sprite: name.as_str().into(), run, number, ..cordon };
         let message = ToEdge { message: Some(OwnerMessage::Cordon(cordon)) };
         for sink in sinks.values() {
             sink(message.clone());

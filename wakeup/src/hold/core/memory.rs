@@ -22,6 +22,8 @@ const SUSPECT_MAX: Duration = Duration::from_secs(5);
 struct Refusal {
     learnt: Instant,
     until: Instant,
+    /// Who said so: about another host's copy it says nothing.
+    host: HostId,
     error: HoldError,
 }
 
@@ -30,8 +32,8 @@ struct Refusal {
 pub(super) struct Refusals(BTreeMap<FlightKey, Refusal>);
 
 impl Refusals {
-    /// Believes `error` for `span`, at most [`REMEMBERED_MAX`].
-    pub(super) fn learn(&mut self, now: Instant, key: FlightKey, span: Duration, error: HoldError) {
+    /// Believes `error` of `host` for `span`, at most [`REMEMBERED_MAX`].
+    pub(super) fn learn(&mut self, now: Instant, key: FlightKey, host: HostId, span: Duration, error: HoldError) {
         if self.0.len() >= REFUSALS_MAX {
             self.0.retain(|_, refusal| refusal.until > now);
             if self.0.len() >= REFUSALS_MAX {
@@ -39,18 +41,24 @@ impl Refusals {
                 self.0.pop_first();
             }
         }
-        self.0.insert(key, Refusal { learnt: now, until: now + span.min(REMEMBERED_MAX), error });
+        self.0.insert(key, Refusal { learnt: now, until: now + span.min(REMEMBERED_MAX), host, error });
     }
 
-    /// The refusal of a request that arrived at `arrived`: only what was known by then.
+    /// The refusal of a request to `host` that arrived at `arrived`: only what was known by then.
     /// What was learnt while the request waited may be about another try than its own.
-    pub(super) fn recall(&mut self, now: Instant, key: &FlightKey, arrived: Instant) -> Option<HoldError> {
+    pub(super) fn recall(
+        &mut self,
+        now: Instant,
+        key: &FlightKey,
+        host: HostId,
+        arrived: Instant,
+    ) -> Option<HoldError> {
         let refusal = self.0.get(key)?;
         if refusal.until <= now {
             self.0.remove(key);
             return None;
         }
-        (refusal.learnt <= arrived).then(|| refusal.error.clone().since(refusal.until - now))
+        (refusal.learnt <= arrived && refusal.host == host).then(|| refusal.error.clone().since(refusal.until - now))
     }
 }
 

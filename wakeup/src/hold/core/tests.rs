@@ -489,6 +489,9 @@ fn gone_is_remembered_for_that_placement_only() {
     assert_eq!(bench.refusal(id), Some(HoldError::Gone { generation: 1 }));
     bench.request_with("a", |arrival| arrival.key.generation = Generation(2));
     assert_eq!(bench.wakes().len(), 1);
+    // Nor does it say anything about another host's.
+    bench.request_with("a", |arrival| arrival.host = HostId(HOST.0 + 1));
+    assert_eq!(bench.wakes().len(), 1);
 }
 
 #[test]

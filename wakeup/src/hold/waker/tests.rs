@@ -300,7 +300,7 @@ async fn no_withdrawal_overtakes_its_wake_however_the_cores_race() {
                 assert!(pending.remove(&withdraw.wake_id_low));
                 over.insert(withdraw.wake_id_low);
             }
-            EdgeMessage::Leases(_) | EdgeMessage::Cordoned(_) => {}
+            EdgeMessage::Leases(_) | EdgeMessage::Cordoned(_) | EdgeMessage::Applied(_) => {}
         }
     }
     assert!(pending.is_empty());

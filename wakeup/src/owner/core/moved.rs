@@ -73,6 +73,12 @@ impl OwnerCore {
         self.ahead.hurry(now, name);
     }
 
+    /// The answer to a stream for a sprite that is not here; none when it is.
+    #[must_use]
+    pub fn told_of(&self, name: &SpriteName, generation: u64) -> Option<Answer> {
+        (!self.sprites.contains_key(name)).then(|| self.absent(name, generation))
+    }
+
     /// The answer to who asks for a sprite that is not here, believing in `generation`.
     pub(super) fn absent(&self, name: &SpriteName, generation: u64) -> Answer {
         match self.gone.get(name) {

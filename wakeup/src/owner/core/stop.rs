@@ -44,6 +44,13 @@ impl OwnerCore {
         }
     }
 
+    /// Requests the edges have open with the run that is on, by what they said last; not sockets and other things that
+    /// may be silent for long.
+    #[must_use]
+    pub fn requests_at_edges(&self, now: Instant, name: &SpriteName) -> u32 {
+        self.sprites.get(name).map_or(0, |sprite| sprite.requests_at_edges(now))
+    }
+
     /// A claim came: a stop that was decided without it is called off as long as that costs nothing.
     pub(super) fn call_off(&mut self, now: Instant, name: &SpriteName) {
         let Some(sprite) = self.sprites.get(name) else { return };
