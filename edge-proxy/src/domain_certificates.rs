@@ -83,6 +83,17 @@ impl DomainCertificates {
         }
     }
 
+    /// Waits until the domains that were in the table when [`Self::follow`] began have been tried.
+    ///
+    /// # Cancel safety
+    /// Dropping it does nothing.
+    pub async fn begun(&self) {
+        if self.issues() {
+            // The sender lives in self.
+            let _ = self.rounds.subscribe().wait_for(|rounds| *rounds > 0).await;
+        }
+    }
+
     /// Keeps the set in step with the table; never returns. Without a CA it returns at once.
     ///
     /// # Cancel safety

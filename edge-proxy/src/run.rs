@@ -51,6 +51,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Pause between two attempts to write the route of a sprite of the config file (chosen).
 const PUBLISH_AGAIN: Duration = Duration::from_secs(5);
 
+/// How long a start may take to issue the certificates of the custom domains it knows (chosen: a thousand of them).
+const CERTIFICATES: Duration = Duration::from_secs(1);
+
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -255,6 +258,9 @@ impl Running {
             Some((listeners, backhaul)) => {
                 let acceptor = acceptor(&certificates)?;
                 tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(&domains)));
+                if tokio::time::timeout(CERTIFICATES, certificates.begun()).await.is_err() {
+                    tracing::warn!("certificates of custom domains are not all issued yet; the others serve");
+                }
                 let (table, domains) = (Arc::clone(&table), Arc::clone(&domains));
                 let known = Known { table, hosts: hosts.clone(), domains, suffixes };
                 Some(EdgeSide::start(config, known, backhaul, &acceptor, listeners)?)
@@ -437,7 +443,11 @@ async fn static_sprites(
         };
         let spec = SpriteSpec { ports: sprite.ports.clone(), ..SpriteSpec::new(name.clone(), 0, driver) };
         let generation = match publish_static(stores, host, &spec).await {
-            Ok(generation) => generation,
+            Ok(generation) => {
+                // The first request may come the moment we listen.
+                table_has(table, &name, generation).await;
+                generation
+            }
             Err(SpriteError::Store(error)) => {
                 tracing::warn!(sprite = %name, %error, "its route is not written yet; trying again");
                 tokio::spawn(publish_later(stores.clone(), host, owner.clone(), spec.clone()));
@@ -451,6 +461,16 @@ async fn static_sprites(
         owner.upsert(SpriteSpec { generation, ..spec }).await;
     }
     Ok(())
+}
+
+/// Waits until the table has what was written, a second at most: it follows within a turn, or the store is away.
+async fn table_has(table: &RouteTable, name: &SpriteName, generation: u64) {
+    for _ in 0..1_000 {
+        if matches!(table.lookup(name), Lookup::Found(route) if route.generation.0 >= generation) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 async fn publish_static(stores: &Stores, host: HostId, spec: &SpriteSpec) -> Result<u64, SpriteError> {

@@ -93,7 +93,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         bench.halt().await?;
     }
     bench.stop().await?;
-    ensure!(routes >= arguments.routes as u64 * 999 / 1_000, "only {routes} routes were loaded");
+    // Of ten million names, one in 400 is another one's too.
+    ensure!(routes >= arguments.routes as u64 * 99 / 100, "only {routes} routes were loaded");
     let figures = |taken| Figures::of(taken).context("no start");
     let (first_answer, accepts) = (figures(answered)?, figures(accepted)?);
     let report = Report { facts, routes, file_mib, first_answer, accepts, memory_mib: memory };

@@ -80,6 +80,8 @@ struct Report {
     visible: Figures,
     /// From the same call to its acknowledgement: the store's own part of it, and its disk's.
     acknowledged: Figures,
+    /// From the acknowledgement to the table; nothing when the table was first.
+    after_acknowledgement: Figures,
     steal_percent: f64,
 }
 
@@ -91,7 +93,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let name = SpriteName::parse(PROBE)?;
     let key = SpriteRow::key(&name);
     let (mut version, mut steal) = (None, Steal::begin());
-    let (mut visible, mut acknowledged) = (Vec::new(), Vec::new());
+    let (mut visible, mut acknowledged, mut after) = (Vec::new(), Vec::new(), Vec::new());
     for generation in 1..=UNCOUNTED + arguments.puts {
         if generation == UNCOUNTED + 1 {
             steal = Steal::begin();
@@ -104,6 +106,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         if generation > UNCOUNTED {
             visible.push(seen.saturating_sub(began));
             acknowledged.push(said - began);
+            after.push(seen.saturating_sub(said));
         }
         let pause = table::scatter(generation as usize) % (arguments.pause_ms * 1_000 + 1);
         tokio::time::sleep(Duration::from_micros(pause)).await;
@@ -116,6 +119,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         rows: arguments.rows,
         visible: figures(visible)?,
         acknowledged: figures(acknowledged)?,
+        after_acknowledgement: figures(after)?,
         steal_percent: steal.percent(),
     };
     if arguments.json {
@@ -125,6 +129,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         println!("  {} writes beside {} rows; steal {:.1} %", report.puts, report.rows, report.steal_percent);
         println!("{}", Figures::head("from the write"));
         println!("{}", report.acknowledged.row("to its acknowledgement"));
+        println!("{}", report.after_acknowledgement.row("from there to the table"));
         println!("{}", report.visible.row("to the other's table"));
     }
     Ok(!arguments.check || report.visible.p99_ms <= AIM_MS)

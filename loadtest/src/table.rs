@@ -137,7 +137,7 @@ fn print(report: &Report) {
     row(&format!("{:.0} updates/s", report.updates_per_second), &report.beside_writer);
 }
 
-/// As people and machines name them: some 20 bytes. One in 5,000 of ten million is another's name too.
+/// As people and machines name them: some 20 bytes. Of ten million, one in 400 is the name of another one too.
 pub(crate) fn name(number: usize) -> Result<SpriteName, router::names::NameError> {
     const WORDS: [&str; 8] = ["brave", "calm", "eager", "fuzzy", "golden", "quiet", "rapid", "silver"];
     SpriteName::parse(&format!("{}-otter-{:x}", WORDS[number % WORDS.len()], scatter(number) >> 36))
