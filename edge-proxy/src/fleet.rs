@@ -129,22 +129,16 @@ async fn corrected(
     };
     let store_key = HostRow::key(own);
     let entry = store.get(&store_key).await?.context("its row is gone")?;
-    let stored = HostRow::decode(&store_key, &entry.value);
-    let row = match (&known.papers, stored) {
-        // What it signs it has believed before, whatever stands in the store.
-        (Some(_), stored) if stored.as_ref().is_ok_and(|row| row == &*known) && known.endpoint == endpoint => {
-            return Ok(());
-        }
-        (Some(_), _) => papers::renew(HostRow { endpoint, ..(*known).clone() }, key),
-        (None, Err(error)) => return Err(error.into()),
-        (None, Ok(row)) => {
-            anyhow::ensure!(row.wireguard_key == known.wireguard_key, "its row has another key");
-            if row.endpoint == endpoint {
-                return Ok(());
-            }
-            HostRow { endpoint, ..row }
-        }
+    // What this host seals it has believed before, whatever stands in the store; but what an operator wrote since
+    // is not written over.
+    let row = match HostRow::decode(&store_key, &entry.value).and_then(|row| hosts.believed(row)) {
+        Ok(row) if row.endpoint == endpoint => return Ok(()),
+        Ok(row) => row,
+        Err(_) if known.papers.is_some() => (*known).clone(),
+        Err(error) => return Err(error.into()),
     };
+    anyhow::ensure!(row.wireguard_key == known.wireguard_key, "its row has another key");
+    let row = papers::renew(HostRow { endpoint, ..row }, key);
     store.compare_and_set(&store_key, Some(entry.version), Some(&row.encode())).await?;
     Ok(())
 }
