@@ -3,10 +3,13 @@
 mod enrol;
 mod handover;
 mod place;
+mod rotate;
 
 pub use enrol::{FleetCommand, MachineCommand, run};
 pub(crate) use handover::give;
 pub use handover::{Moving, clear_up, leaving, receive};
+pub use rotate::Rotation;
+pub(crate) use rotate::{rotate, rotation};
 
 use crate::host;
 use crate::machine_keys::End;
@@ -71,13 +74,17 @@ fn known<R: RegistryRow>(data_dir: &Path, file: &str, operators: &Operators) -> 
 /// It is not there, or with another key: then nobody could reach it. Says how to enrol it.
 pub async fn own_row(config: &Config, hosts: &HostTable) -> anyhow::Result<Arc<HostRow>> {
     let name = &config.fleet.name;
-    let own = End::of_host(config)?;
-    let key = own.key.public().to_string();
+    let mut own = End::of_host(config)?;
     let mut waited = Duration::ZERO;
     loop {
         let row = hosts.all().into_iter().find(|row| row.name == *name);
         match row {
-            Some(row) if row.wireguard_key == key => return Ok(row),
+            Some(row) if row.wireguard_key == own.key.public().to_string() => return Ok(row),
+            // A change of keys was cut short after the row was written.
+            Some(row) if End::has_next(config) && is_next(config, &row)? => {
+                End::promote(config)?;
+                own = End::of_host(config)?;
+            }
             Some(_) if waited >= SEARCH => {
                 bail!("the registry has another key for host {name}; enrol it anew: {}", add_host(config, &own)?)
             }
@@ -87,6 +94,11 @@ pub async fn own_row(config: &Config, hosts: &HostTable) -> anyhow::Result<Arc<H
         tokio::time::sleep(LOOK).await;
         waited += LOOK;
     }
+}
+
+/// Whether the row names the next keys of this host. Of a pair of files the first may have its place already.
+fn is_next(config: &Config, row: &HostRow) -> anyhow::Result<bool> {
+    Ok(row.wireguard_key == End::next_of_host(config)?.key.public().to_string())
 }
 
 /// Corrects this host's own row when edges are to reach it somewhere else than it says; goes on until

@@ -180,7 +180,7 @@ impl Running {
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
         let hosts = (role != Role::Alone).then(|| fleet::hosts(&stores.routes, &config.data_dir, &operators));
-        let mut moving = None;
+        let (mut moving, mut rotation) = (None, None);
         let (host, number, backhaul) = match (role, &hosts) {
             (Role::Alone, _) | (_, None) => {
                 let (host, backhaul) = Host::alone(config, LOCAL_HOST, &doors).await?;
@@ -202,6 +202,7 @@ impl Running {
                 }
                 let pops = fleet::pops(&stores.routes, &config.data_dir, &operators);
                 let (host, listens) = Host::in_fleet(config, &doors, pops).await?;
+                rotation = Some(fleet::rotation(config, host.orders.clone()));
                 let (store, hosts) = (Arc::clone(&stores.routes), Arc::clone(hosts));
                 tokio::spawn(fleet::announce(config.clone(), store, Arc::clone(&hosts), number, key, listens));
                 moving = Some(Arc::new(Moving {
@@ -254,6 +255,7 @@ impl Running {
             domains,
             hosts,
             moving,
+            rotation,
             host: number,
             suffix: config.names.suffixes.first().cloned().unwrap_or_default(),
             https_port: edge.as_ref().map_or(443, |edge| edge.https.port()),

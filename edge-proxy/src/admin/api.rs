@@ -72,6 +72,8 @@ pub struct Admin {
     pub hosts: Option<Arc<HostTable>>,
     /// What a host of a fleet needs to give sprites away; none elsewhere.
     pub moving: Option<Arc<Moving>>,
+    /// What a host of a fleet needs to change its keys; none elsewhere.
+    pub rotation: Option<Arc<fleet::Rotation>>,
     /// This host.
     pub host: HostId,
     /// The suffix URLs are shown under.
@@ -196,6 +198,10 @@ impl Admin {
             (&Method::GET, ["v1", "openapi.json"]) => Ok(serde_json::from_str(OPENAPI).unwrap_or(Value::Null)),
             (&Method::GET, ["v1", "explain", host]) => self.explain(host),
             (&Method::POST, ["v1", "accept-removals"]) => Ok(self.accept_removals()),
+            (&Method::POST, ["v1", "rotate-keys"]) => match optional(&body, "the body says no listen or old_for_s") {
+                Ok(asked) => fleet::rotate(self, asked).await,
+                Err(wrong) => Err(wrong),
+            },
             (&Method::GET, ["v1", "domains"]) => Ok(self.list_domains()),
             (&Method::POST, ["v1", "domains"]) => self.add_domain(&body).await,
             (&Method::GET, ["v1", "domains", name]) => self.explain_domain(name).await,
