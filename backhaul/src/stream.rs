@@ -2,7 +2,7 @@
 
 use crate::OpenError;
 use crate::activity::{RunActivity, RunStream};
-use crate::session::{QuicRead, QuicWrite, Receipt, Runs, delivered_bytes};
+use crate::session::{QuicRead, QuicWrite, Receipt, Retired, Runs, delivered_bytes};
 use crate::wire::Opened;
 use std::io;
 use std::pin::Pin;
@@ -30,6 +30,7 @@ pub struct GuestStream {
 struct Session {
     receipt: Receipt,
     runs: Arc<Runs>,
+    retired: Retired,
     sprite: String,
 }
 
@@ -47,6 +48,7 @@ impl GuestStream {
         write: QuicWrite,
         receipt: Receipt,
         runs: Arc<Runs>,
+        retired: Retired,
         sprite: String,
         expected: Option<u64>,
     ) -> Self {
@@ -60,7 +62,7 @@ impl GuestStream {
             write: GuestWrite { half: WriteTo::Quic(Box::new(write)), written: 0 },
             activity,
             opened: None,
-            session: Some(Session { receipt, runs, sprite }),
+            session: Some(Session { receipt, runs, retired, sprite }),
         }
     }
 
@@ -103,6 +105,12 @@ impl GuestStream {
     #[must_use]
     pub const fn activity(&self) -> &Arc<RunActivity> {
         &self.activity
+    }
+
+    /// Whether its session takes no more requests: the host has another key, and this stream is for what is open.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.retired.is_retired())
     }
 
     /// Bytes written towards the guest so far.

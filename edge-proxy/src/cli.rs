@@ -102,6 +102,15 @@ enum Command {
     Status,
     /// Let go of routes that vanished from the store too many at once and are served on (store.held_removals in status).
     AcceptRemovals,
+    /// Change the WireGuard key and the certificate of a worker host of a fleet, while it serves.
+    RotateKeys {
+        /// Where the next WireGuard socket listens; the address of the present one and a free port when left out.
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<SocketAddr>,
+        /// How long the old keys are good for what is open, 1h when left out.
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        old_for: Option<Duration>,
+    },
     /// Routes.
     #[command(subcommand)]
     Route(RouteCommand),
@@ -491,6 +500,9 @@ pub fn run_from_arguments() -> ExitCode {
         Command::Status => client(admin::client::status(&cli.admin, cli.json)),
         Command::Route(RouteCommand::Explain { host }) => client(admin::client::explain(&cli.admin, cli.json, &host)),
         Command::AcceptRemovals => client(admin::client::accept_removals(&cli.admin, cli.json)),
+        Command::RotateKeys { listen, old_for } => {
+            client(admin::client::rotate_keys(&cli.admin, cli.json, listen, old_for))
+        }
         Command::Ledger { after, limit } => client(admin::client::ledger(&cli.admin, cli.json, after, limit)),
     }
     .into()

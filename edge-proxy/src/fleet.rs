@@ -4,11 +4,14 @@ mod acks;
 mod enrol;
 mod handover;
 mod place;
+mod rotate;
 
 pub use acks::{Acks, tell_hosts};
 pub use enrol::{FleetCommand, MachineCommand, run};
 pub(crate) use handover::give;
 pub use handover::{Moving, clear_up, leaving, receive};
+pub use rotate::Rotation;
+pub(crate) use rotate::{rotate, rotation};
 
 use crate::host;
 use crate::machine_keys::End;
@@ -84,13 +87,17 @@ fn known<R: RegistryRow>(data_dir: &Path, file: &str, operators: &Operators) -> 
 /// It is not there, or with another key: then nobody could reach it. Says how to enrol it.
 pub async fn own_row(config: &Config, hosts: &HostTable) -> anyhow::Result<Arc<HostRow>> {
     let name = &config.fleet.name;
-    let own = End::of_host(config)?;
-    let key = own.key.public().to_string();
+    let mut own = End::of_host(config)?;
     let mut waited = Duration::ZERO;
     loop {
         let row = hosts.all().into_iter().find(|row| row.name == *name);
         match row {
-            Some(row) if row.wireguard_key == key => return Ok(row),
+            Some(row) if row.wireguard_key == own.key.public().to_string() => return Ok(row),
+            // A change of keys was cut short after the row was written.
+            Some(row) if End::has_next(config) && is_next(config, &row)? => {
+                End::promote(config)?;
+                own = End::of_host(config)?;
+            }
             Some(_) if waited >= SEARCH => {
                 bail!("the registry has another key for host {name}; enrol it anew: {}", add_host(config, &own)?)
             }
@@ -100,6 +107,11 @@ pub async fn own_row(config: &Config, hosts: &HostTable) -> anyhow::Result<Arc<H
         tokio::time::sleep(LOOK).await;
         waited += LOOK;
     }
+}
+
+/// Whether the row names the next keys of this host. Of a pair of files the first may have its place already.
+fn is_next(config: &Config, row: &HostRow) -> anyhow::Result<bool> {
+    Ok(row.wireguard_key == End::next_of_host(config)?.key.public().to_string())
 }
 
 /// Corrects this host's own row when edges are to reach it somewhere else than it says; goes on until
@@ -142,22 +154,16 @@ async fn corrected(
     };
     let store_key = HostRow::key(own);
     let entry = store.get(&store_key).await?.context("its row is gone")?;
-    let stored = HostRow::decode(&store_key, &entry.value);
-    let row = match (&known.papers, stored) {
-        // What it signs it has believed before, whatever stands in the store.
-        (Some(_), stored) if stored.as_ref().is_ok_and(|row| row == &*known) && known.endpoint == endpoint => {
-            return Ok(());
-        }
-        (Some(_), _) => papers::renew(HostRow { endpoint, ..(*known).clone() }, key),
-        (None, Err(error)) => return Err(error.into()),
-        (None, Ok(row)) => {
-            anyhow::ensure!(row.wireguard_key == known.wireguard_key, "its row has another key");
-            if row.endpoint == endpoint {
-                return Ok(());
-            }
-            HostRow { endpoint, ..row }
-        }
+    // What this host seals it has believed before, whatever stands in the store; but what an operator wrote since
+    // is not written over.
+    let row = match HostRow::decode(&store_key, &entry.value).and_then(|row| hosts.believed(row)) {
+        Ok(row) if row.endpoint == endpoint => return Ok(()),
+        Ok(row) => row,
+        Err(_) if known.papers.is_some() => (*known).clone(),
+        Err(error) => return Err(error.into()),
     };
+    anyhow::ensure!(row.wireguard_key == known.wireguard_key, "its row has another key");
+    let row = papers::renew(HostRow { endpoint, ..row }, key);
     store.compare_and_set(&store_key, Some(entry.version), Some(&row.encode())).await?;
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! The worker host of this machine, on a thread of its own: the owner of its sprites and,
 //! over the tunnel, the server of its sessions.
 
+mod servers;
+
+pub(crate) use servers::Order;
+
 use crate::door::SpriteDoors;
 use crate::fleet::Acks;
 use crate::machine_keys::End;
@@ -12,11 +16,12 @@ use config::{Config, Link};
 use router::hosts::HostTable;
 use router::pops::PopTable;
 use router::route::{HostId, HostRow};
+use servers::Servers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use wakeup::drivers::{DoorKeeper, Doors};
 use wakeup::ledger::LedgerSettings;
 use wakeup::owner::{HostSettings, OwnerHandle, Rang};
@@ -28,6 +33,8 @@ const GOODBYE: Duration = Duration::from_millis(200);
 pub struct Host {
     /// The owner of its sprites.
     pub owner: OwnerHandle,
+    /// Changes its keys.
+    pub(crate) orders: mpsc::Sender<Order>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -101,10 +108,12 @@ impl Host {
         };
         let (told, hears) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
-        let thread =
-            std::thread::Builder::new().name("host".into()).spawn(move || serve(settings, server, told, stopped))?;
+        let (orders, ordered) = mpsc::channel(1);
+        let inner_mtu = config.backhaul.inner_mtu;
+        let serve = move || serve(settings, server, told, stopped, (inner_mtu, ordered));
+        let thread = std::thread::Builder::new().name("host".into()).spawn(serve)?;
         let (owner, endpoint) = hears.await.map_err(|_| anyhow!("the host's thread ended at its start"))??;
-        Ok((Self { owner, stop, thread }, endpoint))
+        Ok((Self { owner, orders, stop, thread }, endpoint))
     }
 
     /// Ends every guest and every session.
@@ -134,7 +143,13 @@ pub fn row(own: &End, name: &str, number: HostId, endpoint: SocketAddr) -> HostR
 type Told = oneshot::Sender<anyhow::Result<(OwnerHandle, Option<SocketAddr>)>>;
 
 /// The host's thread.
-fn serve(settings: HostSettings, server: Option<ServerEnd>, told: Told, stopped: oneshot::Receiver<()>) {
+fn serve(
+    settings: HostSettings,
+    server: Option<ServerEnd>,
+    told: Told,
+    stopped: oneshot::Receiver<()>,
+    (inner_mtu, orders): (u16, mpsc::Receiver<Order>),
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return drop(told.send(Err(error.into()))),
@@ -145,35 +160,23 @@ fn serve(settings: HostSettings, server: Option<ServerEnd>, told: Told, stopped:
             Err(error) => return drop(told.send(Err(error.into()))),
         };
         let pops = server.as_ref().and_then(|server| server.edges.all().cloned());
+        let applied = server.as_ref().and_then(|server| server.applied.clone());
         let server = match server.map(|server| server.start(&owner)).transpose() {
             Ok(server) => server,
             Err(error) => return drop(told.send(Err(error))),
         };
         let endpoint = server.as_ref().map(HostServer::local_addr);
-        if told.send(Ok((owner, endpoint))).is_ok() {
+        let mut servers = Servers::new(server, applied);
+        if told.send(Ok((owner.clone(), endpoint))).is_ok() {
             tokio::select! {
                 _ = stopped => {}
-                () = follow_edges(server.as_ref(), pops) => {}
+                () = servers.serve(&owner, pops, inner_mtu, orders) => {}
             }
         }
-        if let Some(server) = server {
-            // An edge that is gone does not answer.
-            let _ = tokio::time::timeout(GOODBYE, server.shutdown()).await;
-        }
+        drop(owner);
+        // An edge that is gone does not answer.
+        let _ = tokio::time::timeout(GOODBYE, servers.shutdown()).await;
     });
-}
-
-/// Lets in whoever the registry says, for as long as it is followed; never returns.
-async fn follow_edges(server: Option<&HostServer>, pops: Option<Arc<PopTable>>) {
-    if let Some((server, pops)) = server.zip(pops) {
-        let mut changes = pops.changes();
-        // The server began with what was known; there may be more by now.
-        changes.mark_changed();
-        while changes.changed().await.is_ok() {
-            server.set_edges(peers(&pops));
-        }
-    }
-    std::future::pending().await
 }
 
 /// Who may have a session.

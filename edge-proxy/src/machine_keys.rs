@@ -34,6 +34,39 @@ impl End {
         Self::load(config, "host")
     }
 
+    /// The worker host's next keys, made when they are not there yet, with the signing key it has.
+    ///
+    /// # Errors
+    /// A file that cannot be read or made, and which.
+    pub fn next_of_host(config: &Config) -> anyhow::Result<Self> {
+        let signing = Self::of_host(config)?.signing;
+        let directory = config.data_dir.join("keys");
+        let key = PrivateKey::load_or_generate(&directory.join("host-next.key"))?;
+        let identity = Identity::load_or_generate(&directory.join("host-next.identity"))?;
+        Ok(Self { key, identity, signing })
+    }
+
+    /// Whether next keys were made that have not taken their place.
+    #[must_use]
+    pub fn has_next(config: &Config) -> bool {
+        ["key", "identity"].iter().any(|kind| config.data_dir.join("keys").join(format!("host-next.{kind}")).exists())
+    }
+
+    /// Puts the next keys in the place of the present ones. May be done again when it was cut short.
+    ///
+    /// # Errors
+    /// A file that cannot be renamed.
+    pub fn promote(config: &Config) -> anyhow::Result<()> {
+        let directory = config.data_dir.join("keys");
+        for kind in ["identity", "key"] {
+            let (from, to) = (directory.join(format!("host-next.{kind}")), directory.join(format!("host.{kind}")));
+            if from.exists() {
+                std::fs::rename(&from, &to).with_context(|| to.display().to_string())?;
+            }
+        }
+        Ok(())
+    }
+
     fn load(config: &Config, name: &str) -> anyhow::Result<Self> {
         let directory = config.data_dir.join("keys");
         std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;

@@ -196,7 +196,7 @@ impl Running {
         if let (Some(at), Some(hosts), Some(pops)) = (serve, &hosts, &pops) {
             primary::serve(config, at, &stores.routes, hosts, pops).await?;
         }
-        let (mut moving, mut acks) = (None, None);
+        let (mut moving, mut acks, mut rotation) = (None, None, None);
         let (host, number, backhaul) = match (role, &hosts) {
             (Role::Alone, _) | (_, None) => {
                 let (host, backhaul) = Host::alone(config, LOCAL_HOST, &doors).await?;
@@ -223,6 +223,7 @@ impl Running {
                 let heard = Arc::new(Acks::new(Arc::clone(&pops)));
                 let (host, listens) = Host::in_fleet(config, &doors, pops, Arc::clone(&heard)).await?;
                 acks = Some(heard);
+                rotation = Some(fleet::rotation(config, host.orders.clone()));
                 let (store, hosts) = (Arc::clone(&stores.routes), Arc::clone(hosts));
                 tokio::spawn(fleet::announce(config.clone(), store, Arc::clone(&hosts), number, key, listens));
                 moving = Some(Arc::new(Moving {
@@ -281,6 +282,7 @@ impl Running {
             hosts,
             moving,
             acks,
+            rotation,
             host: number,
             suffix: config.names.suffixes.first().cloned().unwrap_or_default(),
             https_port: edge.as_ref().map_or(443, |edge| edge.https.port()),

@@ -81,10 +81,27 @@ impl Stores {
         Ok(row)
     }
 
-    /// The row this host signed last.
+    /// The row this host signed last, as long as its chain begins with an operator of today.
     fn last(&self, name: &SpriteName) -> Result<Option<SpriteRow>, StoreError> {
+        let Some(own) = &self.own else { return Ok(None) };
         let entry = self.local.get(&format!("{SIGNED_PREFIX}{name}"))?;
-        Ok(entry.and_then(|entry| SpriteRow::decode(&SpriteRow::key(name), &entry.value).ok()).map(|(_, row)| row))
+        let row = entry.and_then(|entry| SpriteRow::decode(&SpriteRow::key(name), &entry.value).ok());
+        Ok(row.map(|(_, row)| row).filter(|row| row.check_proof(name, None, &own.operators).is_ok()))
+    }
+
+    /// Keeps what an operator has signed since in place of what this host signed last.
+    async fn refresh(&self) -> Result<(), SpriteError> {
+        for entry in self.local.scan(SIGNED_PREFIX)? {
+            let Ok(name) = SpriteName::parse(entry.key.trim_start_matches(SIGNED_PREFIX)) else { continue };
+            match self.believed(&name).await {
+                Ok(Some((row, _))) if self.own.as_ref().is_some_and(|own| own.host == row.host) => {
+                    self.remember(&name, Some(&row))?;
+                }
+                Ok(_) | Err(SpriteError::Corrupt(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Writes a sprite's row, sealed where operators sign. `row.proof.serial` is the caller's: one more than
@@ -180,6 +197,10 @@ impl Stores {
 /// # Cancel safety
 /// Dropping it leaves the rows as they are.
 pub async fn repair(stores: Stores, table: Arc<RouteTable>) {
+    while let Err(error) = stores.refresh().await {
+        tracing::debug!(%error, "what operators signed since is not read yet");
+        tokio::time::sleep(PAUSE).await;
+    }
     loop {
         for name in table.forged().await {
             match repaired(&stores, &name).await {

@@ -41,12 +41,12 @@ pub async fn follow(store: Store, table: Arc<RouteTable>, last_known_good: PathB
     follow_later(store, table, last_known_good, Duration::ZERO).await;
 }
 
-/// As [`follow`], but when over 5 % of the routes (16 in any case) change their host or are deleted within a
+/// As [`follow()`], but when over 5 % of the routes (16 in any case) change their host or are deleted within a
 /// minute, the further ones are applied `bulk_delay` later, as the store has them then. Not so what is
 /// compared with the last run's file: nobody knows when that changed.
 ///
 /// # Cancel safety
-/// As [`follow`].
+/// As [`follow()`].
 pub async fn follow_later(store: Store, table: Arc<RouteTable>, last_known_good: PathBuf, bulk_delay: Duration) {
     let saved = follow::saved_cursor(&last_known_good);
     let applier = Applier { bulk: Bulk::new(bulk_delay), ..Applier::new(table, saved) };

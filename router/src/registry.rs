@@ -196,7 +196,11 @@ impl<R: RegistryRow> Registry<R> {
         }
     }
 
-    fn believed(&self, row: R) -> Result<R, RowError> {
+    /// The row, if who wrote it may have, by what is known here. Without operators everybody may.
+    ///
+    /// # Errors
+    /// [`RowError::Forged`].
+    pub fn believed(&self, row: R) -> Result<R, RowError> {
         if self.may_vanish() {
             return Ok(row);
         }

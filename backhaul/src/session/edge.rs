@@ -7,6 +7,7 @@
 
 use super::alone;
 use super::control::send_all;
+use super::retire::{Retired, drain};
 use super::runs::Runs;
 use super::silence::{Silence, Verdict, asked};
 use super::stream::{QuicRead, QuicWrite, Receipt};
@@ -88,7 +89,7 @@ struct Session {
 enum State {
     /// Not connected; may be at once.
     Idle,
-    Up(Connection),
+    Up(Connection, Retired),
     /// The last connect failed; not before this instant.
     Down(Instant),
 }
@@ -143,7 +144,7 @@ impl QuicEdge {
         let Some(session) = sessions.get(&host) else { return SessionState::Idle };
         match &*session.state.borrow() {
             State::Idle => SessionState::Idle,
-            State::Up(_) => SessionState::Up,
+            State::Up(..) => SessionState::Up,
             State::Down(_) => SessionState::Down,
         }
     }
@@ -167,7 +168,7 @@ impl QuicEdge {
         let sessions = self.0.sessions.pin();
         let Some(session) = sessions.get(&host) else { return INITIAL_ROUND_TRIP };
         match &*session.state.borrow() {
-            State::Up(connection) => connection.rtt(),
+            State::Up(connection, _) => connection.rtt(),
             State::Idle | State::Down(_) => INITIAL_ROUND_TRIP,
         }
     }
@@ -175,7 +176,7 @@ impl QuicEdge {
     pub(crate) async fn open(&self, host: HostId, open: Open) -> Result<GuestStream, OpenError> {
         let session = self.session(host);
         let connected = tokio::time::timeout(CONNECT_WAIT + STREAM_WAIT, session.connection()).await;
-        let connection = connected.ok().flatten().ok_or(OpenError::Unreachable)?;
+        let (connection, retired) = connected.ok().flatten().ok_or(OpenError::Unreachable)?;
         let opened = tokio::time::timeout(STREAM_WAIT, connection.open_bi()).await;
         let Ok(Ok((send, receive))) = opened else { return Err(OpenError::Unreachable) };
         let mut frame = Vec::with_capacity(512);
@@ -187,7 +188,7 @@ impl QuicEdge {
         let read = QuicRead::new(receive, receipt.clone());
         let write = QuicWrite::new(send, frame, receipt.clone());
         let runs = Arc::clone(&session.runs);
-        Ok(GuestStream::quic(read, write, receipt, runs, open.sprite, open.expect_run))
+        Ok(GuestStream::quic(read, write, receipt, runs, retired, open.sprite, open.expect_run))
     }
 
     fn session(&self, host: HostId) -> Arc<Session> {
@@ -221,14 +222,16 @@ impl Drop for Shared {
 
 impl Session {
     /// The connection, made if need be; `None` when that failed.
-    async fn connection(&self) -> Option<Connection> {
+    async fn connection(&self) -> Option<(Connection, Retired)> {
         let mut state = self.state.subscribe();
         loop {
             match &*state.borrow_and_update() {
-                State::Up(connection) if connection.close_reason().is_none() => return Some(connection.clone()),
+                State::Up(connection, retired) if connection.close_reason().is_none() => {
+                    return Some((connection.clone(), retired.clone()));
+                }
                 State::Down(until) if Instant::now() < *until => return None,
                 // The task is about to see that it is over, or has nothing to do.
-                State::Up(_) | State::Down(_) | State::Idle => self.demand.notify_one(),
+                State::Up(..) | State::Down(_) | State::Idle => self.demand.notify_one(),
             }
             state.changed().await.ok()?;
         }
@@ -247,17 +250,29 @@ async fn run(edge: Weak<Shared>, session: Arc<Session>, mut queue: mpsc::Receive
         session.wanted().await;
         let Some(edge) = edge.upgrade() else { return };
         match edge.connect(session.host, renew).await {
-            Ok(made) => {
+            Ok(mut made) => {
                 back_off = BACK_OFF.0;
-                let connection = made.connection.clone();
-                session.state.send_replace(State::Up(connection.clone()));
-                let link = Arc::clone(&edge.link);
-                let events = Arc::clone(&edge.events);
-                drop(edge);
-                let ended = serve(made, &link, &session, &mut queue, &events).await;
+                let (link, events) = (Arc::clone(&edge.link), Arc::clone(&edge.events));
+                let edge = {
+                    let weak = Arc::downgrade(&edge);
+                    drop(edge);
+                    weak
+                };
+                let ended = loop {
+                    let retired = Retired::default();
+                    session.state.send_replace(State::Up(made.connection.clone(), retired.clone()));
+                    let (ended, next) = serve(&mut made, &edge, &link, &session, &mut queue, &events).await;
+                    let Some(next) = next else { break ended };
+                    tracing::info!(
+                        host = session.host.0,
+                        "the host has another key; its new requests take another session"
+                    );
+                    let old = std::mem::replace(&mut made, next);
+                    tokio::spawn(drain(old, retired, Arc::clone(&link)));
+                };
                 renew = matches!(ended, Ended::Silent);
                 tracing::info!(host = session.host.0, reason = %ended, "session ended");
-                connection.close(0u32.into(), b"");
+                made.connection.close(0u32.into(), b"");
                 session.runs.forget_claims();
                 session.state.send_replace(State::Idle);
                 if let (Some(events), false) = (events.get(), matches!(ended, Ended::Unused)) {
@@ -294,6 +309,8 @@ enum Ended {
     Silent,
     #[error("nobody used it for {UNUSED:?}")]
     Unused,
+    #[error("its host has another key")]
+    Replaced,
 }
 
 /// Why there is no session.
@@ -310,9 +327,10 @@ enum ConnectError {
 }
 
 /// A session that was just made.
-struct Made {
-    connection: Connection,
-    /// The host's address inside the tunnel.
+pub(super) struct Made {
+    pub(super) connection: Connection,
+    /// The host's key in the tunnel, and its address there.
+    pub(super) key: PublicKey,
     address: Ipv6Addr,
     /// Opened before anybody else could open one: being the first is what makes it the
     /// control stream.
@@ -338,7 +356,7 @@ impl Shared {
         let made = async {
             let connection = connecting.await?;
             let control = connection.open_bi().await?;
-            Ok(Made { connection, address: row.address, control })
+            Ok(Made { connection, key, address: row.address, control })
         };
         match tokio::time::timeout(CONNECT_WAIT, made).await {
             Ok(made) => made.map_err(|error: quinn::ConnectionError| ConnectError::Connect(error.to_string())),
@@ -347,28 +365,29 @@ impl Shared {
     }
 }
 
-/// Carries a session's control stream until the session ends.
+/// Carries a session's control stream until the session ends, or another one is there to take its place.
 async fn serve(
-    made: Made,
+    made: &mut Made,
+    edge: &Weak<Shared>,
     link: &UserspaceLink,
     session: &Session,
     queue: &mut mpsc::Receiver<ToOwner>,
     events: &Events,
-) -> Ended {
-    let Made { connection, address, control: (mut send, mut receive) } = made;
+) -> (Ended, Option<Made>) {
+    let Made { connection, key, address, control: (send, receive) } = made;
     // A word at once, so that the host sees the stream before others that overtake it.
-    if let Err(error) = super::control::write_frame(&mut send, &leases(Vec::new())).await {
-        return Ended::Control(error);
+    if let Err(error) = super::control::write_frame(send, &leases(Vec::new())).await {
+        return (Ended::Control(error), None);
     }
-    let up = send_all(&connection, &mut send, queue);
-    let alone = alone::receive(&connection, |message: ToEdge| {
+    let up = send_all(connection, send, queue);
+    let alone = alone::receive(connection, |message: ToEdge| {
         if let Some(events) = events.get() {
             events.answer(session.host, message);
         }
     });
     let down = async {
         loop {
-            match super::control::read_frame::<ToEdge>(&mut receive).await? {
+            match super::control::read_frame::<ToEdge>(receive).await? {
                 None => return Err::<(), _>(io::ErrorKind::UnexpectedEof.into()),
                 Some(message) => {
                     let mut cordoned = None;
@@ -387,14 +406,37 @@ async fn serve(
             }
         }
     };
-    tokio::select! {
+    let ended = tokio::select! {
         // What travels alone before what left behind it on the control stream.
         biased;
         error = connection.closed() => Ended::Closed(error),
         error = alone => Ended::Closed(error),
         result = up => Ended::Control(result.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
         result = down => Ended::Control(result.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
-        ended = watch_over(&connection, link, address, session) => ended,
+        ended = watch_over(connection, link, *address, session) => ended,
+        next = replacement(edge, session.host, *key) => return (Ended::Replaced, Some(next)),
+    };
+    (ended, None)
+}
+
+/// Makes a session to the host's next key when its row has one, while the old one goes on.
+async fn replacement(edge: &Weak<Shared>, host: HostId, key: PublicKey) -> Made {
+    let mut pause = TICK;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = TICK;
+        // Gone with the edge is what the session notices by itself.
+        let Some(edge) = edge.upgrade() else { continue };
+        let Some(row) = (edge.hosts)(host) else { continue };
+        if row.wireguard_key.parse().is_ok_and(|now: PublicKey| now != key) {
+            match edge.connect(host, false).await {
+                Ok(made) => return made,
+                Err(error) => {
+                    tracing::warn!(host = host.0, %error, "no session to the host's next key yet; the old one goes on");
+                    pause = BACK_OFF.1;
+                }
+            }
+        }
     }
 }
 

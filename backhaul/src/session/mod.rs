@@ -9,6 +9,7 @@ mod alone;
 mod control;
 mod edge;
 mod ledger;
+mod retire;
 mod runs;
 mod server;
 mod silence;
@@ -22,6 +23,7 @@ pub use tls::{Identity, IdentityError, Pins, pin_of, shared as shared_pins};
 
 pub(crate) use control::{read_frame, write_frame};
 pub(crate) use ledger::Ledger;
+pub(crate) use retire::Retired;
 pub(crate) use runs::Runs;
 pub(crate) use stream::{QuicRead, QuicWrite, Receipt, delivered_bytes};
 

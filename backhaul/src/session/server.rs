@@ -31,6 +31,9 @@ pub struct EdgePeer {
     pub pins: Vec<String>,
 }
 
+/// Numbers of sessions: an owner that has two servers, while its keys change, must not take one for another.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// What stalled streams may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -123,8 +126,7 @@ impl HostServer {
         let endpoint = endpoint.map_err(ServeError::Socket)?;
         let listen = link.listen_addr().map_err(ServeError::Socket)?;
         let edges = ArcSwap::from_pointee(edges);
-        let (next, current) = (AtomicU64::new(1), Mutex::default());
-        let host = Arc::new(Host { edges, pins, owner, applied, limits, next, current });
+        let host = Arc::new(Host { edges, pins, owner, applied, limits, current: Mutex::default() });
         tokio::spawn(accept(endpoint.clone(), Arc::clone(&host)));
         Ok(Self { endpoint, host, link, listen })
     }
@@ -183,7 +185,6 @@ struct Host {
     owner: Arc<dyn Owner>,
     applied: Option<AppliedSink>,
     limits: Limits,
-    next: AtomicU64,
     /// The latest session of each edge process. A process that restarted makes a new one
     /// long before its old one times out.
     current: Mutex<HashMap<Ipv6Addr, Connection>>,
@@ -213,7 +214,7 @@ impl Host {
             tracing::warn!(edge = %address, "session refused: the certificate is another edge's");
             return connection.close(1u32.into(), b"certificate");
         }
-        let edge = EdgeId(self.next.fetch_add(1, Ordering::Relaxed));
+        let edge = EdgeId(NEXT.fetch_add(1, Ordering::Relaxed));
         let earlier = self.lock().insert(address, connection.clone());
         if let Some(earlier) = earlier {
             earlier.close(0u32.into(), b"superseded");

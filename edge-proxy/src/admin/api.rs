@@ -2,7 +2,7 @@
 
 use super::sprites::SpriteError;
 use crate::domains::Domains;
-use crate::fleet::{Acks, Moving};
+use crate::fleet::{self, Acks, Moving};
 use crate::stores::Stores;
 use crate::watchdog;
 use crate::webhook;
@@ -61,6 +61,8 @@ pub struct Admin {
     pub moving: Option<Arc<Moving>>,
     /// What the edges have said of changes of this host's routes; none where there are no others.
     pub acks: Option<Arc<Acks>>,
+    /// What a host of a fleet needs to change its keys; none elsewhere.
+    pub rotation: Option<Arc<fleet::Rotation>>,
     /// This host.
     pub host: HostId,
     /// The suffix URLs are shown under.
@@ -147,6 +149,10 @@ impl Admin {
             (&Method::GET, ["v1", "openapi.json"]) => Ok(serde_json::from_str(OPENAPI).unwrap_or(Value::Null)),
             (&Method::GET, ["v1", "explain", host]) => self.explain(host),
             (&Method::POST, ["v1", "accept-removals"]) => Ok(self.accept_removals()),
+            (&Method::POST, ["v1", "rotate-keys"]) => match optional(&body, "the body says no listen or old_for_s") {
+                Ok(asked) => fleet::rotate(self, asked).await,
+                Err(wrong) => Err(wrong),
+            },
             (&Method::GET, ["v1", "domains"]) => Ok(self.list_domains()),
             (&Method::POST, ["v1", "domains"]) => self.add_domain(&body).await,
             (&Method::GET, ["v1", "domains", name]) => self.explain_domain(name).await,

@@ -8,7 +8,9 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// Stands for the host's own figure in `sprite limits`.
@@ -226,6 +228,19 @@ pub async fn explain(socket: &Path, json: bool, host: &str) -> Exit {
 pub async fn accept_removals(socket: &Path, json: bool) -> Exit {
     let accepted = call(socket, Method::POST, "/v1/accept-removals", None).await;
     print(accepted.map(|value| (value, table::object as Show)), json)
+}
+
+/// Runs `rotate-keys`.
+pub async fn rotate_keys(socket: &Path, json: bool, listen: Option<SocketAddr>, old_for: Option<Duration>) -> Exit {
+    let mut asked = serde_json::Map::new();
+    if let Some(listen) = listen {
+        asked.insert("listen".into(), listen.to_string().into());
+    }
+    if let Some(old_for) = old_for {
+        asked.insert("old_for_s".into(), old_for.as_secs().into());
+    }
+    let changed = call(socket, Method::POST, "/v1/rotate-keys", Some(asked.into())).await;
+    print(changed.map(|value| (value, table::object as Show)), json)
 }
 
 /// Runs `ledger`: one page of it.

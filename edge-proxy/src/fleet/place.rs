@@ -65,7 +65,7 @@ pub(super) async fn sign(
     all: bool,
     unsigned: bool,
 ) -> anyhow::Result<Value> {
-    ensure!(all != names.is_empty(), "name sprites, or --all");
+    ensure!(all == names.is_empty(), "name sprites, or --all");
     let (mut signed, mut left_out) = (0, Vec::new());
     let mut done = |key: &str, result: anyhow::Result<()>| match result {
         Ok(()) => signed += 1,

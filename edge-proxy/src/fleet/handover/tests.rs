@@ -125,6 +125,7 @@ impl Machine {
         let certificates = DomainCertificates::new(Certificates::default(), None);
         let admin = Admin {
             watchdog: None,
+            rotation: None,
             owner: Some(owner.clone()),
             domains: Arc::new(Domains::new(&config::Domains::default(), Arc::clone(routes), domains, certificates)),
             stores,
