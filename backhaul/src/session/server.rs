@@ -34,6 +34,10 @@ pub struct EdgePeer {
 /// Numbers of sessions: an owner that has two servers, while its keys change, must not take one for another.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
+/// How long the tunnel of an edge that is let go stays, for the word that its session is over (chosen: it
+/// leaves within a turn, and nobody has a session there meanwhile).
+const LAST_WORD: Duration = Duration::from_millis(200);
+
 /// What stalled streams may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -131,13 +135,19 @@ impl HostServer {
         Ok(Self { endpoint, host, link, listen })
     }
 
-    /// Says who may have a session from now on. Sessions of those who may not any more end at once;
-    /// an edge whose address belongs to another one is left out, with a word in the log.
+    /// Says who may have a session from now on. Sessions of those who may not any more end at once, and
+    /// their tunnels [`LAST_WORD`] later; an edge whose address belongs to another one is left out, with a
+    /// word in the log.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn set_edges(&self, edges: Vec<EdgePeer>) {
         let before = self.host.edges.load_full();
-        for gone in before.iter().filter(|gone| !edges.iter().any(|edge| edge.key == gone.key)) {
-            self.link.remove_peer(gone.key);
-        }
+        let gone = before.iter().filter(|gone| !edges.iter().any(|edge| edge.key == gone.key));
+        let (at_once, later): (Vec<_>, Vec<_>) = gone
+            .map(|gone| (gone.key, gone.address))
+            .partition(|(_, address)| edges.iter().any(|edge| edge.address == *address));
+        at_once.iter().for_each(|(key, _)| self.link.remove_peer(*key));
         let mut admitted = Vec::with_capacity(edges.len());
         for edge in edges {
             match self.link.upsert_peer(edge.key, edge.address, None) {
@@ -148,6 +158,18 @@ impl HostServer {
         self.host.pins.store(Arc::clone(&*tls::shared(admitted.iter().flat_map(|edge| &edge.pins)).load()));
         self.host.edges.store(Arc::new(admitted));
         self.host.end_strangers();
+        if later.is_empty() {
+            return;
+        }
+        // Without its tunnel an edge does not hear that its session is over, and holds on to it for half a minute.
+        let (host, link) = (Arc::clone(&self.host), Arc::clone(&self.link));
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_WORD).await;
+            let admitted = host.edges.load_full();
+            for (key, _) in later.into_iter().filter(|(key, _)| !admitted.iter().any(|edge| edge.key == *key)) {
+                link.remove_peer(key);
+            }
+        });
     }
 
     /// Where the WireGuard socket listens: the endpoint for the hosts table.
