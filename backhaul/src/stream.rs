@@ -107,10 +107,11 @@ impl GuestStream {
         &self.activity
     }
 
-    /// Whether its session takes no more requests: the host has another key, and this stream is for what is open.
+    /// Whether it takes no more requests: its run is about to end, or its host has another key and new requests
+    /// take another session.
     #[must_use]
-    pub fn is_retired(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.retired.is_retired())
+    pub fn is_closed(&self) -> bool {
+        self.activity.is_closed() || self.session.as_ref().is_some_and(|session| session.retired.is_retired())
     }
 
     /// Bytes written towards the guest so far.

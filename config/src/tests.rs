@@ -78,6 +78,7 @@ fn what_the_example_shows_in_comments_may_be_written() {
             .map(|line| match line.split(' ').next() {
                 Some("socket") => format!("[admin]\n{line}\n"),
                 Some("endpoint") => format!("[fleet]\n{line}\n"),
+                Some("serve") => format!("[store.embedded]\n{line}\n"),
                 _ => format!("{line}\n"),
             })
             .collect();

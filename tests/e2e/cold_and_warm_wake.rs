@@ -162,8 +162,13 @@ async fn what_is_counted_can_be_read_and_names_no_sprite() {
         "wakes_withdrawn_total 0",
         "wakes_abandoned_total 0",
         "lease_mismatch_total 0",
+        "table_applier_still_seconds 0",
+        "table_applier_stalls_total 0",
     ] {
         assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
     }
     assert!(!text.contains("counted\""), "{text}");
+    // The watchdog looks, and has nothing to say.
+    let seen = &demo.admin(&["status"]).await["watchdog"];
+    assert!(seen["looked_ms_ago"].is_u64() && seen["applier_still_s"].is_null(), "{seen}");
 }

@@ -32,5 +32,7 @@ pub(super) async fn drain(old: Made, retired: Retired, link: Arc<UserspaceLink>)
         tokio::time::sleep(TICK).await;
     }
     old.connection.close(0u32.into(), b"replaced");
+    // The host is told through the tunnel that ends here.
+    tokio::time::sleep(TICK).await;
     link.remove_peer(old.key);
 }

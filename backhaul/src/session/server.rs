@@ -225,6 +225,11 @@ async fn accept(endpoint: Endpoint, host: Arc<Host>) {
 impl Host {
     async fn session(self: Arc<Self>, incoming: Incoming) {
         let from = incoming.remote_address();
+        // One that was let go a moment ago: for its side a handshake would be over before ours refuses it.
+        if !self.edges.load().iter().any(|edge| from.ip() == edge.address) {
+            tracing::debug!(edge = %from.ip(), "session refused: no edge has this address");
+            return incoming.refuse();
+        }
         let connection = match tokio::time::timeout(CONNECT_WAIT, incoming).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return tracing::warn!(edge = %from.ip(), %error, "session refused"),

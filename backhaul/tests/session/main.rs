@@ -6,6 +6,7 @@
 mod control;
 mod flow;
 mod relay;
+mod rotation;
 mod round_trips;
 mod streams;
 mod trust;

@@ -73,7 +73,7 @@ impl Link for GuestStream {
     }
 
     fn is_closed(&self) -> bool {
-        self.activity().is_closed() || self.is_retired()
+        Self::is_closed(self)
     }
 
     fn to_guest_offset(&self) -> u64 {

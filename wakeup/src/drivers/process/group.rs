@@ -23,13 +23,15 @@ pub(super) async fn thaw(leader: Pid) -> Result<(), DriverError> {
     }
 }
 
-/// Stops the group; returns when every process of it is stopped.
+/// Stops the group; returns when every process of it is stopped, or cannot go on without stopping.
 pub(super) async fn freeze(leader: Pid) -> Result<(), DriverError> {
     let end = Instant::now() + FREEZE_TIMEOUT;
     loop {
         // Again in each round: a child forked in between would run on.
         kill_process_group(leader, Signal::STOP).map_err(|error| system("cannot freeze it")(error.into()))?;
-        if members_of(leader).iter().all(|(_, state)| matches!(state, 'T' | 't')) {
+        // One that sleeps in the kernel stops before it runs another instruction of its own; a shell that waits
+        // there for a child which was stopped before its exec (vfork(2)) would be waited for in vain.
+        if members_of(leader).iter().all(|(_, state)| matches!(state, 'T' | 't' | 'D')) {
             return Ok(());
         }
         if Instant::now() >= end {
