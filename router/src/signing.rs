@@ -130,7 +130,7 @@ impl<'de> Deserialize<'de> for Signature {
 pub struct Seal {
     /// Whose it is.
     pub by: PublicKey,
-    /// Over [`Message::row`].
+    /// Over the key of the row and its encoding without a seal.
     pub signature: Signature,
 }
 

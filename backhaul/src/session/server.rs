@@ -136,7 +136,7 @@ impl HostServer {
     }
 
     /// Says who may have a session from now on. Sessions of those who may not any more end at once, and
-    /// their tunnels [`LAST_WORD`] later; an edge whose address belongs to another one is left out, with a
+    /// their tunnels 200 ms later; an edge whose address belongs to another one is left out, with a
     /// word in the log.
     ///
     /// # Panics
