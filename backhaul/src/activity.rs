@@ -182,8 +182,7 @@ impl RunActivity {
 
     /// As [`RunActivity::go_on`], but waits as long as the gate is closed and may open again: a
     /// stop that is called off delays a request and does not turn it away. Does not resolve once
-    /// [`RunActivity::end`] was called.
-    /// Cancel safe.
+    /// [`RunActivity::end`] was called. Cancel safe.
     pub async fn go_on_patiently(self: &Arc<Self>) -> ActivityGuard {
         loop {
             // Before the look, so that no opening falls in between.

@@ -214,10 +214,13 @@ impl Direction<'_> {
             // is open, or nothing of this reaches the guest and the edge asks again, unless the
             // stop is called off. A hold is the edges' to keep: here nobody can tell a new request
             // from more of an old one.
-            let guard = tokio::select! {
-                biased;
-                guard = self.activity.go_on_patiently() => guard,
-                () = &mut ended => return self.refuse(receive),
+            let guard = match self.activity.go_on() {
+                Some(guard) => guard,
+                None => tokio::select! {
+                    biased;
+                    guard = self.activity.go_on_patiently() => guard,
+                    () = &mut ended => return self.refuse(receive),
+                },
             };
             let guard = if self.silent { guard.silent() } else { guard };
             let written = tokio::select! {

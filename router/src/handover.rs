@@ -110,9 +110,8 @@ pub async fn follow(store: Store, handovers: Arc<Handovers>, path: PathBuf) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_row_that_is_not_certain_is_refused() {
-        let row = HandoverRow {
+    fn row() -> HandoverRow {
+        HandoverRow {
             version: ROW_VERSION,
             name: SpriteName::parse("a").unwrap(),
             from: HostId(1),
@@ -120,7 +119,12 @@ mod tests {
             generation: Generation(3),
             ready: false,
             seal: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_not_certain_is_refused() {
+        let row = row();
         assert_eq!(HandoverRow::decode("handover/a", &row.encode()).unwrap(), row);
         let wrong = |row: HandoverRow| HandoverRow::decode("handover/a", &row.encode()).unwrap_err().to_string();
         assert!(wrong(HandoverRow { name: SpriteName::parse("b").unwrap(), ..row.clone() }).starts_with("name"));
@@ -132,15 +136,7 @@ mod tests {
     #[test]
     fn nobody_says_ready_for_another_host() {
         use crate::signing::tests::key;
-        let row = HandoverRow {
-            version: ROW_VERSION,
-            name: SpriteName::parse("a").unwrap(),
-            from: HostId(1),
-            to: HostId(2),
-            generation: Generation(3),
-            ready: false,
-            seal: None,
-        };
+        let row = row();
         assert!(!row.is_of(&key(1).public()), "it is not sealed");
         let asked = row.sealed(&key(1));
         assert!(asked.is_of(&key(1).public()) && !asked.is_of(&key(2).public()));

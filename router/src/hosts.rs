@@ -131,10 +131,6 @@ impl Enrolled for HostRow {
     fn with_papers(self, papers: Option<Papers>) -> Self {
         Self { papers, ..self }
     }
-
-    fn encoded(&self) -> Vec<u8> {
-        self.encode()
-    }
 }
 
 /// Every host.

@@ -4,6 +4,7 @@
 //! So a machine may correct its own row (its address, its pins, its WireGuard key) and nobody else's. A
 //! machine that was let go leaves a row behind that says so, or its old papers would let it in again.
 
+use crate::registry::RegistryRow;
 use crate::rows::RowError;
 use crate::signing::{Message, Operators, PublicKey, Seal, Signature, SigningKey};
 use serde::{Deserialize, Serialize};
@@ -39,7 +40,7 @@ pub struct Papers {
 }
 
 /// A row that has papers.
-pub trait Enrolled: Clone {
+pub trait Enrolled: RegistryRow {
     /// Its key in the store.
     fn store_key(&self) -> String;
     /// The machine's name.
@@ -49,8 +50,6 @@ pub trait Enrolled: Clone {
     /// The same row with other papers.
     #[must_use]
     fn with_papers(self, papers: Option<Papers>) -> Self;
-    /// The encoded value.
-    fn encoded(&self) -> Vec<u8>;
 }
 
 /// The row with papers that an operator makes and seals: for these keys, or for a machine that is let go.
@@ -80,7 +79,7 @@ pub fn renew<R: Enrolled>(row: R, by: &SigningKey) -> R {
 }
 
 fn sealed<R: Enrolled>(row: R, by: &SigningKey) -> R {
-    let seal = Seal::new(&row.store_key(), &row.encoded(), by);
+    let seal = Seal::new(&row.store_key(), &row.encode(), by);
     let papers = row.papers().cloned().map(|papers| Papers { seal: Some(seal), ..papers });
     row.with_papers(papers)
 }
@@ -128,7 +127,7 @@ pub(crate) fn check<R: Enrolled>(row: &R, known: Option<&R>, operators: &Operato
         return Err(RowError::Forged("it is sealed by another machine"));
     }
     let unsealed = row.clone().with_papers(Some(Papers { seal: None, ..papers.clone() }));
-    match seal.fits(&row.store_key(), &unsealed.encoded()) {
+    match seal.fits(&row.store_key(), &unsealed.encode()) {
         true => Ok(()),
         false => Err(RowError::Forged("its seal is not of this row")),
     }

@@ -129,10 +129,6 @@ impl Enrolled for PopRow {
     fn with_papers(self, papers: Option<Papers>) -> Self {
         Self { papers, ..self }
     }
-
-    fn encoded(&self) -> Vec<u8> {
-        RegistryRow::encode(self)
-    }
 }
 
 /// Every PoP.

@@ -1,33 +1,10 @@
-//! An owner at work, with the clock of the test: what it does by itself when time passes.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
+//! What it does by itself when time passes, with the clock of the test.
 
+use crate::{app, owner};
 use backhaul::owner::{EdgeId, Owner};
 use backhaul::wire::{Gone, Moved, Open, Reply, Unknown, VERSION};
 use router::names::SpriteName;
 use std::time::Duration;
-use wakeup::drivers::DoorKeeper;
-use wakeup::ledger::LedgerSettings;
-use wakeup::owner::{HostSettings, OwnerHandle, Rang};
-use wakeup::spec::{DriverSpec, SpriteSpec};
-
-async fn owner() -> (OwnerHandle, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let settings = HostSettings {
-        directory: directory.path().join("sprites"),
-        host: config::Host::default(),
-        drivers: config::Drivers::default(),
-        doors: DoorKeeper::default(),
-        rang: Rang::default(),
-        ledger: LedgerSettings { directory: directory.path().join("ledger"), segment_bytes: 1 << 20, keep_bytes: 0 },
-    };
-    (OwnerHandle::start(settings).await.unwrap(), directory)
-}
-
-/// A sprite that always runs.
-fn app(generation: u64) -> SpriteSpec {
-    let driver = DriverSpec::Fixed { address: "127.0.0.1:9".parse().unwrap() };
-    SpriteSpec::new(SpriteName::parse("app").unwrap(), generation, driver)
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_guard_is_found_by_the_owner_within_two_minutes_and_a_live_one_is_left_alone() {

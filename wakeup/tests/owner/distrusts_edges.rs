@@ -1,29 +1,14 @@
 //! An edge is the part that faces the Internet: what it should have refused, the owner refuses again.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
+use crate::{app, owner};
 use backhaul::owner::{EdgeId, Owner};
 use backhaul::wire::{Cause, Open, Reply, Unknown, VERSION};
-use router::names::SpriteName;
-use wakeup::drivers::DoorKeeper;
-use wakeup::ledger::LedgerSettings;
-use wakeup::owner::{HostSettings, OwnerHandle, Rang};
-use wakeup::spec::{DriverSpec, SpriteSpec};
+use wakeup::spec::SpriteSpec;
 
 #[tokio::test]
 async fn a_port_that_is_not_declared_is_nobodys_and_a_sprite_of_another_host_is_not_here() {
-    let directory = tempfile::tempdir().unwrap();
-    let settings = HostSettings {
-        directory: directory.path().join("sprites"),
-        host: config::Host::default(),
-        drivers: config::Drivers::default(),
-        doors: DoorKeeper::default(),
-        rang: Rang::default(),
-        ledger: LedgerSettings { directory: directory.path().join("ledger"), segment_bytes: 1 << 20, keep_bytes: 0 },
-    };
-    let owner = OwnerHandle::start(settings).await.unwrap();
-    let driver = DriverSpec::Fixed { address: "127.0.0.1:9".parse().unwrap() };
-    let spec = SpriteSpec::new(SpriteName::parse("app").unwrap(), 1, driver);
-    owner.upsert(SpriteSpec { ports: vec![8080], ..spec }).await;
+    let (owner, _directory) = owner().await;
+    owner.upsert(SpriteSpec { ports: vec![8080], ..app(1) }).await;
     let open = |sprite: &str, port| Open {
         version: VERSION,
         sprite: sprite.into(),
