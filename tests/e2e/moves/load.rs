@@ -79,6 +79,15 @@ impl Load {
         .await
     }
 
+    /// Waits until a visitor's request has failed.
+    pub(super) async fn until_failed(&self) {
+        until("a request to fail", SERVED, async || {
+            let failed = |(outcomes, _): &(Outcomes, _)| outcomes.lock().unwrap().iter().any(|one| one.status != 200);
+            self.visitors.iter().any(failed).then_some(())
+        })
+        .await;
+    }
+
     /// Ends; everything that was asked.
     pub(super) async fn stop(self) -> Vec<Outcome> {
         self.over.store(true, Ordering::Relaxed);
