@@ -1,5 +1,6 @@
 //! What is made is reachable at every PoP when its maker is told so, and what is taken away is gone there.
 
+use harness::etcd::Etcd;
 use harness::fleet::Machine;
 use harness::late::Late;
 use harness::nats::Nats;
@@ -27,28 +28,44 @@ async fn first_answers(pops: &[Demo; 3], name: &str) -> [u16; 3] {
     tokio::join!(get(&pops[0]), get(&pops[1]), get(&pops[2])).into()
 }
 
-async fn fleet() -> Option<(Nats, Late, [Machine; 5], PathBuf, Service)> {
-    let nats = Nats::start().await?;
-    let server = nats.settings().servers[0].strip_prefix("nats://").unwrap().parse().unwrap();
-    let late = Late::start(server).await;
-    let store = nats.sections();
-    let far = format!("[store]\nengine = \"nats\"\n[store.nats]\nservers = [\"nats://{}\"]\n", late.address());
+/// Two hosts and three PoPs on a store; of the last one's server what it says can be made late.
+async fn fleet(engine: &str, store: &str, server: &str) -> (Late, [Machine; 5], PathBuf, Service) {
+    let (scheme, address) = server.split_once("://").unwrap();
+    let late = Late::start(address.parse().unwrap()).await;
+    let servers = format!("servers = [\"{scheme}://{}\"]", late.address());
+    let far = format!("[store]\nengine = \"{engine}\"\n[store.{engine}]\n{servers}\n");
     let machines = [
-        Machine::enrolled_host("host-a", &store, "").await,
-        Machine::enrolled_host("host-b", &store, "").await,
-        Machine::enrolled_pop("pop-a", &store).await,
-        Machine::enrolled_pop("pop-b", &store).await,
+        Machine::enrolled_host("host-a", store, "").await,
+        Machine::enrolled_host("host-b", store, "").await,
+        Machine::enrolled_pop("pop-a", store).await,
+        Machine::enrolled_pop("pop-b", store).await,
         Machine::enrolled_pop("pop-c", &far).await,
     ];
     let service = Service::start().await;
     let driver = machines[0].data().join("driver.toml");
     std::fs::write(&driver, service.driver()).unwrap();
-    Some((nats, late, machines, driver, service))
+    (late, machines, driver, service)
+}
+
+async fn on_nats() -> Option<(Nats, (Late, [Machine; 5], PathBuf, Service))> {
+    let nats = Nats::start().await?;
+    let all = fleet("nats", &nats.sections(), &nats.settings().servers[0]).await;
+    Some((nats, all))
 }
 
 #[tokio::test]
 async fn what_is_made_is_found_at_every_pop_at_once_and_what_is_taken_away_is_gone() {
-    let Some((_nats, late, machines, driver, _service)) = fleet().await else { return };
+    let Some((_nats, all)) = on_nats().await else { return };
+    found_and_gone(all).await;
+}
+
+#[tokio::test]
+async fn on_etcd_what_is_made_is_found_at_every_pop_at_once_and_what_is_taken_away_is_gone() {
+    let Some(etcd) = Etcd::start().await else { return };
+    found_and_gone(fleet("etcd", &etcd.sections(), &etcd.settings().servers[0]).await).await;
+}
+
+async fn found_and_gone((late, machines, driver, _service): (Late, [Machine; 5], PathBuf, Service)) {
     let [a, b, ..] = &machines;
     let hosts = [a.start().await, b.start().await];
     let pops = [machines[2].start().await, machines[3].start().await, machines[4].start().await];
@@ -87,7 +104,7 @@ async fn what_is_made_is_found_at_every_pop_at_once_and_what_is_taken_away_is_go
 
 #[tokio::test]
 async fn a_pop_that_is_away_is_named_and_delays_no_more_than_a_second() {
-    let Some((_nats, _late, machines, driver, _service)) = fleet().await else { return };
+    let Some((_nats, (_late, machines, driver, _service))) = on_nats().await else { return };
     let host = machines[0].start().await;
     let pops = [machines[2].start().await, machines[3].start().await, machines[4].start().await];
     assert_eq!(create(&host, "first", &driver).await["unacknowledged"], json!([]));

@@ -14,6 +14,7 @@ mod docker_driver;
 mod domains;
 mod door;
 mod early_wake;
+mod edge_rotation;
 mod event_streams;
 mod first_request;
 mod fleet;
