@@ -1,6 +1,12 @@
 //! Certificates: a CA of this machine's own, files, and the resolver that hands the right
 //! one to rustls by server name. It knows nothing of sprites.
 
+pub mod ca;
+pub mod certificate;
+pub mod lease;
 pub mod load;
 pub mod local_ca;
+pub mod order;
 pub mod resolver;
+pub mod rows;
+pub mod seal;

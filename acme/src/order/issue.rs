@@ -1,0 +1,273 @@
+//! Does what [`super::next`] says, one thing at a time, and writes each down before it is done.
+
+use super::verify::{self, Unfit};
+use super::{Act, DAY, ORDER_PREFIX, OrderRow, Step, next};
+use crate::ca::{Authority, Challenge, Class, NewOrder, Problem, Reply, Status};
+use crate::certificate::{CertRow, cert_key, sealed_as};
+use crate::rows::{Rows, RowsError};
+use crate::seal::{SealError, Sealer};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Gives the answers to challenges to whoever the CA may ask: every PoP, since it looks from several places.
+pub trait Challenges: Send + Sync {
+    /// Returns when every PoP that is announced has them.
+    ///
+    /// # Errors
+    /// [`Class::Unavailable`]: some PoP could not be told in time.
+    ///
+    /// # Cancel safety
+    /// Some PoPs may have them; they stay until [`Self::withdraw`] or their end.
+    fn publish<'a>(&'a self, id: &'a str, challenges: &'a [Challenge]) -> Reply<'a, ()>;
+
+    /// Takes them back. What cannot be taken back ends by itself.
+    fn withdraw<'a>(&'a self, id: &'a str) -> Reply<'a, ()>;
+}
+
+/// Works on orders. What it needs is given to it, the time too.
+pub struct Issuer {
+    /// The table.
+    pub rows: Arc<dyn Rows>,
+    /// What seals keys.
+    pub sealer: Arc<Sealer>,
+    /// Where answers go.
+    pub challenges: Arc<dyn Challenges>,
+}
+
+/// An order this process works on.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Its id.
+    pub id: String,
+    /// Its row.
+    pub row: OrderRow,
+    /// The row's version.
+    pub version: u64,
+}
+
+/// What became of a step.
+#[derive(Debug)]
+pub enum Outcome {
+    /// There is more to do at once.
+    Again,
+    /// Nothing before then, seconds since 1970.
+    Wait(u64),
+    /// It is done, and the order's row is gone.
+    Issued(Box<CertRow>),
+}
+
+/// Why a step ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Halt {
+    /// The table. With [`RowsError::Conflict`] somebody else works on it: read the row again.
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+    /// The key in the row.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The library refused to make a key or a request.
+    #[error("a key or request could not be made: {0}")]
+    Key(#[from] rcgen::Error),
+}
+
+/// The key of an order's row.
+#[must_use]
+pub fn order_key(id: &str) -> String {
+    format!("{ORDER_PREFIX}{id}")
+}
+
+impl Issuer {
+    /// The order of this id, if there is one that can be read.
+    ///
+    /// # Errors
+    /// [`RowsError`].
+    pub async fn find(&self, id: &str) -> Result<Option<Order>, RowsError> {
+        let Some(found) = self.rows.get(&order_key(id)).await? else { return Ok(None) };
+        let row = serde_json::from_slice(&found.value).map_err(|error| {
+            let why = format!("{}: {error}; delete the row to order anew", found.key);
+            RowsError::Unavailable(why)
+        })?;
+        Ok(Some(Order { id: id.to_owned(), row, version: found.version }))
+    }
+
+    /// Begins an order.
+    ///
+    /// # Errors
+    /// [`RowsError::Conflict`] when there is one.
+    pub async fn begin(&self, id: &str, row: OrderRow) -> Result<Order, RowsError> {
+        let version = self.rows.compare_and_set(&order_key(id), None, Some(&row.encode())).await?;
+        Ok(Order { id: id.to_owned(), row, version })
+    }
+
+    /// Does one thing about it; `now` in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`Halt`]. What the CA refuses is no error: it is in the row.
+    ///
+    /// # Cancel safety
+    /// What was begun is in the row. Find it again.
+    pub async fn step(&self, order: &mut Order, ca: &dyn Authority, now: u64) -> Result<Outcome, Halt> {
+        let mut seen = None;
+        loop {
+            let did = match next(&order.row, seen.as_ref(), now) {
+                Act::Look => match ca.look(order.row.url.as_deref().unwrap_or_default()).await {
+                    Ok(view) => {
+                        seen = Some(view.status);
+                        continue;
+                    }
+                    Err(problem) => Err(problem),
+                },
+                Act::Wait(until) => return Ok(Outcome::Wait(until)),
+                Act::SealKey => Ok(self.seal_key(order).await?),
+                Act::Order => self.place(order, ca).await?,
+                Act::Prove => self.prove(order, ca, seen.as_ref()).await?,
+                Act::Finalise => self.finalise(order, ca).await?,
+                Act::Fetch => match self.fetch(order, ca, now).await? {
+                    Ok(Some(issued)) => return Ok(Outcome::Issued(Box::new(issued))),
+                    Ok(None) => return Ok(Outcome::Wait(now + 1)),
+                    Err(problem) => Err(problem),
+                },
+                Act::Fail(problem) => Err(problem),
+            };
+            return match did {
+                Ok(()) => Ok(Outcome::Again),
+                // It has moved on since it was looked at, or the reply to an earlier try was lost: look again.
+                Err(problem) if problem.class == Class::Order && seen.is_some() => Ok(Outcome::Wait(now + 1)),
+                Err(problem) => {
+                    tracing::info!(id = order.id, ca = order.row.ca, %problem, "a certificate has to wait");
+                    let failed = order.row.failed(problem, now);
+                    let wait = failed.next_try;
+                    self.write(order, failed).await?;
+                    Ok(if wait > now { Outcome::Wait(wait) } else { Outcome::Again })
+                }
+            };
+        }
+    }
+
+    async fn write(&self, order: &mut Order, row: OrderRow) -> Result<(), RowsError> {
+        let key = order_key(&order.id);
+        order.version = self.rows.compare_and_set(&key, Some(order.version), Some(&row.encode())).await?;
+        order.row = row;
+        Ok(())
+    }
+
+    async fn begins(&self, order: &mut Order, step: Step) -> Result<(), RowsError> {
+        let row = OrderRow { step, ..order.row.clone() };
+        self.write(order, row).await
+    }
+
+    async fn seal_key(&self, order: &mut Order) -> Result<(), Halt> {
+        let key = Zeroizing::new(KeyPair::generate()?.serialize_der());
+        let sealed = self.sealer.seal(&sealed_as(&order.id), order.row.generation, &key)?;
+        let sealed_key = Some(STANDARD.encode(sealed));
+        self.write(order, OrderRow { step: Step::KeySealed, sealed_key, ..order.row.clone() }).await?;
+        Ok(())
+    }
+
+    fn key(&self, order: &Order) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let name = sealed_as(&order.id);
+        let sealed = STANDARD.decode(order.row.sealed_key.as_deref().unwrap_or_default());
+        let sealed = sealed.map_err(|_| SealError::Forged(name.clone()))?;
+        self.sealer.open(&name, order.row.generation, &sealed)
+    }
+
+    async fn place(&self, order: &mut Order, ca: &dyn Authority) -> Result<Result<(), Problem>, Halt> {
+        self.begins(order, Step::Ordering).await?;
+        let (names, profile, replaces) = (&order.row.names, &order.row.profile, order.row.replaces.as_deref());
+        let view = match ca.order(NewOrder { names, profile, replaces }).await {
+            Ok(view) => view,
+            // A CA that does not know what is replaced issues all the same when it is not told.
+            Err(problem) if problem.class == Class::Rejected && replaces.is_some() => {
+                tracing::warn!(id = order.id, %problem, "the CA does not take the renewal for one");
+                self.write(order, OrderRow { replaces: None, ..order.row.clone() }).await?;
+                return Ok(Ok(()));
+            }
+            Err(problem) => return Ok(Err(problem)),
+        };
+        // A CA without profiles ignores them silently.
+        if !profile.is_empty() && view.profile.as_ref() != Some(profile) {
+            let has = view.profile.as_deref().unwrap_or("none");
+            let why = format!("profile {profile:?} was asked for, and the order has {has}");
+            return Ok(Err(Problem::new(Class::Rejected, why)));
+        }
+        let row = OrderRow { step: Step::Ordered, url: Some(view.url), ..order.row.clone() };
+        self.write(order, row).await?;
+        Ok(Ok(()))
+    }
+
+    async fn prove(
+        &self,
+        order: &mut Order,
+        ca: &dyn Authority,
+        seen: Option<&Status>,
+    ) -> Result<Result<(), Problem>, Halt> {
+        let Some(Status::Pending(all)) = seen else { return Ok(Ok(())) };
+        let mine: Vec<_> = all.iter().filter(|challenge| challenge.kind == order.row.kind).cloned().collect();
+        self.begins(order, Step::Publishing).await?;
+        if let Err(problem) = self.challenges.publish(&order.id, &mine).await {
+            return Ok(Err(problem));
+        }
+        self.begins(order, Step::Asking).await?;
+        Ok(ca.ask(order.row.url.as_deref().unwrap_or_default(), order.row.kind).await)
+    }
+
+    async fn finalise(&self, order: &mut Order, ca: &dyn Authority) -> Result<Result<(), Problem>, Halt> {
+        let key = self.key(order)?;
+        let key = KeyPair::try_from(key.as_slice())?;
+        let mut params = CertificateParams::new(order.row.names.clone())?;
+        params.distinguished_name = DistinguishedName::new();
+        let request = params.serialize_request(&key)?;
+        self.begins(order, Step::Finalising).await?;
+        Ok(ca.finalise(order.row.url.as_deref().unwrap_or_default(), request.der()).await)
+    }
+
+    async fn fetch(
+        &self,
+        order: &Order,
+        ca: &dyn Authority,
+        now: u64,
+    ) -> Result<Result<Option<CertRow>, Problem>, Halt> {
+        let chain = match ca.fetch(order.row.url.as_deref().unwrap_or_default()).await {
+            Ok(Some(chain)) => chain,
+            Ok(None) => return Ok(Ok(None)),
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let row = &order.row;
+        let fit = match verify::verify(&chain, &self.key(order)?, &row.names, now) {
+            Ok(fit) => fit,
+            Err(unfit) => return Ok(Err(refused(&unfit))),
+        };
+        let issued = CertRow {
+            names: row.names.clone(),
+            ca: row.ca.clone(),
+            generation: row.generation,
+            chain,
+            sealed_key: row.sealed_key.clone().unwrap_or_default(),
+            not_before: fit.not_before,
+            not_after: fit.not_after,
+            issued_at: now,
+            ari: fit.ari,
+            window: None,
+            compromised: false,
+        };
+        match self.rows.compare_and_set(&cert_key(&order.id, row.generation), None, Some(&issued.encode())).await {
+            // Written by whoever was here before, as the same key shows.
+            Ok(_) | Err(RowsError::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Err(problem) = self.challenges.withdraw(&order.id).await {
+            tracing::debug!(id = order.id, %problem, "answers to challenges stay until their end");
+        }
+        self.rows.compare_and_set(&order_key(&order.id), Some(order.version), None).await?;
+        Ok(Ok(Some(issued)))
+    }
+}
+
+/// What a CA sent that cannot be used: asked for again after a day, with a key of its own.
+fn refused(unfit: &Unfit) -> Problem {
+    let wait = Some(std::time::Duration::from_secs(DAY));
+    Problem { retry_after: wait, ..Problem::new(Class::Other, unfit.to_string()) }
+}

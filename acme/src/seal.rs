@@ -1,0 +1,378 @@
+//! Secrets in rows that everybody can read: sealed under data keys, which are sealed under a key that no row has.
+//!
+//! A key encryption key (KEK) lies on every PoP, outside the table: a file, or a credential systemd hands over. Rows
+//! `seal/ID` carry data keys, each wrapped under a KEK; all else is sealed under the newest data key, with the name of
+//! its row and a generation as associated data, so what is sealed for one row opens in no other. A change of
+//! the KEK wraps data keys anew and touches nothing that is sealed under them.
+
+use crate::rows::{Rows, RowsError};
+use arc_swap::ArcSwap;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Where data keys are.
+pub const SEAL_PREFIX: &str = "seal/";
+/// Bytes of a key: AES-256.
+const KEY_BYTES: usize = 32;
+/// Bytes of an id: enough that two keys of one fleet never share one (64 bits of a digest, or of a random number).
+const ID_BYTES: usize = 8;
+/// First byte of what is sealed here.
+const FORMAT: u8 = 1;
+/// Data keys that are remembered (chosen: each is in use for years).
+const DATA_KEYS_MAX: usize = 64;
+
+type KeyId = [u8; ID_BYTES];
+
+/// Why something was not sealed or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The KEK's file.
+    #[error("{path}: {why}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// It was not sealed for this row, was changed, or is nothing that was sealed.
+    #[error("{0}: what is sealed there does not open")]
+    Forged(String),
+    /// It is sealed under a data key that this machine does not know, or cannot unwrap with its KEK.
+    #[error("{0}: it is sealed under a key that this machine's KEK does not open")]
+    UnknownKey(String),
+    /// The rows with the data keys.
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+    /// The library refused.
+    #[error("the key was refused by the cryptographic library")]
+    Library,
+}
+
+impl From<aws_lc_rs::error::Unspecified> for SealError {
+    fn from(_: aws_lc_rs::error::Unspecified) -> Self {
+        Self::Library
+    }
+}
+
+struct Key {
+    id: KeyId,
+    key: RandomizedNonceKey,
+}
+
+impl Key {
+    fn new(id: KeyId, bytes: &[u8]) -> Result<Self, SealError> {
+        Ok(Self { id, key: RandomizedNonceKey::new(&AES_256_GCM, bytes)? })
+    }
+
+    /// `format ‖ key id ‖ nonce ‖ ciphertext and tag`.
+    fn seal(&self, about: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut sealed = Zeroizing::new(plain.to_vec());
+        let nonce = self.key.seal_in_place_append_tag(Aad::from(about), &mut *sealed)?;
+        let mut all = Vec::with_capacity(1 + ID_BYTES + NONCE_LEN + sealed.len());
+        all.push(FORMAT);
+        all.extend_from_slice(&self.id);
+        all.extend_from_slice(nonce.as_ref());
+        all.extend_from_slice(&sealed);
+        Ok(all)
+    }
+
+    fn open(&self, about: &[u8], parts: &Parts<'_>) -> Option<Zeroizing<Vec<u8>>> {
+        let mut open = Zeroizing::new(parts.sealed.to_vec());
+        let nonce = Nonce::assume_unique_for_key(parts.nonce);
+        let length = self.key.open_in_place(nonce, Aad::from(about), &mut open).ok()?.len();
+        open.truncate(length);
+        Some(open)
+    }
+}
+
+struct Parts<'a> {
+    id: KeyId,
+    nonce: [u8; NONCE_LEN],
+    sealed: &'a [u8],
+}
+
+fn parts(all: &[u8]) -> Option<Parts<'_>> {
+    let (format, rest) = all.split_first()?;
+    let (id, rest) = rest.split_first_chunk()?;
+    let (nonce, sealed) = rest.split_first_chunk()?;
+    (*format == FORMAT).then_some(Parts { id: *id, nonce: *nonce, sealed })
+}
+
+/// What a PoP has outside the table. One more than the present one may be known while it changes.
+pub struct Kek {
+    /// The first wraps; all unwrap.
+    keys: Vec<Key>,
+}
+
+impl fmt::Debug for Kek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kek({} keys)", self.keys.len())
+    }
+}
+
+impl Kek {
+    /// Reads a file of one or more lines, each 32 bytes in base64: the first is in use, the others only open.
+    ///
+    /// # Errors
+    /// [`SealError::File`].
+    pub fn from_file(path: &Path) -> Result<Self, SealError> {
+        let wrong = |why: String| SealError::File { path: path.to_owned(), why };
+        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?);
+        let mut keys = Vec::new();
+        for (number, line) in text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty()) {
+            let bytes = STANDARD.decode(line).map(Zeroizing::new).ok().filter(|bytes| bytes.len() == KEY_BYTES);
+            let what =
+                || wrong(format!("line {}: not 32 bytes in base64 (openssl rand -base64 32 makes some)", number + 1));
+            keys.push(Self::key(&bytes.ok_or_else(what)?)?);
+        }
+        match keys.is_empty() {
+            true => Err(wrong("it is empty; openssl rand -base64 32 makes a key".into())),
+            false => Ok(Self { keys }),
+        }
+    }
+
+    /// The same, after making the file with a new key if it is not there.
+    ///
+    /// # Errors
+    /// [`SealError::File`]. A file that is there but unreadable is never replaced.
+    pub fn from_file_or_new(path: &Path) -> Result<Self, SealError> {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let made = made.and_then(|mut file| {
+            let line = Zeroizing::new(format!("{}\n", STANDARD.encode(&*random::<KEY_BYTES>()?)));
+            file.write_all(line.as_bytes())?;
+            file.sync_all()
+        });
+        match made {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(SealError::File { path: path.to_owned(), why: error.to_string() })
+            }
+            _ => Self::from_file(path),
+        }
+    }
+
+    fn key(bytes: &[u8]) -> Result<Key, SealError> {
+        let mut id = KeyId::default();
+        id.copy_from_slice(&digest(&SHA256, bytes).as_ref()[..ID_BYTES]);
+        Key::new(id, bytes)
+    }
+
+    fn unwrap(&self, key: &str, wrapped: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let parts = parts(wrapped)?;
+        self.keys.iter().find(|known| known.id == parts.id)?.open(&about(key, 0), &parts)
+    }
+}
+
+fn random<const N: usize>() -> std::io::Result<Zeroizing<[u8; N]>> {
+    let mut bytes = Zeroizing::new([0; N]);
+    let no = |_| std::io::Error::other("the system has no random numbers");
+    aws_lc_rs::rand::fill(&mut *bytes).map_err(no)?;
+    Ok(bytes)
+}
+
+fn about(name: &str, generation: u64) -> Vec<u8> {
+    // A name has no zero byte, so no two pairs read the same.
+    [name.as_bytes(), &[0], &generation.to_be_bytes()].concat()
+}
+
+/// A row `seal/ID`.
+#[derive(Serialize, Deserialize)]
+struct DataKeyRow {
+    /// Base64 of the data key, sealed under a KEK.
+    wrapped: String,
+}
+
+/// The data keys this machine can use. Shared; opening and sealing take no lock.
+pub struct Sealer {
+    kek: Kek,
+    /// The newest last.
+    keys: ArcSwap<Vec<Arc<Key>>>,
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealer({} data keys)", self.keys.load().len())
+    }
+}
+
+impl Sealer {
+    /// Reads the data keys, and makes the first one if there is none.
+    ///
+    /// # Errors
+    /// [`SealError::UnknownKey`] when there are some and the KEK opens none of them; [`SealError::Rows`].
+    pub async fn load(kek: Kek, rows: &dyn Rows) -> Result<Self, SealError> {
+        let sealer = Self { kek, keys: ArcSwap::default() };
+        if sealer.reload(rows).await? == 0 {
+            match sealer.add(rows).await {
+                // Another PoP was first.
+                Ok(()) | Err(SealError::Rows(RowsError::Conflict)) => sealer.reload(rows).await?,
+                Err(error) => return Err(error),
+            };
+        }
+        match sealer.keys.load().is_empty() {
+            true => Err(SealError::UnknownKey(SEAL_PREFIX.into())),
+            false => Ok(sealer),
+        }
+    }
+
+    /// Reads the data keys again; how many rows there are.
+    ///
+    /// # Errors
+    /// [`SealError::Rows`].
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn reload(&self, rows: &dyn Rows) -> Result<usize, SealError> {
+        let mut found = rows.scan(SEAL_PREFIX).await?;
+        found.sort_unstable_by_key(|row| row.version);
+        let skip = found.len().saturating_sub(DATA_KEYS_MAX);
+        let mut keys = Vec::new();
+        for row in &found[skip..] {
+            let id = row.key.strip_prefix(SEAL_PREFIX).and_then(|id| u64::from_str_radix(id, 16).ok());
+            let wrapped = serde_json::from_slice::<DataKeyRow>(&row.value).ok();
+            let wrapped = wrapped.and_then(|wrapped| STANDARD.decode(wrapped.wrapped).ok());
+            let bytes = wrapped.and_then(|wrapped| self.kek.unwrap(&row.key, &wrapped));
+            let (Some(id), Some(bytes)) = (id, bytes) else {
+                tracing::warn!(row = row.key, "a data key does not open with this machine's KEK");
+                continue;
+            };
+            keys.push(Arc::new(Key::new(id.to_be_bytes(), &bytes)?));
+        }
+        self.keys.store(Arc::new(keys));
+        Ok(found.len())
+    }
+
+    /// Makes a data key; what is sealed after the next [`Self::reload`] is sealed under it. There is one first key: a
+    /// second machine that wants to make it gets a conflict.
+    async fn add(&self, rows: &dyn Rows) -> Result<(), SealError> {
+        // The first has a name of its own, so that two machines cannot both make it.
+        let key = format!("{SEAL_PREFIX}{:016x}", 1);
+        let data_key = random::<KEY_BYTES>().map_err(|_| SealError::Library)?;
+        let kek = self.kek.keys.first().ok_or(SealError::Library)?;
+        let wrapped = STANDARD.encode(kek.seal(&about(&key, 0), &*data_key)?);
+        let value = serde_json::to_vec(&DataKeyRow { wrapped }).map_err(|_| SealError::Library)?;
+        rows.compare_and_set(&key, None, Some(&value)).await?;
+        Ok(())
+    }
+
+    /// Wraps every data key under the present KEK; how many were not. After that the old KEK may go.
+    ///
+    /// # Errors
+    /// [`SealError::UnknownKey`] for one that no known KEK opens: nothing is lost, and it stays as it is.
+    ///
+    /// # Cancel safety
+    /// What is wrapped stays so; call it again.
+    pub async fn rewrap(&self, rows: &dyn Rows) -> Result<usize, SealError> {
+        let kek = self.kek.keys.first().ok_or(SealError::Library)?;
+        let mut wrapped_anew = 0;
+        for row in rows.scan(SEAL_PREFIX).await? {
+            let unknown = || SealError::UnknownKey(row.key.clone());
+            let stored: DataKeyRow = serde_json::from_slice(&row.value).map_err(|_| unknown())?;
+            let wrapped = STANDARD.decode(stored.wrapped).map_err(|_| unknown())?;
+            if parts(&wrapped).is_some_and(|parts| parts.id == kek.id) {
+                continue;
+            }
+            let bytes = self.kek.unwrap(&row.key, &wrapped).ok_or_else(unknown)?;
+            let wrapped = STANDARD.encode(kek.seal(&about(&row.key, 0), &bytes)?);
+            let value = serde_json::to_vec(&DataKeyRow { wrapped }).map_err(|_| SealError::Library)?;
+            rows.compare_and_set(&row.key, Some(row.version), Some(&value)).await?;
+            wrapped_anew += 1;
+        }
+        Ok(wrapped_anew)
+    }
+
+    /// Seals `plain` for the row `name`, in this generation of it.
+    ///
+    /// # Errors
+    /// [`SealError::Library`].
+    pub fn seal(&self, name: &str, generation: u64, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        let keys = self.keys.load();
+        keys.last().ok_or(SealError::Library)?.seal(&about(name, generation), plain)
+    }
+
+    /// Opens what was sealed for the row `name` in this generation of it.
+    ///
+    /// # Errors
+    /// [`SealError::Forged`], [`SealError::UnknownKey`]: then [`Self::reload`] may help.
+    pub fn open(&self, name: &str, generation: u64, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let parts = parts(sealed).ok_or_else(|| SealError::Forged(name.into()))?;
+        let keys = self.keys.load();
+        let key = keys.iter().find(|key| key.id == parts.id).ok_or_else(|| SealError::UnknownKey(name.into()))?;
+        key.open(&about(name, generation), &parts).ok_or_else(|| SealError::Forged(name.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::Memory;
+
+    fn kek(dir: &Path, name: &str, lines: &str) -> Kek {
+        std::fs::write(dir.join(name), lines).unwrap();
+        Kek::from_file(&dir.join(name)).unwrap()
+    }
+
+    fn line(byte: u8) -> String {
+        format!("{}\n", STANDARD.encode([byte; KEY_BYTES]))
+    }
+
+    #[tokio::test]
+    async fn what_is_sealed_opens_on_every_pop_with_the_kek_in_its_own_row_and_generation_alone() {
+        let (dir, rows) = (tempfile::tempdir().unwrap(), Memory::default());
+        let near = Sealer::load(kek(dir.path(), "a", &line(1)), &rows).await.unwrap();
+        let far = Sealer::load(kek(dir.path(), "a", &line(1)), &rows).await.unwrap();
+        let sealed = near.seal("cert/x/1", 1, b"secret").unwrap();
+        assert_eq!(far.open("cert/x/1", 1, &sealed).unwrap().as_slice(), b"secret");
+        assert!(!sealed.windows(6).any(|window| window == b"secret"));
+        for (name, generation) in [("cert/y/1", 1), ("cert/x/1", 2), ("cert/x/", 1)] {
+            assert!(matches!(far.open(name, generation, &sealed), Err(SealError::Forged(_))), "{name} {generation}");
+        }
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(far.open("cert/x/1", 1, &changed).is_err(), "byte {at}");
+            assert!(far.open("cert/x/1", 1, &sealed[..at]).is_err(), "{at} bytes");
+        }
+        let stranger = Sealer::load(kek(dir.path(), "b", &line(2)), &rows).await;
+        assert!(matches!(stranger, Err(SealError::UnknownKey(_))), "{stranger:?}");
+    }
+
+    #[tokio::test]
+    async fn a_new_kek_wraps_the_data_keys_and_what_was_sealed_still_opens() {
+        let (dir, rows) = (tempfile::tempdir().unwrap(), Memory::default());
+        let old = Sealer::load(kek(dir.path(), "old", &line(1)), &rows).await.unwrap();
+        let sealed = old.seal("acct/ca", 1, b"credentials").unwrap();
+        let both = Sealer::load(kek(dir.path(), "both", &(line(2) + &line(1))), &rows).await.unwrap();
+        assert_eq!(both.rewrap(&rows).await.unwrap(), 1);
+        assert_eq!(both.rewrap(&rows).await.unwrap(), 0);
+        let new = Sealer::load(kek(dir.path(), "new", &line(2)), &rows).await.unwrap();
+        assert_eq!(new.open("acct/ca", 1, &sealed).unwrap().as_slice(), b"credentials");
+        assert!(Sealer::load(kek(dir.path(), "old", &line(1)), &rows).await.is_err());
+    }
+
+    #[test]
+    fn a_kek_file_says_what_is_wrong_with_it_and_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kek");
+        assert!(Kek::from_file(&path).unwrap_err().to_string().contains("kek"));
+        for (text, said) in [("\n", "it is empty"), ("AAAA\n", "line 1"), (&(line(1) + "x"), "line 2")] {
+            std::fs::write(&path, text).unwrap();
+            let error = Kek::from_file(&path).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        let first = Kek::from_file_or_new(&path).unwrap();
+        let second = Kek::from_file_or_new(&path).unwrap();
+        assert_eq!(first.keys[0].id, second.keys[0].id);
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
