@@ -42,6 +42,7 @@ mod slow_apps;
 mod stores;
 mod streaming;
 mod tidy;
+mod tls;
 mod unheard;
 mod unwanted_wakes;
 
