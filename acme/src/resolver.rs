@@ -1,6 +1,6 @@
 //! Which certificate answers a handshake: the wildcard of a suffix first, then whole names.
 //!
-//! A name under a suffix of ours costs a comparison and no hash. Whole names lie in an index of 32 bytes each
+//! A name under a suffix of ours costs a comparison and no hash. Whole names lie in an index of 43 bytes each
 //! (`resolver/index.rs`), in memory or sealed (`resolver/sealed.rs`). What is looked up is a whole certificate with its
 //! key: a swap happens between two handshakes, never in one.
 
@@ -16,6 +16,7 @@ pub use sealed::{OpenError, SealedStore};
 use crate::validity::not_after;
 use arc_swap::ArcSwap;
 use index::Index;
+use rustix::time::{ClockId, clock_gettime};
 use rustls::client::verify_server_name;
 use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
@@ -23,7 +24,6 @@ use rustls::sign::CertifiedKey;
 use sealed::Opener;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Certificates that were sealed and stay open (tls-acme-dns.md §9: 50,000 hot ones; 1.6 KB each).
 pub const OPENED_MAX: usize = 50_000;
@@ -33,7 +33,7 @@ pub const OPENED_MAX: usize = 50_000;
 pub struct Certificate {
     /// What a handshake is answered with.
     pub key: Arc<CertifiedKey>,
-    /// Its last second, Unix time; the end of time when the leaf does not say.
+    /// Its last second, Unix time; the end of time when the leaf does not say. The index keeps minutes of it.
     pub not_after: i64,
 }
 
@@ -216,6 +216,12 @@ impl CertResolver {
         self.names.len()
     }
 
+    /// Bytes of the index of whole names, without certificates.
+    #[must_use]
+    pub fn index_bytes(&self) -> usize {
+        self.names.bytes()
+    }
+
     /// Sealed certificates that are open, [`OPENED_MAX`] at most.
     #[must_use]
     pub fn opened(&self) -> usize {
@@ -224,9 +230,8 @@ impl CertResolver {
 }
 
 fn is_over(certificate: &Certificate) -> bool {
-    // A clock before 1970 finds everything valid, which is what the clients are asked to judge anyway.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    certificate.not_after < i64::try_from(now).unwrap_or(i64::MAX)
+    // The clock of the last tick: a few milliseconds late, and no look at the hardware.
+    certificate.not_after < clock_gettime(ClockId::RealtimeCoarse).tv_sec
 }
 
 /// Whether a client that asks for `name` takes this certificate for it (RFC 9525 §6).

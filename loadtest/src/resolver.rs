@@ -41,12 +41,14 @@ pub(crate) struct Arguments {
 struct Report {
     facts: Facts,
     names: usize,
-    sealed_bytes_per_name: f64,
-    loaded_bytes_per_name: f64,
+    index_bytes_per_name: f64,
+    sealed_resident_per_name: f64,
+    loaded_resident_per_name: f64,
     wildcard_ns: f64,
     hot_ns: f64,
     uniform_ns: f64,
     unknown_ns: f64,
+    hot: Figures,
     uniform: Figures,
     change_us: f64,
     compressed: Vec<Compressed>,
@@ -79,8 +81,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         }
         Ok((per_route(before, resident()?, names.len()), resolver))
     };
-    let (sealed_bytes_per_name, sealed) = fill(&|number| Handle::new(number as u64).map(Slot::Sealed))?;
-    let (loaded_bytes_per_name, loaded) = fill(&|_| Some(Slot::Loaded(Arc::clone(&key).into())))?;
+    let (sealed_resident_per_name, sealed) = fill(&|number| Handle::new(number as u64).map(Slot::Sealed))?;
+    let (loaded_resident_per_name, loaded) = fill(&|_| Some(Slot::Loaded(Arc::clone(&key).into())))?;
     drop(sealed);
 
     let ready = |name: &String| matches!(loaded.look(Some(name)), Found::Ready(_));
@@ -90,12 +92,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let report = Report {
         facts,
         names: loaded.names(),
-        sealed_bytes_per_name,
-        loaded_bytes_per_name,
+        index_bytes_per_name: loaded.index_bytes() as f64 / loaded.names() as f64,
+        sealed_resident_per_name,
+        loaded_resident_per_name,
         wildcard_ns: cpu_ns(&wildcards, &ready),
         hot_ns: cpu_ns(&hot, &ready),
         uniform_ns: cpu_ns(&names, &ready),
         unknown_ns: cpu_ns(&unknown, &|name| matches!(loaded.look(Some(name)), Found::Unknown)),
+        hot: by_the_clock(&hot, &ready),
         uniform: by_the_clock(&names, &ready),
         change_us: changes(&loaded, &names, &Slot::Loaded(Arc::clone(&key).into())),
         compressed: compressed(&[&key.cert[0], &CertificateDer::from_pem_file(dir.path().join("ca.pem"))?])?,
@@ -110,20 +114,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 
 impl Report {
     fn meets(&self) -> bool {
-        self.sealed_bytes_per_name <= 48.0 && self.wildcard_ns <= 100.0 && self.uniform.p50_ms <= 300e-6
+        self.index_bytes_per_name <= 48.0 && self.wildcard_ns <= 100.0 && self.uniform.p50_ms <= 300e-6
     }
 }
 
 fn print(report: &Report) {
     println!("{}", report.facts.text());
-    let (sealed, loaded) = (report.sealed_bytes_per_name, report.loaded_bytes_per_name);
-    println!("  {} names: {sealed:.1} bytes each while sealed, {loaded:.1} with a certificate in memory", report.names);
+    let (sealed, loaded) = (report.sealed_resident_per_name, report.loaded_resident_per_name);
+    println!("  {} names: {:.1} bytes each of the index", report.names, report.index_bytes_per_name);
+    println!("    of resident memory {sealed:.1} filled with sealed ones, {loaded:.1} with loaded ones after that");
     println!("  lookup, processor time: a wildcard's name {:.0} ns", report.wildcard_ns);
     println!("    a whole name {:.0} ns of {HOT} hot ones, {:.0} ns over all", report.hot_ns, report.uniform_ns);
     println!("    an unknown name {:.0} ns", report.unknown_ns);
     let ns = |ms: f64| ms * 1e6;
-    let (p50, p99) = (ns(report.uniform.p50_ms), ns(report.uniform.p99_ms));
-    println!("  by the clock, over all: p50 {p50:.0} ns, p99 {p99:.0} ns (the clock itself takes some 25)");
+    for (what, figures) in [("hot names", &report.hot), ("over all", &report.uniform)] {
+        let (p50, p99) = (ns(figures.p50_ms), ns(figures.p99_ms));
+        println!("  by the clock, {what}: p50 {p50:.0} ns, p99 {p99:.0} ns (the clock itself takes some 25)");
+    }
     println!("  a change of one name: {:.0} µs", report.change_us);
     for one in &report.compressed {
         println!("  {}: {} bytes of a chain to {}, {:.0} µs", one.how, one.from, one.to, one.us);

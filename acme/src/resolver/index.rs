@@ -6,18 +6,15 @@
 
 use super::{Certificate, Handle};
 use arc_swap::ArcSwap;
+use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tables (tls-acme-dns.md §6).
 const SHARDS: usize = 256;
-/// A table has a third more places than names, so that a search ends after some two of them (chosen: 32 bytes a name).
+/// A table has a third more places than names, so that a search ends after some three of them (chosen: 43 bytes a name).
 const PLACES: (usize, usize) = (4, 3);
-/// The place is free.
-const FREE: u64 = u64::MAX;
-/// The place leads to a certificate in memory; without it, to a sealed one.
-const LOADED: u64 = 1 << 63;
 
 /// What is known under a name.
 #[derive(Clone, Debug)]
@@ -41,10 +38,47 @@ pub(super) struct Index {
 
 #[derive(Debug, Default)]
 struct Shard {
-    /// Hash, and where it leads. Linear search from the place the hash says.
-    places: Box<[(Hash, u64)]>,
-    loaded: Vec<Certificate>,
+    /// Linear search from the place the hash says.
+    places: Box<[Place]>,
     names: usize,
+}
+
+/// 32 bytes, two to a cache line: whatever a lookup needs is here.
+#[derive(Clone, Debug)]
+struct Place {
+    hash: Hash,
+    to: To,
+}
+
+#[derive(Clone, Debug)]
+enum To {
+    Nothing,
+    Sealed(Handle),
+    /// With its end in minutes of Unix time, rounded down.
+    Loaded(u32, Arc<CertifiedKey>),
+}
+
+impl From<Slot> for To {
+    fn from(slot: Slot) -> Self {
+        match slot {
+            Slot::Sealed(handle) => Self::Sealed(handle),
+            Slot::Loaded(Certificate { key, not_after }) => {
+                Self::Loaded(u32::try_from(not_after.max(0) / 60).unwrap_or(u32::MAX), key)
+            }
+        }
+    }
+}
+
+impl To {
+    fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::Nothing => None,
+            Self::Sealed(handle) => Some(Slot::Sealed(*handle)),
+            Self::Loaded(minutes, key) => {
+                Some(Slot::Loaded(Certificate { key: Arc::clone(key), not_after: i64::from(*minutes) * 60 }))
+            }
+        }
+    }
 }
 
 impl Default for Index {
@@ -72,6 +106,11 @@ impl Index {
     /// Names it has.
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.load().names).sum()
+    }
+
+    /// Bytes of the tables.
+    pub(super) fn bytes(&self) -> usize {
+        self.shards.iter().map(|shard| size_of::<Shard>() + size_of_val(&*shard.load().places)).sum()
     }
 
     /// Puts (`Some`) and takes away (`None`) names; of two changes of one name the later one holds. Each table that is
@@ -102,32 +141,25 @@ impl Index {
         let mut gone = Vec::new();
         for (shard, names) in self.shards.iter().zip(by_shard) {
             gone.extend(shard.load().sealed());
-            shard.store(Arc::new(Shard::of(names.into_iter())));
+            shard.store(Arc::new(Shard::of(names.into_iter().map(|(hash, slot)| (hash, slot.into())))));
         }
         gone
     }
 }
 
 impl Shard {
-    fn of(names: impl ExactSizeIterator<Item = (Hash, Slot)>) -> Self {
+    fn of(names: impl ExactSizeIterator<Item = (Hash, To)>) -> Self {
         let count = names.len();
         let places = if count == 0 { 0 } else { count * PLACES.0 / PLACES.1 + 1 };
-        let mut shard = Self { places: vec![([0; 2], FREE); places].into(), loaded: Vec::new(), names: count };
-        for (hash, slot) in names {
-            let to = match slot {
-                Slot::Sealed(handle) => handle.0,
-                Slot::Loaded(certificate) => {
-                    shard.loaded.push(certificate);
-                    LOADED | (shard.loaded.len() as u64 - 1)
-                }
-            };
+        let free = Place { hash: [0; 2], to: To::Nothing };
+        let mut shard = Self { places: vec![free; places].into(), names: count };
+        for (hash, to) in names {
             let mut at = shard.first(hash);
-            while shard.places[at].1 != FREE {
+            while !matches!(shard.places[at].to, To::Nothing) {
                 at = (at + 1) % places;
             }
-            shard.places[at] = (hash, to);
+            shard.places[at] = Place { hash, to };
         }
-        shard.loaded.shrink_to_fit();
         shard
     }
 
@@ -137,51 +169,34 @@ impl Shard {
     }
 
     fn find(&self, hash: Hash) -> Option<Slot> {
-        if self.places.is_empty() {
-            return None;
-        }
-        let mut at = self.first(hash);
-        loop {
-            let (have, to) = self.places[at];
-            if to == FREE {
-                return None;
-            }
-            if have == hash {
-                return Some(self.slot(to));
-            }
-            at += 1;
-            if at == self.places.len() {
-                at = 0;
+        let (before, from) = self.places.split_at(self.first(hash));
+        for place in from.iter().chain(before) {
+            if place.hash == hash || matches!(place.to, To::Nothing) {
+                return place.to.slot();
             }
         }
+        None
     }
 
-    fn slot(&self, to: u64) -> Slot {
-        match to & LOADED {
-            0 => Slot::Sealed(Handle(to)),
-            _ => Slot::Loaded(self.loaded[(to & !LOADED) as usize].clone()),
-        }
-    }
-
-    fn entries(&self) -> impl Iterator<Item = (Hash, u64)> {
-        self.places.iter().copied().filter(|(_, to)| *to != FREE)
+    fn entries(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(|place| !matches!(place.to, To::Nothing))
     }
 
     fn sealed(&self) -> impl Iterator<Item = Handle> {
-        self.entries().filter(|(_, to)| to & LOADED == 0).map(|(_, to)| Handle(to))
+        self.entries().filter_map(|place| if let To::Sealed(handle) = place.to { Some(handle) } else { None })
     }
 
     fn changed(&self, changes: HashMap<Hash, Option<Slot>>, gone: &mut Vec<Handle>) -> Self {
         let mut names = Vec::with_capacity(self.names + changes.len());
-        for (hash, to) in self.entries() {
-            match changes.get(&hash) {
-                None => names.push((hash, self.slot(to))),
-                Some(Some(Slot::Sealed(kept))) if kept.0 == to => {}
-                Some(_) if to & LOADED == 0 => gone.push(Handle(to)),
-                Some(_) => {}
+        for Place { hash, to } in self.entries() {
+            match (changes.get(hash), to) {
+                (None, _) => names.push((*hash, to.clone())),
+                (Some(Some(Slot::Sealed(kept))), To::Sealed(was)) if kept == was => {}
+                (Some(_), To::Sealed(was)) => gone.push(*was),
+                (Some(_), _) => {}
             }
         }
-        names.extend(changes.into_iter().filter_map(|(hash, slot)| Some((hash, slot?))));
+        names.extend(changes.into_iter().filter_map(|(hash, slot)| Some((hash, slot?.into()))));
         Self::of(names.into_iter())
     }
 }
@@ -224,6 +239,14 @@ mod tests {
         let gone = index.replace([("only.example".to_owned(), sealed(2))]);
         assert_eq!((index.len(), number(index.find("only.example")), gone.len()), (1, Some(2), 3_334));
         assert!(index.find(&name(1)).is_none());
+    }
+
+    #[test]
+    fn a_name_takes_less_than_48_bytes() {
+        let index = Index::default();
+        index.change((0..100_000).map(|number| (format!("n{number}"), Some(sealed(number)))));
+        let each = index.bytes() as f64 / 100_000.0;
+        assert!(each <= 48.0, "{each}");
     }
 
     #[test]
