@@ -3,6 +3,7 @@
 
 pub mod ca;
 pub mod certificate;
+pub mod compression;
 pub mod lease;
 pub mod load;
 pub mod local_ca;
@@ -10,3 +11,4 @@ pub mod order;
 pub mod resolver;
 pub mod rows;
 pub mod seal;
+pub mod validity;

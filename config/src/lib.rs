@@ -28,7 +28,7 @@ pub use hold::Hold;
 pub use host::Host;
 pub use ledger::Ledger;
 pub use limits::Limits;
-pub use listen::{Admin, Listen, Names, Tls, UnknownNames};
+pub use listen::{Admin, Expired, Listen, Names, Tls, UnknownNames};
 pub use sprite::{MEMORY_MIB, StaticSprite};
 pub use store::{EmbeddedStore, EtcdStore, NatsStore, PrimaryStore, Store, StoreEngine};
 pub use webhook::Webhook;

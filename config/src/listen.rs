@@ -104,11 +104,32 @@ pub struct Tls {
     /// From accept to the end of the handshake.
     #[serde(with = "crate::text")]
     pub handshake_timeout: Duration,
+    /// Clients that name nobody get the certificate of this name. Empty: they are refused.
+    pub default_name: String,
+    /// What a client gets whose name has only a certificate that has expired.
+    pub expired: Expired,
+}
+
+/// What is done with a certificate that has expired when there is no other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expired {
+    /// It is served: the client is told what is wrong, and this machine's clock decides nothing.
+    #[default]
+    Serve,
+    /// The handshake is refused.
+    Refuse,
 }
 
 impl Default for Tls {
     fn default() -> Self {
-        Self { certificate: PathBuf::new(), key: PathBuf::new(), handshake_timeout: Duration::from_secs(10) }
+        Self {
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            handshake_timeout: Duration::from_secs(10),
+            default_name: String::new(),
+            expired: Expired::default(),
+        }
     }
 }
 
@@ -116,6 +137,9 @@ impl Tls {
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         if self.certificate.as_os_str().is_empty() != self.key.as_os_str().is_empty() {
             return Err(("tls.certificate", "certificate and key are given together or not at all".into()));
+        }
+        if !self.default_name.is_empty() && !is_domain(&self.default_name, 253) {
+            return Err(("tls.default_name", format!("{:?} is no domain name", self.default_name)));
         }
         crate::text::all_positive(&[("tls.handshake_timeout", self.handshake_timeout)])
     }

@@ -129,6 +129,7 @@ fn every_value_out_of_its_bounds_is_named() {
         ("domains", "reserved = [\"a..b\"]"),
         ("tls", "certificate = \"c\""),
         ("tls", "handshake_timeout = \"0s\""),
+        ("tls", "default_name = \"-a\""),
         ("backhaul", "inner_mtu = 1279"),
         ("fleet", "operators = [\"short\"]"),
         ("hold", "timeout = \"0s\""),

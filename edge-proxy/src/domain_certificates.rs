@@ -1,27 +1,27 @@
 //! Certificates of custom domains, as long as the local CA issues them: a leaf of its own for each domain
 //! that is proved, before it is asked for.
 //!
-//! The set is replaced as a whole, so a handshake under way ends with what it began with. With a configured
+//! Names come and go a batch at a time, and a handshake under way ends with what it began with. With a configured
 //! certificate there is nothing to issue: that one answers for what it covers.
 
 use acme::local_ca::LocalCa;
-use acme::resolver::{CertResolver, Certificates};
+use acme::resolver::{CertResolver, Certificates, Policy, Slot};
 use router::domains::{DomainName, DomainTable};
 use rustls::sign::CertifiedKey;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Most domains with a certificate of the local CA (chosen: it is for a machine or a demo).
 const DOMAINS_MAX: usize = 10_000;
-/// Leaves that are issued before the set is replaced (chosen: some tens of milliseconds of work).
+/// Leaves that are issued before they serve (chosen: some tens of milliseconds of work).
 const BATCH: usize = 64;
 /// A leaf lives 90 days; after so long there is a new one (chosen: a third before its end).
 const RENEW_AFTER: Duration = Duration::from_secs(60 * 24 * 3600);
 /// How often that is looked for when nothing else happens (chosen).
 const LOOK_EVERY: Duration = Duration::from_secs(24 * 3600);
-/// Shortest pause between two sets (chosen).
+/// Shortest pause between two rounds (chosen).
 const PAUSE: Duration = Duration::from_millis(10);
 /// Of the time this takes, at most one part in so many (chosen: the set is searched at each change).
 const SHARE: u32 = 10;
@@ -29,10 +29,10 @@ const SHARE: u32 = 10;
 /// The certificates of this edge.
 pub struct DomainCertificates {
     resolver: Arc<CertResolver>,
-    /// What does not change: the suffixes', and the config file's domains.
-    base: Certificates,
+    /// Domains of the config file, whose certificates do not change.
+    fixed: HashSet<String>,
     ca: Option<Arc<LocalCa>>,
-    /// Counts the sets that were brought up to date.
+    /// Counts the times they were brought up to date.
     rounds: watch::Sender<u64>,
 }
 
@@ -42,8 +42,15 @@ impl DomainCertificates {
     /// Around what is there from the start; without a CA nothing is issued.
     #[must_use]
     pub fn new(base: Certificates, ca: Option<LocalCa>) -> Arc<Self> {
-        let resolver = CertResolver::new(base.clone());
-        Arc::new(Self { resolver, base, ca: ca.map(Arc::new), rounds: watch::Sender::new(0) })
+        Self::with(base, ca, Policy::default())
+    }
+
+    /// The same, where the operator has said what is done in doubt.
+    #[must_use]
+    pub fn with(base: Certificates, ca: Option<LocalCa>, policy: Policy) -> Arc<Self> {
+        let fixed = base.names.keys().cloned().collect();
+        let resolver = CertResolver::with(base, policy, None);
+        Arc::new(Self { resolver, fixed, ca: ca.map(Arc::new), rounds: watch::Sender::new(0) })
     }
 
     /// What rustls asks.
@@ -116,10 +123,9 @@ impl DomainCertificates {
     }
 
     async fn bring_up_to_date(&self, ca: &Arc<LocalCa>, table: &DomainTable, issued: &mut Issued) {
-        let before = issued.len();
         let proved = |name: &DomainName| table.row(name).is_some_and(|row| row.sprite().is_some());
-        issued.retain(|name, _| proved(name));
-        let mut changed = issued.len() != before;
+        let gone: Vec<_> = issued.extract_if(|name, _| !proved(name)).map(|(name, _)| (name, None)).collect();
+        self.change(gone);
         let fresh = |issued: &Issued, name: &DomainName| {
             issued.get(name).is_some_and(|(_, since)| since.elapsed() < RENEW_AFTER)
         };
@@ -144,22 +150,17 @@ impl DomainCertificates {
                 batch.into_iter().filter_map(issue).collect::<Vec<_>>()
             });
             // A panic in there has been said already.
-            issued.extend(issuing.await.unwrap_or_default());
-            self.replace(issued);
-            changed = false;
-        }
-        if changed {
-            self.replace(issued);
+            let fresh = issuing.await.unwrap_or_default();
+            self.change(fresh.iter().map(|(name, (key, _))| (name.clone(), Some(Arc::clone(key)))));
+            issued.extend(fresh);
         }
     }
 
-    fn replace(&self, issued: &Issued) {
-        let mut set = self.base.clone();
-        for (name, (key, _)) in issued {
-            // The config file's own come first.
-            set.names.entry(name.as_str().to_owned()).or_insert_with(|| Arc::clone(key));
-        }
-        self.resolver.replace(set);
+    fn change(&self, changes: impl IntoIterator<Item = (DomainName, Option<Arc<CertifiedKey>>)>) {
+        let changes = changes.into_iter().map(|(name, key)| (name.as_str().to_owned(), key));
+        // The config file's own stay.
+        let changes = changes.filter(|(name, _)| !self.fixed.contains(name));
+        self.resolver.change(changes.map(|(name, key)| (name, key.map(|key| Slot::Loaded(key.into())))));
     }
 }
 

@@ -16,14 +16,15 @@ use crate::sessions;
 use crate::signed_rows::{self, Own};
 use crate::stores::Stores;
 use crate::tables::Tables;
+use crate::tls::Tls;
 use crate::watchdog::Watchdog;
 use crate::webhook::Webhook;
 use crate::worker::{Edge, EdgeParts, Worker};
 use acme::local_ca::LocalCa;
-use acme::resolver::Certificates;
+use acme::resolver::{Certificates, Policy};
 use anyhow::{Context, anyhow};
 use backhaul::Backhaul;
-use config::{Config, StoreEngine, UnknownNames};
+use config::{Config, Expired, StoreEngine, UnknownNames};
 use router::domains::{DomainName, DomainTable};
 use router::hosts::HostTable;
 use router::names::{SpriteName, Suffix, parse_host};
@@ -39,7 +40,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::runtime::LocalOptions;
-use tokio_rustls::TlsAcceptor;
 use wakeup::hold::{HoldLimits, SourceBudget, Waker};
 use wakeup::owner::OwnerHandle;
 use wakeup::spec::{DriverSpec, SpriteSpec};
@@ -164,6 +164,7 @@ pub struct Running {
 /// The edge of this process, and the threads that serve its clients.
 struct EdgeSide {
     edge: Arc<Edge>,
+    tls: Arc<Tls>,
     https: std::net::SocketAddr,
     threads: Vec<std::thread::JoinHandle<()>>,
     watchdog: Watchdog,
@@ -257,14 +258,14 @@ impl Running {
         };
         let edge = match listeners.zip(backhaul) {
             Some((listeners, backhaul)) => {
-                let acceptor = acceptor(&certificates)?;
+                let tls = Tls::new(certificates.resolver())?;
                 tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(&domains)));
                 if tokio::time::timeout(CERTIFICATES, certificates.begun()).await.is_err() {
                     tracing::warn!("certificates of custom domains are not all issued yet; the others serve");
                 }
                 let (table, domains) = (Arc::clone(&table), Arc::clone(&domains));
                 let known = Known { table, hosts: hosts.clone(), domains, suffixes };
-                Some(EdgeSide::start(config, known, backhaul, &acceptor, listeners)?)
+                Some(EdgeSide::start(config, known, backhaul, tls, listeners)?)
             }
             None => None,
         };
@@ -277,6 +278,7 @@ impl Running {
             stores,
             table,
             edge: edge.as_ref().map(|side| Arc::clone(&side.edge)),
+            tls: edge.as_ref().map(|side| Arc::clone(&side.tls)),
             watchdog: edge.as_ref().map(|side| Arc::clone(side.watchdog.status())),
             domains,
             hosts,
@@ -361,7 +363,7 @@ impl EdgeSide {
         config: &Config,
         known: Known,
         backhaul: Backhaul,
-        acceptor: &TlsAcceptor,
+        tls: Arc<Tls>,
         listeners: Listeners,
     ) -> anyhow::Result<Self> {
         let Known { table, hosts, domains, suffixes } = known;
@@ -383,10 +385,10 @@ impl EdgeSide {
         });
         let Listeners { https, http, address } = listeners;
         let threads = https.into_iter().zip(http).enumerate().map(|(number, (https, http))| {
-            spawn_worker(number, Arc::clone(&edge), acceptor.clone(), https, http, address.port())
+            spawn_worker(number, Arc::clone(&edge), Arc::clone(&tls), https, http, address.port())
         });
         let threads = threads.collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Self { edge, https: address, threads, watchdog })
+        Ok(Self { edge, tls, https: address, threads, watchdog })
     }
 }
 
@@ -505,26 +507,15 @@ fn certificates(config: &Config) -> anyhow::Result<Arc<DomainCertificates>> {
     let suffixes = config.names.suffixes.iter().map(|suffix| (suffix.to_ascii_lowercase(), Arc::clone(&key))).collect();
     let names = domains().map(|domain| (domain, Arc::clone(&key))).collect();
     let fallback = ca.is_none().then(|| Arc::clone(&key));
-    Ok(DomainCertificates::new(Certificates { suffixes, names, fallback }, ca))
-}
-
-fn acceptor(certificates: &DomainCertificates) -> anyhow::Result<TlsAcceptor> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates.resolver());
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Tickets rather than a locked cache: resumption costs no memory and no lock.
-    tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-    tls.send_tls13_tickets = 1;
-    Ok(TlsAcceptor::from(Arc::new(tls)))
+    let default_name = Some(config.tls.default_name.to_ascii_lowercase()).filter(|name| !name.is_empty());
+    let policy = Policy { default_name, refuse_expired: config.tls.expired == Expired::Refuse };
+    Ok(DomainCertificates::with(Certificates { suffixes, names, fallback }, ca, policy))
 }
 
 fn spawn_worker(
     number: usize,
     edge: Arc<Edge>,
-    acceptor: TlsAcceptor,
+    tls: Arc<Tls>,
     https: Vec<TcpListener>,
     http: Vec<TcpListener>,
     https_port: u16,
@@ -542,7 +533,7 @@ fn spawn_worker(
             let worker = Rc::new(Worker::new(Arc::clone(&edge)));
             for listener in https {
                 let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { continue };
-                tokio::task::spawn_local(listen::tls::accept_loop(Rc::clone(&worker), listener, acceptor.clone()));
+                tokio::task::spawn_local(listen::tls::accept_loop(Rc::clone(&worker), listener, Arc::clone(&tls)));
             }
             for listener in http {
                 let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { continue };

@@ -18,6 +18,7 @@ mod holds;
 mod machine;
 mod orchestrator;
 mod propagation;
+mod resolver;
 mod servers;
 mod share;
 mod table;
@@ -45,6 +46,8 @@ enum Command {
     FanOut(fan_out::Arguments),
     /// The routing table: bytes per route, lookups, readers beside a writer.
     Table(table::Arguments),
+    /// Certificates by name: bytes per name, lookups, handshakes while certificates are swapped, compression.
+    Resolver(resolver::Arguments),
     /// From exec to the first request that is answered, with a million routes of the last run.
     ColdStart(cold_start::Arguments),
     /// From a write to the store to the table of another process.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
                 Command::Holds(arguments) => holds::run(arguments).await,
                 Command::FanOut(arguments) => fan_out::run(arguments).await,
                 Command::Table(arguments) => table::run(&arguments),
+                Command::Resolver(arguments) => resolver::run(&arguments),
                 Command::ColdStart(arguments) => cold_start::run(arguments).await,
                 Command::Propagation(arguments) => propagation::run(arguments).await,
                 Command::Watch(watch) => propagation::watch(&watch).map(|()| true),

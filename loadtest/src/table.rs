@@ -177,7 +177,7 @@ fn cpu_ns(names: &[SpriteName], find: &impl Fn(&SpriteName) -> bool) -> f64 {
     took.as_nanos() as f64 / LOOKUPS as f64
 }
 
-fn thread_time() -> Duration {
+pub(crate) fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
@@ -225,13 +225,13 @@ fn write(table: &RouteTable, names: &[SpriteName], rate: usize, over: &AtomicBoo
     written as f64 / began.elapsed().as_secs_f64()
 }
 
-fn resident() -> anyhow::Result<f64> {
+pub(crate) fn resident() -> anyhow::Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let kib =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
     Ok(kib.ok_or_else(|| anyhow::anyhow!("no VmRSS in /proc/self/status"))? * 1024.0)
 }
 
-fn per_route(before: f64, after: f64, routes: usize) -> f64 {
+pub(crate) fn per_route(before: f64, after: f64, routes: usize) -> f64 {
     (after - before) / routes as f64
 }

@@ -43,6 +43,7 @@ mod slow_apps;
 mod stores;
 mod streaming;
 mod tidy;
+mod tls;
 mod unheard;
 mod unwanted_wakes;
 

@@ -89,6 +89,8 @@ impl Identity {
             .with_client_auth_cert(vec![self.certificate.clone()], self.key.clone_key())?;
         config.alpn_protocols = vec![protocol.into()];
         config.resumption = rustls::client::Resumption::disabled();
+        // One small certificate: nothing to win by compressing it.
+        (config.cert_compressors, config.cert_decompressors) = (Vec::new(), Vec::new());
         Ok(config)
     }
 
@@ -105,6 +107,7 @@ impl Identity {
             .with_single_cert(vec![self.certificate.clone()], self.key.clone_key())?;
         config.alpn_protocols = vec![protocol.into()];
         config.send_tls13_tickets = 0;
+        (config.cert_compressors, config.cert_decompressors) = (Vec::new(), Vec::new());
         Ok(config)
     }
 

@@ -4,6 +4,7 @@ use super::sprites::SpriteError;
 use crate::domains::Domains;
 use crate::fleet::{self, Acks, Moving};
 use crate::stores::Stores;
+use crate::tls::Tls;
 use crate::watchdog;
 use crate::webhook;
 use crate::worker::Edge;
@@ -51,6 +52,8 @@ pub struct Admin {
     pub table: Arc<RouteTable>,
     /// The edge itself, if it is one.
     pub edge: Option<Arc<Edge>>,
+    /// Its handshakes.
+    pub tls: Option<Arc<Tls>>,
     /// What the edge's watchdog sees, if it is one.
     pub watchdog: Option<Arc<watchdog::Status>>,
     /// Whole host names of other people.

@@ -22,6 +22,9 @@ pub(super) fn answer(admin: &Admin) -> Answer {
     if let Some(edge) = edge {
         edge.metrics.register(&mut registry);
     }
+    if let Some(tls) = &admin.tls {
+        tls.register(&mut registry);
+    }
     if let Some(owner) = owner {
         owner.metrics().register(&mut registry);
     }

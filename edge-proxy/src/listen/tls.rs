@@ -1,20 +1,22 @@
-//! The HTTPS listener: accept → handshake → ALPN → `connection.rs`.
+//! The HTTPS listener: accept → ClientHello (`tls.rs`) → handshake → ALPN → `connection.rs`.
 
 use super::{ACCEPT_PAUSE, is_about_one_connection, prepare};
 use crate::client::{Client, SharedSocket};
 use crate::connection::{self, Protocol};
 use crate::early_wake::EarlyWake;
+use crate::tls::Tls;
 use crate::worker::Worker;
 use rustls::server::Acceptor;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 /// Accepts until the edge drains. Each connection is a task of this core.
-pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, acceptor: TlsAcceptor) {
+pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, tls: Arc<Tls>) {
     let port = listener.local_addr().map_or(443, |address| address.port());
     loop {
         let accepted = tokio::select! {
@@ -28,9 +30,9 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, acceptor: Tl
                     drop(stream);
                     continue;
                 };
-                let (worker, acceptor) = (Rc::clone(&worker), acceptor.clone());
+                let (worker, tls) = (Rc::clone(&worker), Arc::clone(&tls));
                 tokio::task::spawn_local(async move {
-                    handshake(worker, acceptor, stream, peer, port).await;
+                    handshake(worker, tls, stream, peer, port).await;
                     drop(permit);
                 });
             }
@@ -43,7 +45,7 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, acceptor: Tl
     }
 }
 
-async fn handshake(worker: Rc<Worker>, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr, port: u16) {
+async fn handshake(worker: Rc<Worker>, tls: Arc<Tls>, stream: TcpStream, peer: SocketAddr, port: u16) {
     if prepare(&stream).is_err() {
         return; // The peer is gone already.
     }
@@ -51,12 +53,7 @@ async fn handshake(worker: Rc<Worker>, acceptor: TlsAcceptor, stream: TcpStream,
     let timeout = worker.edge.handshake_timeout();
     let mut early_wake = None;
     // Boxed: the task would otherwise keep room for it as long as the connection lives.
-    let accepted = Box::pin(async {
-        match worker.edge.wake_at_client_hello {
-            true => accept_and_wake(&worker, &acceptor, socket.clone(), peer, &mut early_wake).await,
-            false => acceptor.accept(socket.clone()).await,
-        }
-    });
+    let accepted = Box::pin(accept(&worker, &tls, socket.clone(), peer, &mut early_wake));
     let tls = match tokio::time::timeout(timeout, accepted).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "handshake failed"),
@@ -71,16 +68,25 @@ async fn handshake(worker: Rc<Worker>, acceptor: TlsAcceptor, stream: TcpStream,
     connection::serve(worker, client, Box::new(tls), protocol).await;
 }
 
-/// A handshake that begins the wake of the sprite it names before it goes on.
-async fn accept_and_wake(
+/// A handshake that goes on with what its ClientHello asks for, and may begin a wake there.
+async fn accept(
     worker: &Rc<Worker>,
-    acceptor: &TlsAcceptor,
+    tls: &Tls,
     socket: SharedSocket,
     peer: SocketAddr,
     early_wake: &mut Option<Box<EarlyWake>>,
-) -> std::io::Result<TlsStream<SharedSocket>> {
-    let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-    let name = hello.client_hello().server_name().map(str::to_owned);
-    *early_wake = name.and_then(|name| EarlyWake::begin(worker, peer.ip().to_canonical(), &name));
-    hello.into_stream(Arc::clone(acceptor.config())).await
+) -> io::Result<TlsStream<SharedSocket>> {
+    let mut start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    let name = start.client_hello().server_name().map(str::to_owned);
+    let config = match tls.admit(name.as_deref()).await {
+        Ok(config) => config,
+        Err(refusal) => {
+            tls.refuse(refusal, &mut start.io).await;
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, refusal.name()));
+        }
+    };
+    if worker.edge.wake_at_client_hello {
+        *early_wake = name.and_then(|name| EarlyWake::begin(worker, peer.ip().to_canonical(), &name));
+    }
+    start.into_stream(config).await
 }

@@ -1,0 +1,81 @@
+//! What a ClientHello is answered with: a certificate, or an alert that says what was wrong.
+
+use harness::{Demo, Options};
+use rustls::pki_types::ServerName;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+async fn demo(config: &str) -> Demo {
+    Demo::start(Options { config: Some(config.into()), ..Options::default() }).await
+}
+
+/// The bytes of a ClientHello for `name`; an address is not sent (RFC 6066 §3).
+fn hello(name: &str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut tls = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut flight = Vec::new();
+    tls.write_tls(&mut flight).unwrap();
+    flight
+}
+
+/// The first record the edge answers with: its type, and all of it for an alert.
+async fn answer(demo: &Demo, flight: &[u8], piece: usize) -> (u8, Vec<u8>) {
+    let mut stream = TcpStream::connect(demo.https).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    for piece in flight.chunks(piece) {
+        stream.write_all(piece).await.unwrap();
+    }
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).await.unwrap();
+    if head[0] != ALERT {
+        return (head[0], Vec::new());
+    }
+    let mut body = vec![0; usize::from(head[4])];
+    stream.read_exact(&mut body).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "nothing comes after it");
+    (ALERT, body)
+}
+
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+
+async fn refused(demo: &Demo, reason: &str) -> u64 {
+    let read = String::from_utf8(demo.try_admin(&["metrics"]).await.stdout).unwrap();
+    let line = format!("tls_refused_total{{reason={reason:?}}} ");
+    read.lines().find_map(|have| have.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_of_ours_and_a_client_that_names_nobody_are_told_so() {
+    let demo = demo("").await;
+    let ours = demo.host("any");
+    for name in [ours.clone(), ours.to_uppercase(), format!("{ours}.")] {
+        // The final dot is not sent; whatever the case, whatever the pieces.
+        for piece in [usize::MAX, 1, 100] {
+            assert_eq!(answer(&demo, &hello(&name), piece).await.0, HANDSHAKE, "{name}");
+        }
+    }
+    let long = format!("{}.example", ["a"; 120].join("."));
+    for (number, name) in ["example.com", "a.b.c.example", "xn--bcher-kva.example", &long].into_iter().enumerate() {
+        let told = answer(&demo, &hello(name), usize::MAX).await;
+        assert_eq!(told, (ALERT, vec![2, 112]), "unrecognized_name for {name}");
+        assert_eq!(refused(&demo, "unknown_name").await, number as u64 + 1);
+    }
+    let told = answer(&demo, &hello("192.0.2.1"), usize::MAX).await;
+    assert_eq!(told, (ALERT, vec![2, 109]), "missing_extension");
+    assert_eq!(refused(&demo, "no_name").await, 1);
+    // A name of two labels under the suffix is none a wildcard covers.
+    assert_eq!(answer(&demo, &hello(&format!("a.{ours}")), usize::MAX).await, (ALERT, vec![2, 112]));
+}
+
+#[tokio::test]
+async fn a_client_that_names_nobody_gets_the_certificate_that_is_configured_for_it() {
+    let suffix = harness::fleet::SUFFIX;
+    let demo = demo(&format!("[tls]\ndefault_name = \"any.{suffix}\"\n")).await;
+    assert_eq!(answer(&demo, &hello("192.0.2.1"), usize::MAX).await.0, HANDSHAKE);
+    assert_eq!(answer(&demo, &hello("example.com"), usize::MAX).await, (ALERT, vec![2, 112]));
+}
