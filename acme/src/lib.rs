@@ -1,9 +1,11 @@
 //! Certificates: a CA of this machine's own, files, and the resolver that hands the right
-//! one to rustls by server name. It knows nothing of sprites.
+//! one to rustls by server name; and the DNS of our zones, which proves to others' CAs that they are ours. It knows nothing
+//! of sprites.
 
 pub mod ca;
 pub mod certificate;
 pub mod compression;
+pub mod dns;
 pub mod lease;
 pub mod load;
 pub mod local_ca;

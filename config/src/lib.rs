@@ -5,6 +5,7 @@
 //! turns it into what it means. Nothing here opens a file it is told about.
 
 mod backhaul;
+mod dns;
 mod domains;
 mod drivers;
 mod error;
@@ -20,6 +21,7 @@ mod text;
 mod webhook;
 
 pub use backhaul::{BackhaulConfig, Link};
+pub use dns::{Dns, Issuer, NameServer, Text};
 pub use domains::Domains;
 pub use drivers::{Accel, Cgroup, DockerDriver, Drivers, FirecrackerDriver, HttpDriver, ProcessDriver, Qemu};
 pub use error::ConfigError;
@@ -48,6 +50,8 @@ pub struct Config {
     pub names: Names,
     /// Whole host names of other people.
     pub domains: Domains,
+    /// The DNS authority of our own zones.
+    pub dns: Dns,
     /// Certificates and handshakes.
     pub tls: Tls,
     /// The admin socket.
@@ -82,6 +86,7 @@ impl Default for Config {
             listen: Listen::default(),
             names: Names::default(),
             domains: Domains::default(),
+            dns: Dns::default(),
             tls: Tls::default(),
             admin: Admin::default(),
             store: Store::default(),
@@ -133,6 +138,7 @@ impl Config {
         self.listen.check()?;
         self.names.check()?;
         self.domains.check()?;
+        self.dns.check(&self.names, &self.domains.addresses)?;
         self.tls.check()?;
         self.store.check()?;
         self.fleet.check(&self.store, self.backhaul.link)?;
