@@ -317,7 +317,7 @@ impl Applier {
         if known == *route && serial == row.proof.serial && !unconfirmed {
             return Ok(());
         }
-        // The file of a restart has no tenants.
+        // A restart's file of format 1 has no tenants.
         let unchanged = known == Route { tenant: known.tenant, ..route.clone() };
         let known = Known { host: known.host, generation: known.generation, serial, unchanged };
         row.check_proof(name, Some(known), operators)
@@ -336,9 +336,9 @@ fn name_in(key: &str) -> Option<SpriteName> {
 pub fn load_last_known_good(table: &RouteTable, path: &Path) -> std::io::Result<usize> {
     let loaded = AtomicUsize::new(0);
     let wrong = last_known_good::for_each(path, Begins::WithCursor, |name, row| {
-        let (name, row) = (SpriteName::parse(name).ok()?, SpriteRow::decode_value(row).ok()?);
-        if table.apply_put(&name, row.route()) {
-            table.set_serial(&name, row.proof.serial);
+        let (name, (route, serial)) = (SpriteName::parse(name).ok()?, last_known_good::decode(row)?);
+        if table.apply_put(&name, route) {
+            table.set_serial(&name, serial);
             loaded.fetch_add(1, Ordering::Relaxed);
         }
         Some(())

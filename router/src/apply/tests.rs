@@ -180,6 +180,8 @@ async fn the_table_follows_the_store_and_the_next_start_serves_before_it_does() 
     };
     // Written once it is quiet, while the applier runs.
     until(&table, |_| matches!(loaded().lookup("a"), Lookup::Found(route) if route.generation.0 == 8)).await;
+    // The bounds of its tenant are his from the first request on.
+    assert_eq!(loaded().lookup("a"), Lookup::Found(row(8).route()));
     assert_eq!(last_known_good::cursor(&good).unwrap().unwrap().version, version);
     assert_eq!(loaded().lookup("b"), Lookup::NotReady);
     store.compare_and_set("sprite/a", Some(version), None).await.unwrap();
