@@ -300,4 +300,33 @@ fn many_routes_that_change_at_once_wait_and_follow_what_the_store_says_meanwhile
     assert_eq!(applier.bulk.len(), 0);
 }
 
+#[test]
+fn a_row_too_far_beyond_what_another_region_says_is_set_aside() {
+    let there = Arc::new(RouteTable::new());
+    there.apply_put(&name("a"), row(2).route());
+    let (table, applier) = restarted(&[], FIRST);
+    let mut applier = Applier { others: vec![there], ..applier };
+    let far = 2 + GENERATION_JUMP_MAX + 1;
+    snapshot(&mut applier, &[("a", far), ("b", far)], FIRST);
+    assert_eq!((generation(&table, "a"), generation(&table, "b")), (None, Some(far)));
+    assert_eq!(table.followed().quarantined(), 1);
+    act(&mut applier, FeedEvent::Put(entry("a", row(far - 1).encode()), FIRST));
+    assert_eq!(generation(&table, "a"), Some(far - 1));
+}
+
+#[test]
+fn a_region_whose_store_loses_everything_holds_its_own_back_and_nobody_elses() {
+    let (own, mut here) = restarted(&[], FIRST);
+    let (other, mut there) = restarted(&[], FIRST);
+    let (all, third) = fleet();
+    snapshot(&mut here, &rows(&all), FIRST);
+    snapshot(&mut there, &rows(&all), FIRST);
+    snapshot(&mut there, &[], FIRST);
+    assert_eq!((own.followed().held_removals(), other.followed().held_removals()), (0, 100));
+    for name in &third[..5] {
+        act(&mut here, FeedEvent::Delete(format!("sprite/{name}"), FIRST));
+    }
+    assert_eq!((own.len(), own.followed().held_removals()), (95, 0), "its brake has counted nothing");
+}
+
 mod forgeries;
