@@ -14,6 +14,7 @@ mod host;
 mod ledger;
 mod limits;
 mod listen;
+mod region;
 mod sprite;
 mod store;
 mod text;
@@ -29,6 +30,7 @@ pub use host::Host;
 pub use ledger::Ledger;
 pub use limits::Limits;
 pub use listen::{Admin, Listen, Names, Tls, UnknownNames};
+pub use region::Region;
 pub use sprite::{MEMORY_MIB, StaticSprite};
 pub use store::{EmbeddedStore, EtcdStore, NatsStore, PrimaryStore, Store, StoreEngine};
 pub use webhook::Webhook;
@@ -70,6 +72,9 @@ pub struct Config {
     pub webhook: Webhook,
     /// Bounds of client connections.
     pub limits: Limits,
+    /// Other regions, whose stores are followed beside the own one.
+    #[serde(rename = "region", skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<Region>,
     /// Sprites that exist by configuration.
     #[serde(rename = "sprite", skip_serializing_if = "Vec::is_empty")]
     pub sprites: Vec<StaticSprite>,
@@ -93,6 +98,7 @@ impl Default for Config {
             ledger: Ledger::default(),
             webhook: Webhook::default(),
             limits: Limits::default(),
+            regions: Vec::new(),
             sprites: Vec::new(),
         }
     }
@@ -126,6 +132,7 @@ impl Config {
     /// what is allowed.
     pub fn check(&self) -> Result<(), (String, String)> {
         self.check_sections().map_err(|(key, message)| (key.to_owned(), message))?;
+        region::check_all(&self.regions, &self.fleet.region, !self.fleet.name.is_empty())?;
         sprite::check_all(&self.sprites)
     }
 
