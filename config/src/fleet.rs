@@ -1,5 +1,6 @@
 //! This machine among others.
 
+use crate::region::is_name;
 use crate::{Link, Store, StoreEngine};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -9,12 +10,14 @@ use std::path::PathBuf;
 const OPERATORS_MAX: usize = 8;
 
 /// Section `[fleet]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fleet {
     /// Its name in the registry, a DNS label. Empty: it stands alone, edge and worker host in one
     /// process.
     pub name: String,
+    /// What its own region is called beside others (`[[region]]`): that of the store it writes to. A DNS label.
+    pub region: String,
     /// Where edges reach the WireGuard socket of this worker host (`backhaul.listen`), when that is
     /// another address than it listens on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,6 +34,19 @@ pub struct Fleet {
     pub operator_key: Option<PathBuf>,
 }
 
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            region: "own".into(),
+            endpoint: None,
+            move_hook: String::new(),
+            operators: Vec::new(),
+            operator_key: None,
+        }
+    }
+}
+
 impl Fleet {
     pub(crate) fn check(&self, store: &Store, link: Link) -> Result<(), (&'static str, String)> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -39,11 +55,13 @@ impl Fleet {
         {
             return Err(("fleet.operators", "at most 8 keys as `edge-proxy keygen --operator` prints them".into()));
         }
+        if !is_name(&self.region) {
+            return Err(("fleet.region", "1 to 63 small letters, digits or -".into()));
+        }
         if self.name.is_empty() {
             return Ok(());
         }
-        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if self.name.len() > 63 || !self.name.bytes().all(legal) {
+        if !is_name(&self.name) {
             return Err(("fleet.name", "1 to 63 small letters, digits or -".into()));
         }
         if store.engine == StoreEngine::Embedded && store.embedded.serve.is_none() {

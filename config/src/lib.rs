@@ -15,6 +15,7 @@ mod host;
 mod ledger;
 mod limits;
 mod listen;
+mod region;
 mod sprite;
 mod store;
 mod text;
@@ -31,6 +32,7 @@ pub use host::Host;
 pub use ledger::Ledger;
 pub use limits::Limits;
 pub use listen::{Admin, Expired, Listen, Names, Tls, UnknownNames};
+pub use region::Region;
 pub use sprite::{MEMORY_MIB, StaticSprite};
 pub use store::{EmbeddedStore, EtcdStore, NatsStore, PrimaryStore, Store, StoreEngine};
 pub use webhook::Webhook;
@@ -74,6 +76,9 @@ pub struct Config {
     pub webhook: Webhook,
     /// Bounds of client connections.
     pub limits: Limits,
+    /// Other regions, whose stores are followed beside the own one.
+    #[serde(rename = "region", skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<Region>,
     /// Sprites that exist by configuration.
     #[serde(rename = "sprite", skip_serializing_if = "Vec::is_empty")]
     pub sprites: Vec<StaticSprite>,
@@ -98,6 +103,7 @@ impl Default for Config {
             ledger: Ledger::default(),
             webhook: Webhook::default(),
             limits: Limits::default(),
+            regions: Vec::new(),
             sprites: Vec::new(),
         }
     }
@@ -131,6 +137,7 @@ impl Config {
     /// what is allowed.
     pub fn check(&self) -> Result<(), (String, String)> {
         self.check_sections().map_err(|(key, message)| (key.to_owned(), message))?;
+        region::check_all(&self.regions, &self.fleet.region, !self.fleet.name.is_empty())?;
         sprite::check_all(&self.sprites)
     }
 

@@ -89,6 +89,14 @@ fn what_the_example_shows_in_comments_may_be_written() {
 }
 
 #[test]
+fn the_region_the_example_shows_may_be_written() {
+    let region: String =
+        EXAMPLE.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
+    let own = "[fleet]\nname = \"e\"\n[store.embedded]\nserve = \"127.0.0.1:1\"\n";
+    assert_eq!(Config::parse(&format!("{own}{region}"), "f").unwrap().regions[0].name, "ams");
+}
+
+#[test]
 fn the_caret_finds_the_key_however_it_was_written() {
     assert_eq!(wrong("hold.timeout = \"2m\"\n").0, "f.toml:1:6");
     assert_eq!(wrong("# a\nhold = { per_sprite = 1, timeout = \"2m\" }\n").0, "f.toml:2:26");
@@ -132,6 +140,7 @@ fn every_value_out_of_its_bounds_is_named() {
         ("tls", "default_name = \"-a\""),
         ("backhaul", "inner_mtu = 1279"),
         ("fleet", "operators = [\"short\"]"),
+        ("fleet", "region = \"A\""),
         ("hold", "timeout = \"0s\""),
         ("hold", "per_sprite = 0"),
         ("hold", "per_client = 0"),

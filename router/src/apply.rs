@@ -48,14 +48,32 @@ pub async fn follow(store: Store, table: Arc<RouteTable>, last_known_good: PathB
 /// # Cancel safety
 /// As [`follow()`].
 pub async fn follow_later(store: Store, table: Arc<RouteTable>, last_known_good: PathBuf, bulk_delay: Duration) {
+    follow_beside(store, table, Vec::new(), last_known_good, bulk_delay).await;
+}
+
+/// As [`follow_later`], of one region among several. A row that would take the place of what `others` say is judged
+/// by that too: by how far its generation is from theirs, and, where operators sign, by whether its chain leads
+/// through the host they name. Nobody takes a sprite he gave away to another region back in his own.
+///
+/// # Cancel safety
+/// As [`follow()`].
+pub async fn follow_beside(
+    store: Store,
+    table: Arc<RouteTable>,
+    others: Vec<Arc<RouteTable>>,
+    last_known_good: PathBuf,
+    bulk_delay: Duration,
+) {
     let saved = follow::saved_cursor(&last_known_good);
-    let applier = Applier { bulk: Bulk::new(bulk_delay), ..Applier::new(table, saved) };
+    let applier = Applier { bulk: Bulk::new(bulk_delay), others, ..Applier::new(table, saved) };
     follow::follow(store, applier, last_known_good).await;
 }
 
 /// The decisions, without clock, disk or task.
 struct Applier {
     table: Arc<RouteTable>,
+    /// What other regions say.
+    others: Vec<Arc<RouteTable>>,
     /// The life of the store the table's routes are from: the file's, then what was followed.
     epoch: Option<u64>,
     /// How far the store has been followed; `None` while its rows are not to be written
@@ -80,6 +98,7 @@ impl Applier {
         let unconfirmed = table.names().into_iter().collect();
         Self {
             table,
+            others: Vec::new(),
             epoch: saved.map(|cursor| cursor.epoch),
             cursor: None,
             unconfirmed,
@@ -284,6 +303,7 @@ impl Applier {
             }
             let route = row.route();
             self.believe(&name, &row, &route)?;
+            self.overrules(&name, &row)?;
             Ok((name, route, row.proof.serial))
         });
         match decoded {
@@ -301,6 +321,28 @@ impl Applier {
 }
 
 impl Applier {
+    /// Whether a row may take the place of what another region says, if it does.
+    fn overrules(&self, name: &SpriteName, row: &SpriteRow) -> Result<(), RowError> {
+        let elsewhere = self.others.iter().filter_map(|table| match table.lookup(name) {
+            Lookup::Found(route) => Some((route.generation, route.host, table.serial(name))),
+            Lookup::Unknown | Lookup::NotReady => None,
+        });
+        let highest = elsewhere.max_by_key(|(generation, ..)| *generation);
+        let Some((generation, host, serial)) = highest.filter(|(generation, ..)| *generation < row.generation) else {
+            return Ok(());
+        };
+        // It took that place already.
+        if matches!(self.table.lookup(name), Lookup::Found(known) if known.generation >= row.generation) {
+            return Ok(());
+        }
+        let (from, to) = (generation.0, row.generation.0);
+        if to - from > GENERATION_JUMP_MAX {
+            return Err(RowError::Jump { from, to });
+        }
+        let known = Known { host, generation, serial, unchanged: false };
+        row.check_proof(name, Some(known), self.table.operators())
+    }
+
     /// Whether who wrote the row may have. What is known already is not asked about again: a snapshot of
     /// what the table holds costs no signature.
     fn believe(&self, name: &SpriteName, row: &SpriteRow, route: &Route) -> Result<(), RowError> {
@@ -317,7 +359,7 @@ impl Applier {
         if known == *route && serial == row.proof.serial && !unconfirmed {
             return Ok(());
         }
-        // The file of a restart has no tenants.
+        // A restart's file of format 1 has no tenants.
         let unchanged = known == Route { tenant: known.tenant, ..route.clone() };
         let known = Known { host: known.host, generation: known.generation, serial, unchanged };
         row.check_proof(name, Some(known), operators)
@@ -336,9 +378,9 @@ fn name_in(key: &str) -> Option<SpriteName> {
 pub fn load_last_known_good(table: &RouteTable, path: &Path) -> std::io::Result<usize> {
     let loaded = AtomicUsize::new(0);
     let wrong = last_known_good::for_each(path, Begins::WithCursor, |name, row| {
-        let (name, row) = (SpriteName::parse(name).ok()?, SpriteRow::decode_value(row).ok()?);
-        if table.apply_put(&name, row.route()) {
-            table.set_serial(&name, row.proof.serial);
+        let (name, (route, serial)) = (SpriteName::parse(name).ok()?, last_known_good::decode(row)?);
+        if table.apply_put(&name, route) {
+            table.set_serial(&name, serial);
             loaded.fetch_add(1, Ordering::Relaxed);
         }
         Some(())

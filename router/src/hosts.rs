@@ -110,6 +110,10 @@ impl RegistryRow for HostRow {
         papers::are_ended(self.papers.as_ref())
     }
 
+    fn is_same_machine(&self, other: &Self) -> bool {
+        self.wireguard_key == other.wireguard_key
+    }
+
     fn clashes(&self, other: &Self) -> bool {
         self.wireguard_key == other.wireguard_key || self.address == other.address || self.name == other.name
     }

@@ -1,12 +1,13 @@
 //! The routes of the last run, in a file: what is served at start until a store speaks.
 //!
-//! One line `cursor EPOCH VERSION`, then one line `NAME ROW` per route. It is replaced as a
-//! whole, so a crash leaves the old file or the new one. It is a cache and no source: the
-//! applier replaces what it says as soon as it knows better. It has no signatures: its rows were believed when
-//! they came, and whoever can write it can read this machine's keys beside it.
+//! One line `cursor EPOCH VERSION FORMAT`, then one line `NAME TENANT ROW` per route, the tenant as the eight
+//! hexadecimal digits a route knows it by. Format 1 said neither format nor tenant; it is read still, and what it
+//! has is nobody's until the store speaks. The file is replaced as a whole, so a crash leaves the old one or the new one.
+//! It is a cache and no source: the applier replaces what it says as soon as it knows better. It has no signatures:
+//! its rows were believed when they came, and whoever can write it can read this machine's keys beside it.
 
 use crate::placement::Proof;
-use crate::route::Route;
+use crate::route::{Route, Tenant};
 use crate::rows::{ROW_VERSION, SpriteRow};
 use crate::store::Cursor;
 use crate::table::{Lookup, RouteTable};
@@ -16,6 +17,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// What the first line begins with.
 const HEADER: &str = "cursor ";
+/// What it ends with; a later one is not guessed at.
+const FORMAT: u32 = 2;
+/// Hexadecimal digits of a tenant.
+const TENANT_DIGITS: usize = 8;
 /// So much of a file is read at a time (chosen: some thousand lines).
 const BLOCK: u64 = 256 * 1024;
 /// Most threads that read one file (chosen: it is of use for a second, at the start).
@@ -34,10 +39,15 @@ pub(crate) fn cursor(path: &Path) -> Result<Option<Cursor>> {
 }
 
 fn parse_header(line: &str) -> Result<Cursor> {
-    let numbers = line.strip_prefix(HEADER).and_then(|rest| rest.split_once(' '));
-    let cursor = numbers
-        .and_then(|(epoch, version)| Some(Cursor { epoch: epoch.parse().ok()?, version: version.parse().ok()? }));
-    cursor.ok_or_else(|| Error::new(ErrorKind::InvalidData, "no file of last-known-good routes"))
+    let mut words = line.strip_prefix(HEADER).unwrap_or_default().split(' ');
+    let mut number = || words.next().map(str::parse::<u64>);
+    match (number(), number(), number(), number()) {
+        (Some(Ok(epoch)), Some(Ok(version)), None, None) => Ok(Cursor { epoch, version }),
+        (Some(Ok(epoch)), Some(Ok(version)), Some(Ok(format)), None) if (1..=FORMAT.into()).contains(&format) => {
+            Ok(Cursor { epoch, version })
+        }
+        _ => Err(Error::new(ErrorKind::InvalidData, "no file of last-known-good routes that is known here")),
+    }
 }
 
 /// Whether the first line of a file is a cursor.
@@ -107,7 +117,7 @@ fn take_line(line: &[u8], take: impl Fn(&str, &[u8]) -> Option<()>) -> Option<()
 pub(crate) fn write(table: &RouteTable, cursor: Cursor, path: &Path) -> Result<()> {
     let rows = table.names().into_iter().filter_map(|name| match table.lookup(&name) {
         Lookup::Found(route) => {
-            let row = row_of(&route, table.serial(&name)).encode();
+            let row = encode(&route, table.serial(&name));
             Some((name, row))
         }
         Lookup::Unknown | Lookup::NotReady => None,
@@ -127,7 +137,7 @@ pub(crate) fn write_lines<N: std::fmt::Display>(
     let next = std::path::PathBuf::from(next);
     let mut file = BufWriter::new(std::fs::File::create(&next)?);
     if let Some(Cursor { epoch, version }) = cursor {
-        writeln!(file, "{HEADER}{epoch} {version}")?;
+        writeln!(file, "{HEADER}{epoch} {version} {FORMAT}")?;
     }
     for (name, row) in rows {
         write!(file, "{name} ")?;
@@ -138,10 +148,11 @@ pub(crate) fn write_lines<N: std::fmt::Display>(
     std::fs::rename(&next, path)
 }
 
-/// What routing needs of a row; the rest is the store's business.
-fn row_of(route: &Route, serial: u64) -> SpriteRow {
-    SpriteRow {
+/// Tenant and row. What routing needs of a row; the rest is the store's business.
+fn encode(route: &Route, serial: u64) -> Vec<u8> {
+    let row = SpriteRow {
         version: ROW_VERSION,
+        // A route has no more of it than stands before the row.
         tenant: String::new(),
         generation: route.generation,
         host: route.host,
@@ -150,7 +161,25 @@ fn row_of(route: &Route, serial: u64) -> SpriteRow {
         wake: route.wake.as_deref().cloned().unwrap_or_default(),
         deleted: route.deleted,
         proof: Proof { serial, ..Proof::default() },
-    }
+    };
+    let mut line = format!("{:0TENANT_DIGITS$x} ", route.tenant.hash()).into_bytes();
+    line.extend(row.encode());
+    line
+}
+
+/// The route of what stands behind a name, and the number of its row; `None` when it is none.
+pub(crate) fn decode(line: &[u8]) -> Option<(Route, u64)> {
+    // A row begins with a brace, which is no digit.
+    let (tenant, row) = match line.split_at_checked(TENANT_DIGITS + 1) {
+        Some((tenant, row)) if tenant[0] != b'{' => {
+            let digits = str::from_utf8(tenant).ok()?.strip_suffix(' ')?;
+            (Some(Tenant::from_hash(u32::from_str_radix(digits, 16).ok()?)), row)
+        }
+        _ => (None, line),
+    };
+    let row = SpriteRow::decode_value(row).ok()?;
+    let route = row.route();
+    Some((Route { tenant: tenant.unwrap_or(route.tenant), ..route }, row.proof.serial))
 }
 
 #[cfg(test)]
@@ -169,8 +198,8 @@ mod tests {
     fn read(path: &Path) -> Result<(Vec<Row>, usize)> {
         let routes = Mutex::new(Vec::new());
         let wrong = for_each(path, Begins::WithCursor, |name, row| {
-            let row = SpriteRow::decode_value(row).ok()?;
-            routes.lock().unwrap().push((SpriteName::parse(name).ok()?, row.route(), row.proof.serial));
+            let (route, serial) = decode(row)?;
+            routes.lock().unwrap().push((SpriteName::parse(name).ok()?, route, serial));
             Some(())
         })?;
         let mut routes = routes.into_inner().unwrap();
@@ -184,7 +213,7 @@ mod tests {
         for (name, deleted) in [("a", false), ("b", true)] {
             let route = Route {
                 generation: Generation(3),
-                tenant: crate::route::Tenant::default(),
+                tenant: Tenant::from(name),
                 host: HostId(2),
                 access: Access::Public,
                 wake: None,
@@ -207,16 +236,36 @@ mod tests {
         assert_eq!((routes[0].0.as_str(), routes[0].1.deleted), ("a", false));
         assert_eq!((routes[1].0.as_str(), routes[1].1.deleted), ("b", true));
         assert_eq!((routes[0].2, routes[1].2), (0, 7));
+        assert_eq!([routes[0].1.tenant, routes[1].1.tenant], [Tenant::from("a"), Tenant::from("b")]);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_file_of_the_format_without_tenants_is_read_and_one_of_a_later_format_is_not() {
+        let (_dir, path) = written();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(&format!("{HEADER}{} 9 2\n", u64::MAX)), "{text}");
+        let first = text.lines().nth(1).unwrap();
+        let (name, row) = (&first[..1], first.splitn(3, ' ').nth(2).unwrap());
+        std::fs::write(&path, format!("cursor 3 4\n{name} {row}\n")).unwrap();
+        assert_eq!(cursor(&path).unwrap(), Some(Cursor { epoch: 3, version: 4 }));
+        let (routes, wrong) = read(&path).unwrap();
+        assert_eq!((routes.len(), wrong), (1, 0));
+        assert_eq!(routes[0].1.tenant, Tenant::from(""));
+        for header in ["cursor 3 4 3", "cursor 3 4 0", "cursor 3", "cursor 3 4 2 1"] {
+            std::fs::write(&path, format!("{header}\n{first}\n")).unwrap();
+            assert_eq!(cursor(&path).unwrap_err().kind(), ErrorKind::InvalidData, "{header}");
+            assert!(read(&path).is_err(), "{header}");
+        }
     }
 
     #[test]
     fn a_line_that_is_no_route_costs_that_route_only() {
         let (_dir, path) = written();
         let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, format!("{text}c {{\nnonsense\n")).unwrap();
+        std::fs::write(&path, format!("{text}c {{\nnonsense\nd 0000000g {{}}\ne 00000001\n")).unwrap();
         let (routes, wrong) = read(&path).unwrap();
-        assert_eq!((routes.len(), wrong), (2, 2));
+        assert_eq!((routes.len(), wrong), (2, 4));
     }
 
     #[test]

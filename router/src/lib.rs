@@ -24,6 +24,7 @@ pub mod papers;
 pub mod placement;
 pub mod pops;
 mod publish;
+pub mod regions;
 pub mod registry;
 pub mod roles;
 pub mod route;

@@ -122,7 +122,7 @@ pub struct Known {
     pub generation: Generation,
     /// The number of the row within it.
     pub serial: u64,
-    /// The row says nothing else than what is known (its tenant aside, which the file of a restart lacks).
+    /// The row says nothing else than what is known (its tenant aside, which a restart's file of format 1 lacks).
     pub unchanged: bool,
 }
 

@@ -106,6 +106,10 @@ impl RegistryRow for PopRow {
         papers::are_ended(self.papers.as_ref())
     }
 
+    fn is_same_machine(&self, other: &Self) -> bool {
+        self.processes == other.processes
+    }
+
     fn clashes(&self, other: &Self) -> bool {
         let same =
             |one: &EdgeProcess, two: &EdgeProcess| one.wireguard_key == two.wireguard_key || one.address == two.address;

@@ -7,12 +7,15 @@ use crate::signing::Operators;
 use crate::store::{FeedEvent, Store};
 use crate::subscriber::{Heard, Subscriber};
 use arc_swap::ArcSwap;
+pub use merged::{Merged, Overruled};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::watch;
+
+mod merged;
 
 /// A kind of row, one per machine.
 pub trait RegistryRow: Clone + Send + Sync + 'static {
@@ -50,6 +53,11 @@ pub trait RegistryRow: Clone + Send + Sync + 'static {
     fn is_removed(&self) -> bool {
         false
     }
+    /// It is the same machine's, said elsewhere: it has the same keys.
+    fn is_same_machine(&self, other: &Self) -> bool {
+        let _ = other;
+        false
+    }
     /// Another machine's row has something that only one can have.
     fn clashes(&self, other: &Self) -> bool {
         let _ = other;
@@ -65,6 +73,8 @@ pub struct Registry<R: RegistryRow> {
     changes: watch::Sender<u64>,
     operators: Operators,
     read: AtomicBool,
+    /// Of several regions' ones: what puts them together.
+    merged: OnceLock<Weak<Merged<R>>>,
 }
 
 impl<R: RegistryRow> Default for Registry<R> {
@@ -74,6 +84,7 @@ impl<R: RegistryRow> Default for Registry<R> {
             changes: watch::Sender::new(0),
             operators: Operators::default(),
             read: AtomicBool::new(false),
+            merged: OnceLock::new(),
         }
     }
 }
@@ -123,13 +134,27 @@ impl<R: RegistryRow> Registry<R> {
 
     /// Puts a row in place of what was known by its id.
     pub fn apply_put(&self, row: R) {
-        let row = Arc::new(row);
-        self.change(|rows| drop(rows.insert(row.id(), Arc::clone(&row))));
+        self.insert(row);
+        self.merge();
     }
 
     /// Forgets a machine.
     pub fn apply_remove(&self, id: &R::Id) {
         self.change(|rows| drop(rows.remove(id)));
+        self.merge();
+    }
+
+    fn insert(&self, row: R) {
+        let row = Arc::new(row);
+        self.change(|rows| drop(rows.insert(row.id(), Arc::clone(&row))));
+    }
+
+    /// What several regions say together is put together anew, if this is one of several. Not for each row of a
+    /// snapshot: when it is complete.
+    fn merge(&self) {
+        if let Some(merged) = self.merged.get().and_then(Weak::upgrade) {
+            merged.put_together();
+        }
     }
 
     fn change(&self, change: impl Fn(&mut BTreeMap<R::Id, Arc<R>>)) {
@@ -145,8 +170,12 @@ impl<R: RegistryRow> Registry<R> {
     /// to be written anew.
     pub(crate) fn handle(&self, event: FeedEvent, seen: &mut BTreeSet<R::Id>) -> bool {
         let ends = matches!(event, FeedEvent::SnapshotEnd(_));
+        let within = matches!(event, FeedEvent::SnapshotBegin { .. } | FeedEvent::Entry(_) | FeedEvent::Current(_));
         let changed = self.apply(event, seen);
         self.read.fetch_or(ends, Ordering::Release);
+        if !within {
+            self.merge();
+        }
         changed
     }
 
@@ -176,7 +205,7 @@ impl<R: RegistryRow> Registry<R> {
             }
             FeedEvent::Delete(key, _) => {
                 match R::id_in(&key) {
-                    Some(id) if self.may_vanish() => self.apply_remove(&id),
+                    Some(id) if self.may_vanish() => self.change(|rows| drop(rows.remove(&id))),
                     Some(_) => {
                         tracing::warn!(key, "{} row deleted, and no operator has signed that; it stays", R::WHAT)
                     }
@@ -191,7 +220,7 @@ impl<R: RegistryRow> Registry<R> {
 
     fn put(&self, key: &str, value: &[u8]) {
         match R::decode(key, value).and_then(|row| self.believed(row)) {
-            Ok(row) => self.apply_put(row),
+            Ok(row) => self.insert(row),
             Err(error) => tracing::warn!(key, %error, "{} row quarantined; the previous one stays", R::WHAT),
         }
     }
@@ -220,10 +249,11 @@ impl<R: RegistryRow> Registry<R> {
     pub fn load(&self, path: &Path) -> io::Result<usize> {
         let loaded = AtomicUsize::new(0);
         last_known_good::for_each(path, Begins::WithRow, |key, row| {
-            self.apply_put(R::decode(key, row).ok()?);
+            self.insert(R::decode(key, row).ok()?);
             loaded.fetch_add(1, Ordering::Relaxed);
             Some(())
         })?;
+        self.merge();
         Ok(loaded.into_inner())
     }
 

@@ -142,6 +142,39 @@ impl Engine for Writer {
     }
 }
 
+/// Another region's store: it is followed, and nothing is ever written to it.
+pub struct Reader(Store);
+
+impl Reader {
+    /// What may be read there.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self(store)
+    }
+}
+
+impl Engine for Reader {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>> {
+        self.0.get(key)
+    }
+
+    fn scan<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Entry>> {
+        self.0.scan(prefix)
+    }
+
+    fn compare_and_set<'a>(&'a self, key: &'a str, _: Option<u64>, _: Option<&'a [u8]>) -> Answer<'a, u64> {
+        Box::pin(async move { Err(StoreError::Denied(format!("{key}: nobody writes to another region's store"))) })
+    }
+
+    fn subscribe<'a>(&'a self, prefix: &'a str, resume: Option<Cursor>) -> Answer<'a, Feed> {
+        self.0.subscribe(prefix, resume)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,7 +205,15 @@ mod tests {
         assert_eq!(writes(Role::Operator, "").await, keys[..8]);
         assert_eq!(writes(Role::Host, "host/1").await, ["sprite/a", "handover/a", "host/1"]);
         assert_eq!(writes(Role::Edge, "pop/a").await, ["pop/a", "domain/a.b"]);
-        assert_eq!(Writer::new(store, Role::Edge, None).scan("sprite/").await.unwrap().len(), 1);
+        assert_eq!(Writer::new(Arc::clone(&store), Role::Edge, None).scan("sprite/").await.unwrap().len(), 1);
+        // Another region's is read, and that is all.
+        let reader = Reader::new(Arc::clone(&store));
+        let before = store.get("domain/a.b").await.unwrap().unwrap();
+        assert_eq!(reader.get("domain/a.b").await.unwrap().unwrap(), before);
+        for key in keys {
+            assert!(matches!(reader.compare_and_set(key, None, Some(b"2")).await, Err(StoreError::Denied(_))), "{key}");
+        }
+        assert_eq!(store.get("domain/a.b").await.unwrap().unwrap(), before);
     }
 
     #[test]

@@ -37,6 +37,18 @@ impl From<&str> for Tenant {
     }
 }
 
+impl Tenant {
+    /// What is known of it: enough to keep it, and no way back to its name.
+    pub(crate) const fn hash(self) -> u32 {
+        self.0
+    }
+
+    /// The tenant of [`Tenant::hash`].
+    pub(crate) const fn from_hash(hash: u32) -> Self {
+        Self(hash)
+    }
+}
+
 /// Declared ports. None at all take no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ports(Option<Arc<[u16]>>);

@@ -6,7 +6,7 @@ mod packed;
 use crate::applied::{Applied, Teller};
 use crate::followed::Followed;
 use crate::names::SpriteName;
-use crate::route::Route;
+use crate::route::{Generation, Route};
 use crate::signing::Operators;
 use compact_str::CompactString;
 use foldhash::quality::RandomState;
@@ -79,6 +79,17 @@ impl RouteTable {
         let synced = self.followed.is_synced();
         match self.routes.pin().get(name.borrow()) {
             Some(packed) => Lookup::Found(packed.route()),
+            None if synced => Lookup::Unknown,
+            None => Lookup::NotReady,
+        }
+    }
+
+    /// The same, but a row that is not above `than` counts for nothing: unknown, whatever it says.
+    pub(crate) fn lookup_above(&self, name: &str, than: Option<Generation>) -> Lookup {
+        let synced = self.followed.is_synced();
+        match self.routes.pin().get(name) {
+            Some(packed) if than.is_none_or(|than| packed.generation() > than) => Lookup::Found(packed.route()),
+            Some(_) => Lookup::Unknown,
             None if synced => Lookup::Unknown,
             None => Lookup::NotReady,
         }
@@ -202,7 +213,7 @@ impl RouteTable {
 mod tests {
     use super::*;
     use crate::access::Access;
-    use crate::route::{Generation, HostId};
+    use crate::route::HostId;
 
     fn route(generation: u64, host: u32) -> Route {
         Route {

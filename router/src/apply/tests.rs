@@ -180,6 +180,8 @@ async fn the_table_follows_the_store_and_the_next_start_serves_before_it_does() 
     };
     // Written once it is quiet, while the applier runs.
     until(&table, |_| matches!(loaded().lookup("a"), Lookup::Found(route) if route.generation.0 == 8)).await;
+    // The bounds of its tenant are his from the first request on.
+    assert_eq!(loaded().lookup("a"), Lookup::Found(row(8).route()));
     assert_eq!(last_known_good::cursor(&good).unwrap().unwrap().version, version);
     assert_eq!(loaded().lookup("b"), Lookup::NotReady);
     store.compare_and_set("sprite/a", Some(version), None).await.unwrap();
@@ -296,6 +298,35 @@ fn many_routes_that_change_at_once_wait_and_follow_what_the_store_says_meanwhile
     let mut applier = Applier { bulk: Bulk::new(DELAY), ..applier };
     snapshot(&mut applier, &all.iter().map(|name| (name.as_str(), 5)).collect::<Vec<_>>(), FIRST);
     assert_eq!(applier.bulk.len(), 0);
+}
+
+#[test]
+fn a_row_too_far_beyond_what_another_region_says_is_set_aside() {
+    let there = Arc::new(RouteTable::new());
+    there.apply_put(&name("a"), row(2).route());
+    let (table, applier) = restarted(&[], FIRST);
+    let mut applier = Applier { others: vec![there], ..applier };
+    let far = 2 + GENERATION_JUMP_MAX + 1;
+    snapshot(&mut applier, &[("a", far), ("b", far)], FIRST);
+    assert_eq!((generation(&table, "a"), generation(&table, "b")), (None, Some(far)));
+    assert_eq!(table.followed().quarantined(), 1);
+    act(&mut applier, FeedEvent::Put(entry("a", row(far - 1).encode()), FIRST));
+    assert_eq!(generation(&table, "a"), Some(far - 1));
+}
+
+#[test]
+fn a_region_whose_store_loses_everything_holds_its_own_back_and_nobody_elses() {
+    let (own, mut here) = restarted(&[], FIRST);
+    let (other, mut there) = restarted(&[], FIRST);
+    let (all, third) = fleet();
+    snapshot(&mut here, &rows(&all), FIRST);
+    snapshot(&mut there, &rows(&all), FIRST);
+    snapshot(&mut there, &[], FIRST);
+    assert_eq!((own.followed().held_removals(), other.followed().held_removals()), (0, 100));
+    for name in &third[..5] {
+        act(&mut here, FeedEvent::Delete(format!("sprite/{name}"), FIRST));
+    }
+    assert_eq!((own.len(), own.followed().held_removals()), (95, 0), "its brake has counted nothing");
 }
 
 mod forgeries;

@@ -19,7 +19,8 @@ pub struct DomainTable {
     /// Names that are ours; nobody else's domain is at or under one.
     ours: Vec<Box<str>>,
     followed: Followed,
-    changes: watch::Sender<u64>,
+    /// One for the tables of all regions.
+    changes: Arc<watch::Sender<u64>>,
 }
 
 /// What the table knows about a host name.
@@ -44,7 +45,20 @@ impl DomainTable {
             fixed,
             ours: ours.map(Box::from).collect(),
             followed: Followed::default(),
-            changes: watch::Sender::new(0),
+            changes: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// An empty table for another region's rows: what is ours is nobody's there either, and who sees the changes of
+    /// this one sees those of that one.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self {
+            rows: papaya::HashMap::default(),
+            fixed: self.fixed.clone(),
+            ours: self.ours.clone(),
+            followed: Followed::default(),
+            changes: Arc::clone(&self.changes),
         }
     }
 

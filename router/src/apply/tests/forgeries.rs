@@ -79,8 +79,7 @@ async fn no_row_of_another_host_is_believed() {
         // Nor after a restart, whose table is from a file.
         let (table, mut applier) = restarted(&table);
         again(&mut applier, std::slice::from_ref(&forged), FIRST);
-        let from_file = Route { tenant: "".into(), ..true_row.route() };
-        assert_eq!((found(&table), table.followed().quarantined()), (from_file, 1), "{what}");
+        assert_eq!((found(&table), table.followed().quarantined()), (true_row.route(), 1), "{what}");
         // The host that has it is heard as before.
         put(&mut applier, &signed("a", &[(1, 3), (2, 1)], 2, 1));
         assert_eq!(found(&table), true_row.route(), "{what}");
@@ -152,4 +151,32 @@ fn what_the_table_has_costs_no_signature() {
     torn.seal(&name("a"), &host_key(3));
     again(&mut applier, &[torn], FIRST);
     assert_eq!((found(&table), table.followed().quarantined()), (row.route(), 0));
+}
+
+/// Another region's table, with what its store says of the sprite.
+fn elsewhere(row: &SpriteRow) -> Vec<Arc<RouteTable>> {
+    let table = Arc::new(RouteTable::trusting(operators()));
+    table.apply_put(&name("a"), row.route());
+    table.set_serial(&name("a"), row.proof.serial);
+    vec![table]
+}
+
+#[test]
+fn what_was_given_away_to_another_region_is_not_taken_back_in_the_own_one() {
+    let had = signed("a", &[(1, 3)], 1, 0);
+    let given = signed("a", &[(1, 3), (2, 1)], 2, 0);
+    let (table, applier) = following(std::slice::from_ref(&had));
+    let mut applier = Applier { others: elsewhere(&given), ..applier };
+    // A second hand-over, of which this region's own history knows nothing.
+    put(&mut applier, &signed("a", &[(1, 3), (3, 2)], 3, 0));
+    assert_eq!((found(&table), table.followed().quarantined()), (had.route(), 1));
+    // What takes nobody's place may stand here as it did.
+    put(&mut applier, &signed("a", &[(1, 3)], 1, 1));
+    assert_eq!(table.followed().quarantined(), 1);
+    // What the other region's host hands over may come back, and is not asked about again.
+    let back = signed("a", &[(1, 3), (2, 1), (3, 2)], 3, 0);
+    put(&mut applier, &back);
+    assert_eq!((found(&table), table.followed().quarantined()), (back.route(), 1));
+    again(&mut applier, std::slice::from_ref(&back), FIRST);
+    assert_eq!((found(&table), table.followed().quarantined()), (back.route(), 1));
 }
