@@ -30,7 +30,7 @@ pub use ledger::Ledger;
 pub use limits::Limits;
 pub use listen::{Admin, Listen, Names, Tls, UnknownNames};
 pub use sprite::{MEMORY_MIB, StaticSprite};
-pub use store::{EmbeddedStore, EtcdStore, NatsStore, PrimaryStore, Store, StoreEngine};
+pub use store::{CorrosionStore, EmbeddedStore, EtcdStore, NatsStore, PrimaryStore, Store, StoreEngine};
 pub use webhook::Webhook;
 
 use serde::{Deserialize, Serialize};
