@@ -72,6 +72,15 @@ impl Fleet {
                     .into(),
             ));
         }
+        if store.engine == StoreEngine::Corrosion && self.operators.is_empty() {
+            return Err((
+                "fleet.operators",
+                "none. Engine \"corrosion\" has no compare-and-set: two hosts that make one sprite at two agents would both \
+                 be told that it is theirs. Name operators, who sign where a sprite may be made (docs/fleet.md, \"Who is \
+                 believed\"), or take engine \"nats\", \"etcd\" or \"primary\""
+                    .into(),
+            ));
+        }
         if link == Link::DirectInsecure {
             return Err((
                 "backhaul.link",

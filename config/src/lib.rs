@@ -34,7 +34,7 @@ pub use limits::Limits;
 pub use listen::{Admin, Expired, Listen, Names, Tls, UnknownNames};
 pub use region::Region;
 pub use sprite::{MEMORY_MIB, StaticSprite};
-pub use store::{EmbeddedStore, EtcdStore, NatsStore, PrimaryStore, Store, StoreEngine};
+pub use store::{CorrosionStore, EmbeddedStore, EtcdStore, NatsStore, PrimaryStore, Store, StoreEngine};
 pub use webhook::Webhook;
 
 use serde::{Deserialize, Serialize};

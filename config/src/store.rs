@@ -28,6 +28,8 @@ pub struct Store {
     pub embedded: EmbeddedStore,
     /// Used by engine `primary`.
     pub primary: PrimaryStore,
+    /// Used by engine `corrosion`.
+    pub corrosion: CorrosionStore,
 }
 
 /// The store engines.
@@ -43,6 +45,8 @@ pub enum StoreEngine {
     Etcd,
     /// The file of another process, which serves it.
     Primary,
+    /// A table of Corrosion, through the agent of this machine.
+    Corrosion,
 }
 
 /// Section `[store.embedded]`.
@@ -64,6 +68,24 @@ pub struct PrimaryStore {
     pub server: String,
     /// SHA-256 of its certificate's public key, hexadecimal.
     pub pin: String,
+}
+
+/// Section `[store.corrosion]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorrosionStore {
+    /// The HTTP API of this machine's agent, `http://ADDRESS:PORT`.
+    pub api: String,
+    /// Where the API's bearer token is; empty for none.
+    pub token_file: PathBuf,
+    /// The table of the rows, made by the agent's schema files.
+    pub table: String,
+}
+
+impl Default for CorrosionStore {
+    fn default() -> Self {
+        Self { api: String::new(), token_file: PathBuf::new(), table: "routes".into() }
+    }
 }
 
 /// Section `[store.nats]`.
@@ -162,8 +184,29 @@ impl Store {
                 return Err(("store.primary.pin", "SHA-256 of the primary's public key, 64 hexadecimal digits".into()));
             }
         }
+        self.corrosion.check(self.engine)?;
         if self.etcd.user.is_empty() != self.etcd.password_file.as_os_str().is_empty() {
             return Err(("store.etcd.password_file", "user and password_file are given together".into()));
+        }
+        Ok(())
+    }
+}
+
+impl CorrosionStore {
+    fn check(&self, engine: StoreEngine) -> Result<(), (&'static str, String)> {
+        if engine == StoreEngine::Corrosion && self.api.is_empty() {
+            return Err((
+                "store.corrosion.api",
+                "engine \"corrosion\" needs the agent of this machine: http://ADDRESS:PORT".into(),
+            ));
+        }
+        if !self.api.is_empty() {
+            servers("store.corrosion.api", std::slice::from_ref(&self.api), "https://", "http://")?;
+        }
+        let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let begins = self.table.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
+        if !begins || self.table.len() > 64 || !self.table.bytes().all(letter) {
+            return Err(("store.corrosion.table", "1 to 64 small letters, digits or _, a letter first".into()));
         }
         Ok(())
     }
@@ -257,6 +300,26 @@ mod tests {
         {
             assert!(checked(&format!("[store.etcd]\n{wrong}")).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn corrosion_has_an_agent_of_its_own_and_in_a_fleet_operators_who_sign() {
+        let engine = "[store]\nengine = \"corrosion\"\n";
+        assert!(checked(engine).unwrap_err().contains("needs the agent of this machine"));
+        let fine = format!("{engine}[store.corrosion]\napi = \"http://127.0.0.1:8080\"\n");
+        assert!(checked(&fine).is_ok());
+        assert!(checked(&format!("{fine}table = \"eu_1\"\ntoken_file = \"/t\"")).is_ok());
+        for wrong in ["table = \"\"", "table = \"Routes\"", "table = \"1a\"", "table = \"a;b\""] {
+            assert!(checked(&format!("{fine}{wrong}")).unwrap_err().contains("store.corrosion.table"), "{wrong}");
+        }
+        for api in ["http://192.0.2.1:8080", "http://agent.example.org:8080", "127.0.0.1:8080", "http://127.0.0.1"] {
+            assert!(checked(&format!("{engine}[store.corrosion]\napi = {api:?}")).is_err(), "{api}");
+        }
+        // Of two hosts that make one name at two agents, only a signature says whose it is.
+        let said = checked(&format!("{fine}[fleet]\nname = \"a\"")).unwrap_err();
+        assert!(said.contains("fleet.operators") && said.contains("no compare-and-set"), "{said}");
+        let key = "a".repeat(43);
+        assert!(checked(&format!("{fine}[fleet]\nname = \"a\"\noperators = [{key:?}]")).is_ok());
     }
 
     #[test]

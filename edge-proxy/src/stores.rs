@@ -6,6 +6,7 @@ use crate::signed_rows::Own;
 use anyhow::{Context, bail};
 use config::{Config, StoreEngine};
 use router::roles::{Role, Writer};
+use router::store::corrosion::{CorrosionStore, OPERATOR};
 use router::store::etcd::EtcdStore;
 use router::store::nats::NatsStore;
 use router::store::{Embedded, EmbeddedStore, Store, StoreError};
@@ -36,7 +37,9 @@ impl Stores {
         let local = Arc::new(local);
         let routes = match config.store.engine {
             StoreEngine::Embedded => Arc::new(Embedded(Arc::clone(&local))),
-            StoreEngine::Etcd | StoreEngine::Nats | StoreEngine::Primary => engine(config, is_host).await?,
+            StoreEngine::Corrosion | StoreEngine::Etcd | StoreEngine::Nats | StoreEngine::Primary => {
+                engine(config, is_host, &machine(config, is_host)).await?
+            }
         };
         Ok(Self { local, routes, own: None })
     }
@@ -59,7 +62,7 @@ fn file(config: &Config) -> PathBuf {
 pub async fn shared(config: &Config) -> anyhow::Result<Store> {
     match (config.store.engine, config.store.embedded.serve) {
         (StoreEngine::Embedded, Some(serve)) => of_this_machine(config, serve),
-        _ => engine(config, true).await,
+        _ => engine(config, true, OPERATOR).await,
     }
 }
 
@@ -80,11 +83,24 @@ fn of_this_machine(config: &Config, serve: SocketAddr) -> anyhow::Result<Store> 
     }
 }
 
-async fn engine(config: &Config, is_host: bool) -> anyhow::Result<Store> {
+/// Under which name this process writes where an engine keeps the rows of each writer apart.
+fn machine(config: &Config, is_host: bool) -> String {
+    match config.fleet.name.as_str() {
+        "" => "alone".into(),
+        name if is_host => format!("host/{name}"),
+        name => format!("edge/{name}"),
+    }
+}
+
+async fn engine(config: &Config, is_host: bool, writer: &str) -> anyhow::Result<Store> {
     match config.store.engine {
         StoreEngine::Embedded => bail!(
             "store.engine: \"embedded\" is a file of one process; nothing is shared unless store.embedded.serve says where"
         ),
+        StoreEngine::Corrosion => {
+            let opened = CorrosionStore::open(&config.store.corrosion, writer).context("store engine corrosion")?;
+            Ok(Arc::new(opened))
+        }
         StoreEngine::Etcd => Ok(Arc::new(EtcdStore::open(&config.store.etcd).context("store engine etcd")?)),
         StoreEngine::Nats => Ok(Arc::new(NatsStore::connect(&config.store.nats).await.context("store engine nats")?)),
         StoreEngine::Primary => {

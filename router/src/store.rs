@@ -6,6 +6,7 @@
 //! that protects the routes is on this side of the trait and the same for all of them
 //! ([`crate::apply`]): an engine only says what was written, and admits it when it does not know.
 
+pub mod corrosion;
 pub mod embedded;
 pub mod etcd;
 mod feed;
@@ -209,6 +210,12 @@ pub(crate) fn check_write(key: &str, value: Option<&[u8]>) -> Result<(), StoreEr
         true => Err(StoreError::TooLarge),
         false => Ok(()),
     }
+}
+
+/// FNV-1a, 64 bits: for what all machines have to count alike, and nobody gains by counting wrong.
+pub(crate) fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod pump;
 mod wire;
 
 use super::http::{HttpError, Servers};
-use super::{Answer, Cursor, Engine, Entry, Feed, StoreError, check_key, check_write};
+use super::{Answer, Cursor, Engine, Entry, Feed, StoreError, check_key, check_write, fnv};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -154,14 +154,9 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         }
-        // FNV-1a over both.
         let drawn = answer.kvs.first().map(|found| found.value.as_slice()).unwrap_or_default();
-        let bytes = answer.header.cluster_id.to_le_bytes();
-        let mixed = bytes
-            .iter()
-            .chain(drawn)
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-        Ok(Now { epoch: mixed, revision: answer.header.revision })
+        let both = answer.header.cluster_id.to_le_bytes().into_iter().chain(drawn.iter().copied());
+        Ok(Now { epoch: fnv(both), revision: answer.header.revision })
     }
 
     /// Asks each server once, until one answers.

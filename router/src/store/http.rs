@@ -4,7 +4,7 @@
 use super::StoreError;
 use crate::trust::trusting;
 use bytes::{Bytes, BytesMut};
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -41,6 +41,13 @@ struct Server {
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
+/// A line of a stream.
+pub(super) struct Piece {
+    pub(super) bytes: Bytes,
+    /// Not so when it was too long: `bytes` are its beginning.
+    pub(super) whole: bool,
+}
+
 /// No answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
@@ -65,8 +72,11 @@ pub(super) enum HttpError {
 /// An answer whose body is still coming. Dropping it closes the connection.
 pub(super) struct Stream {
     pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
     body: Incoming,
     line: BytesMut,
+    /// The beginning of a line that is too long, whose rest is passed over.
+    cut: Option<Bytes>,
     connection: AbortHandle,
 }
 
@@ -136,8 +146,20 @@ impl Servers {
     /// # Errors
     /// [`HttpError`].
     pub(super) async fn open(&self, path: &str, token: Option<&str>, body: &Bytes) -> Result<Stream, HttpError> {
+        self.ask(Method::POST, path, token, body.clone()).await
+    }
+
+    /// As [`Servers::open`], by GET.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub(super) async fn attach(&self, path: &str, token: Option<&str>) -> Result<Stream, HttpError> {
+        self.ask(Method::GET, path, token, Bytes::new()).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, token: Option<&str>, body: Bytes) -> Result<Stream, HttpError> {
         let server = &self.servers[self.first.load(Ordering::Relaxed) % self.servers.len()];
-        let opened = server.open(path, token, body.clone()).await;
+        let opened = server.open(method, path, token, body).await;
         if opened.is_err() {
             self.next();
         }
@@ -170,10 +192,12 @@ impl Servers {
 }
 
 impl Server {
-    async fn open(&self, path: &str, token: Option<&str>, body: Bytes) -> Result<Stream, HttpError> {
+    async fn open(&self, method: Method, path: &str, token: Option<&str>, body: Bytes) -> Result<Stream, HttpError> {
         let at = || format!("{}:{}", self.host, self.port);
         let not_sent = |why: String| HttpError::NotSent { at: at(), why };
-        let mut request = Request::post(path)
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(header::HOST, at())
             .header(header::CONTENT_TYPE, "application/json")
             // etcd's gateway hands it on: a member that is cut off says so instead of waiting.
@@ -207,7 +231,8 @@ impl Server {
             Err(_) => return Err(sent(format!("no answer in {CALL:?}"))),
         };
         let (head, body) = response.into_parts();
-        Ok(Stream { status: head.status, body, line: BytesMut::new(), connection: guard.keep() })
+        let (line, connection) = (BytesMut::new(), guard.keep());
+        Ok(Stream { status: head.status, headers: head.headers, body, line, cut: None, connection })
     }
 }
 
@@ -230,6 +255,46 @@ impl Stream {
                 return Ok((!rest.is_empty()).then_some(rest));
             }
         }
+    }
+
+    /// As [`Stream::line`], of a server whose lines anybody may have written: of one that has more than `limit`
+    /// bytes the first `head`, and a line is one only with its end.
+    ///
+    /// # Errors
+    /// What broke it; the stream ended in the middle of a line.
+    ///
+    /// # Cancel safety
+    /// No byte is lost.
+    pub(super) async fn piece(&mut self, limit: usize, head: usize) -> Result<Option<Piece>, String> {
+        loop {
+            let end = self.line.iter().position(|byte| *byte == b'\n');
+            if self.cut.is_none() && end.unwrap_or(self.line.len()) > limit {
+                self.cut = Some(Bytes::copy_from_slice(&self.line[..head]));
+            }
+            if let Some(end) = end {
+                let line = self.line.split_to(end + 1).freeze();
+                let cut = self.cut.take();
+                let whole = cut.is_none();
+                return Ok(Some(Piece { bytes: cut.unwrap_or_else(|| line.slice(..end)), whole }));
+            }
+            if self.cut.is_some() {
+                self.line.clear();
+            }
+            if !self.more().await? {
+                return match self.line.is_empty() && self.cut.is_none() {
+                    true => Ok(None),
+                    false => Err("it ended in the middle of a line".into()),
+                };
+            }
+        }
+    }
+
+    /// What is left of an answer, all of it within [`CALL`].
+    ///
+    /// # Errors
+    /// What broke it.
+    pub(super) async fn whole(&mut self) -> Result<Bytes, String> {
+        timeout(CALL, self.rest()).await.unwrap_or_else(|_| Err(format!("no answer in {CALL:?}")))
     }
 
     async fn rest(&mut self) -> Result<Bytes, String> {
