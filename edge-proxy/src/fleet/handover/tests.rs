@@ -124,6 +124,7 @@ impl Machine {
         let domains = Arc::new(DomainTable::new(HashMap::new(), &[], &[]));
         let certificates = DomainCertificates::new(Certificates::default(), None);
         let admin = Admin {
+            dns: None,
             watchdog: None,
             rotation: None,
             owner: Some(owner.clone()),
