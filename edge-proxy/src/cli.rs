@@ -98,6 +98,9 @@ enum Command {
     /// Custom domains of the sprites: whole host names of other people (docs/domains.md).
     #[command(subcommand)]
     Domain(DomainCommand),
+    /// The DNS authority of the edge (docs/dns.md).
+    #[command(subcommand)]
+    Dns(DnsCommand),
     /// How the running edge is doing.
     Status,
     /// Let go of routes that vanished from the store too many at once and are served on (store.held_removals in status).
@@ -452,6 +455,41 @@ pub enum DomainCommand {
     },
 }
 
+/// `dns …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DnsCommand {
+    /// What this edge answers when it is asked.
+    Query {
+        /// A name, in one of our zones or not.
+        name: String,
+        /// The type of records.
+        #[arg(value_name = "TYPE", default_value = "A")]
+        kind: String,
+    },
+    /// TXT records of challenges, for an ACME client that proves that a zone is ours. They last until the edge ends.
+    #[command(subcommand)]
+    Challenge(ChallengeCommand),
+}
+
+/// `dns challenge …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ChallengeCommand {
+    /// Add a value to what is there.
+    Add {
+        /// `_acme-challenge.SUFFIX`, or `ID.acme.ZONE` with an ID of 32 hexadecimal digits.
+        name: String,
+        /// What the record is to say.
+        value: String,
+    },
+    /// Take a value away.
+    Remove {
+        /// Its name.
+        name: String,
+        /// The value.
+        value: String,
+    },
+}
+
 /// Parses the arguments of this process and does what they say.
 #[must_use]
 pub fn run_from_arguments() -> ExitCode {
@@ -496,6 +534,7 @@ pub fn run_from_arguments() -> ExitCode {
         Command::Keygen { out, operator } => keygen(&out, operator, cli.json),
         Command::Sprite(command) => client(admin::client::sprite(&cli.admin, cli.json, command)),
         Command::Domain(command) => client(admin::domain_client::domain(&cli.admin, cli.json, command)),
+        Command::Dns(command) => client(admin::dns_client::dns(&cli.admin, cli.json, command)),
         Command::Metrics => client(admin::client::metrics(&cli.admin)),
         Command::Status => client(admin::client::status(&cli.admin, cli.json)),
         Command::Route(RouteCommand::Explain { host }) => client(admin::client::explain(&cli.admin, cli.json, &host)),

@@ -14,6 +14,7 @@ pub mod client_class;
 pub mod connection;
 pub mod date;
 pub mod demo;
+pub mod dns;
 pub mod domain_certificates;
 pub mod domains;
 pub mod door;

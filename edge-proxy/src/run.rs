@@ -4,6 +4,7 @@
 use crate::admin::sprites::SpriteError;
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, failed};
+use crate::dns::{self, Dns};
 use crate::domain_certificates::DomainCertificates;
 use crate::domains::Domains;
 use crate::door::SpriteDoors;
@@ -110,6 +111,7 @@ pub fn run_until_signal(
 struct Listeners {
     https: Vec<Vec<TcpListener>>,
     http: Vec<Vec<TcpListener>>,
+    dns: Option<dns::Bound>,
     /// The first address of HTTPS.
     address: std::net::SocketAddr,
 }
@@ -122,9 +124,10 @@ impl Listeners {
         };
         let https = bind_all(&config.listen.https, workers)?;
         let http = bind_all(&config.listen.http, workers)?;
+        let dns = dns::Bound::bind(config, workers)?;
         let first = https.first().and_then(|listeners| listeners.first()).context("no HTTPS address")?;
         let address = first.local_addr()?;
-        Ok(Self { https, http, address })
+        Ok(Self { https, http, dns, address })
     }
 }
 
@@ -168,6 +171,7 @@ struct EdgeSide {
     https: std::net::SocketAddr,
     threads: Vec<std::thread::JoinHandle<()>>,
     watchdog: Watchdog,
+    dns: Option<(Arc<Dns>, acme::dns::server::Server)>,
 }
 
 impl Running {
@@ -281,6 +285,7 @@ impl Running {
             tls: edge.as_ref().map(|side| Arc::clone(&side.tls)),
             watchdog: edge.as_ref().map(|side| Arc::clone(side.watchdog.status())),
             domains,
+            dns: edge.as_ref().and_then(|side| side.dns.as_ref()).map(|(dns, _)| Arc::clone(dns)),
             hosts,
             moving,
             acks,
@@ -314,6 +319,10 @@ impl Running {
             for thread in side.threads {
                 // A worker that panicked has said so already.
                 drop(thread.join());
+            }
+            // The last of all: while we end, nobody else may answer for our names.
+            if let Some((_, server)) = side.dns {
+                server.stop();
             }
         }
         if let Err(error) = std::fs::remove_file(&self.socket) {
@@ -383,12 +392,13 @@ impl EdgeSide {
             budget: SourceBudget::new(config.hold.wasted_wakes_per_hour),
             unknown_as_private: config.names.unknown_names == UnknownNames::AsPrivate,
         });
-        let Listeners { https, http, address } = listeners;
+        let Listeners { https, http, dns, address } = listeners;
         let threads = https.into_iter().zip(http).enumerate().map(|(number, (https, http))| {
             spawn_worker(number, Arc::clone(&edge), Arc::clone(&tls), https, http, address.port())
         });
         let threads = threads.collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Self { edge, tls, https: address, threads, watchdog })
+        let dns = dns.map(|dns| dns.serve(config)).transpose()?;
+        Ok(Self { edge, tls, https: address, threads, watchdog, dns })
     }
 }
 

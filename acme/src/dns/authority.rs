@@ -55,6 +55,10 @@ impl Authority {
         self.view.store(Arc::new(view));
     }
 
+    pub(super) fn view(&self) -> arc_swap::Guard<Arc<ZoneView>> {
+        self.view.load()
+    }
+
     /// What was counted since the start.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -76,7 +80,7 @@ impl Authority {
 
     /// Answers without asking anybody, as [`answer`] does.
     pub fn answer(&self, message: &[u8], transport: Transport, out: &mut Vec<u8>) -> Option<Answer> {
-        answer(message, transport, &self.view.load(), &*self.challenges, out)
+        answer(message, transport, &self.view(), &*self.challenges, out)
     }
 
     /// Who is to be asked for a challenge, and a place among those who ask.
@@ -104,7 +108,7 @@ impl Authority {
     ) -> Option<Answer> {
         let name = query::read(message).ok()?.name.text();
         let values = tokio::time::timeout(PULL, pull.pull(name)).await.unwrap_or_default();
-        answer(message, transport, &self.view.load(), &Pulled(bounded(values).into()), out)
+        answer(message, transport, &self.view(), &Pulled(bounded(values).into()), out)
     }
 
     /// Over a connection: an answer that asked others if it had to. Cancel safe.

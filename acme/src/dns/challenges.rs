@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 /// Most values of one name (chosen: each order of a name and of its wildcard has one, of each certification authority).
 pub const VALUES_MAX: usize = 16;
+/// Most names with challenges at a time (chosen: an order lasts minutes, a change copies the map).
+const NAMES_MAX: usize = 10_000;
 /// Longest value, bytes: one character string (RFC 1035 §3.3). A digest takes 43 (RFC 8555 §8.4).
 pub const VALUE_BYTES_MAX: usize = 255;
 
@@ -41,6 +43,9 @@ pub enum PublishError {
     /// No record could say it.
     #[error("a value has 1 to {VALUE_BYTES_MAX} bytes")]
     Value,
+    /// More names have challenges than ever were ordered at a time.
+    #[error("at most {NAMES_MAX} names have challenges at a time")]
+    Names,
     /// The answer would grow without bound.
     #[error("a name has at most {VALUES_MAX} values")]
     Full,
@@ -62,6 +67,7 @@ impl Published {
             let mut values = names.get(&name).map_or_else(Vec::new, |values| values.to_vec());
             outcome = match values.iter().any(|known| **known == *value) {
                 false if values.len() == VALUES_MAX => Err(PublishError::Full),
+                false if values.is_empty() && names.len() == NAMES_MAX => Err(PublishError::Names),
                 false => {
                     values.push(value.into());
                     names.insert(name.clone(), values.into());

@@ -17,6 +17,7 @@ mod authority;
 mod challenges;
 mod codes;
 mod counters;
+mod explain;
 mod limit;
 mod name;
 mod query;
@@ -30,6 +31,7 @@ pub use answer::{Answer, Transport, UDP_BYTES_MAX, answer};
 pub use authority::Authority;
 pub use challenges::{Challenges, PublishError, Published, Pull, Pulling, VALUE_BYTES_MAX, VALUES_MAX, Values};
 pub use counters::Counts;
+pub use explain::{ExplainError, Explained};
 pub use zone::ZoneView;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The server's half: routes, JSON in and out, problems.
 
 use super::sprites::SpriteError;
+use crate::dns::Dns;
 use crate::domains::Domains;
 use crate::fleet::{self, Acks, Moving};
 use crate::stores::Stores;
@@ -58,6 +59,8 @@ pub struct Admin {
     pub watchdog: Option<Arc<watchdog::Status>>,
     /// Whole host names of other people.
     pub domains: Arc<Domains>,
+    /// The DNS authority of this edge, if it is one.
+    pub dns: Option<Arc<Dns>>,
     /// The hosts of the fleet; none for a machine that stands alone.
     pub hosts: Option<Arc<HostTable>>,
     /// What a host of a fleet needs to give sprites away; none elsewhere.
@@ -156,6 +159,9 @@ impl Admin {
                 Ok(asked) => fleet::rotate(self, asked).await,
                 Err(wrong) => Err(wrong),
             },
+            (&Method::GET, ["v1", "dns", "query"]) => self.dns_question(parts.uri.query()),
+            (&Method::POST, ["v1", "dns", "challenges"]) => self.dns_challenge(&body, true),
+            (&Method::DELETE, ["v1", "dns", "challenges"]) => self.dns_challenge(&body, false),
             (&Method::GET, ["v1", "domains"]) => Ok(self.list_domains()),
             (&Method::POST, ["v1", "domains"]) => self.add_domain(&body).await,
             (&Method::GET, ["v1", "domains", name]) => self.explain_domain(name).await,
@@ -214,6 +220,7 @@ impl Admin {
             "watchdog": self.watchdog_status(),
             "ledger": self.ledger_status(),
             "webhook": self.webhook_status(),
+            "dns": self.dns.as_ref().map(|dns| dns.status()),
         })
     }
 

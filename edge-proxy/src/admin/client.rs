@@ -274,7 +274,7 @@ fn path(name: &str, rest: &str) -> String {
 }
 
 /// A value of a query: whatever has a meaning of its own there is encoded (RFC 3986 §2.1).
-fn query(value: &str) -> String {
+pub(super) fn query(value: &str) -> String {
     let encode = |byte: u8| match byte {
         b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b':' => char::from(byte).to_string(),
         byte => format!("%{byte:02X}"),

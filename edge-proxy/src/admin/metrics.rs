@@ -28,6 +28,9 @@ pub(super) fn answer(admin: &Admin) -> Answer {
     if let Some(owner) = owner {
         owner.metrics().register(&mut registry);
     }
+    if let Some(dns) = &admin.dns {
+        dns.register(&mut registry);
+    }
     let gauge = |value: usize| {
         let gauge: Gauge = Gauge::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod api;
 pub mod client;
+pub mod dns_client;
 pub mod domain_client;
 mod domains;
 mod explain;
@@ -17,7 +18,9 @@ pub mod sprites;
 mod table;
 mod usage;
 
+pub(crate) use api::Problem;
 pub use api::{Admin, bind, serve};
+pub(crate) use usage::fields;
 
 /// Places for those who wait for the ledger's next record.
 #[must_use]

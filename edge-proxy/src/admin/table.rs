@@ -40,6 +40,19 @@ pub(super) fn steps(value: &Value) -> String {
     format!("{} {serves}\n{}", cell(&value["domain"]), columns(&value["steps"], &["step", "done", "detail"]))
 }
 
+/// A DNS answer, as `dig` shows one.
+pub(super) fn answer(value: &Value) -> String {
+    let mut text = format!("{}, {} bytes\n", cell(&value["code"]), value["bytes"]);
+    for section in ["answers", "authority", "additional"] {
+        let records = value[section].as_array().into_iter().flatten();
+        let lines: Vec<_> = records.map(|record| format!("  {}\n", cell(record))).collect();
+        if !lines.is_empty() {
+            text.push_str(&format!("{section}\n{}", lines.concat()));
+        }
+    }
+    text
+}
+
 pub(super) fn sprite(value: &Value) -> String {
     object(value)
 }

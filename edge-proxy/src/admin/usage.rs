@@ -130,7 +130,7 @@ fn wrong(detail: &str) -> Problem {
 }
 
 /// The fields of a query; one that is not `known` is refused.
-fn fields(query: Option<&str>, known: &[&str]) -> Result<BTreeMap<String, String>, Problem> {
+pub(crate) fn fields(query: Option<&str>, known: &[&str]) -> Result<BTreeMap<String, String>, Problem> {
     let mut fields = BTreeMap::new();
     for field in query.unwrap_or("").split('&').filter(|field| !field.is_empty()) {
         let (name, value) = field.split_once('=').unwrap_or((field, ""));

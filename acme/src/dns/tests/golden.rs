@@ -178,6 +178,38 @@ fn an_answer_is_ours_and_nothing_is_looked_up_for_others() {
 }
 
 #[test]
+fn what_would_be_answered_is_said_in_words() {
+    let authority = authority(1);
+    let explained = authority.explain("a.sprites.dev", "aaaa").unwrap();
+    assert_eq!((explained.code.as_str(), explained.bytes), ("NOERROR", 59));
+    assert_eq!(explained.answers, ["a.sprites.dev. 60 IN AAAA 2001:db8::1"]);
+    let explained = authority.explain("x.ns1.sprites.dev.", "TXT").unwrap();
+    assert_eq!((explained.code.as_str(), explained.answers.len(), explained.authority.len()), ("NXDOMAIN", 0, 1));
+    assert_eq!(authority.explain("example.com", "A").unwrap().code, "REFUSED");
+    assert!(matches!(authority.explain("a..b", "A"), Err(ExplainError::Name(_))));
+    assert!(matches!(authority.explain("a", "NONE-SUCH"), Err(ExplainError::Kind(_))));
+}
+
+#[test]
+fn challenges_have_places_of_their_own() {
+    let authority = authority(1);
+    let id = format!("{ID}.acme.sprites.dev");
+    for name in ["_acme-challenge.sprites.dev", "_ACME-challenge.eu.sprites.dev.", &id] {
+        assert!(authority.is_for_challenges(name), "{name}");
+    }
+    for name in [
+        "_acme-challenge.a.sprites.dev",
+        "sprites.dev",
+        "x.acme.sprites.dev",
+        "_acme-challenge.example.com",
+        "",
+        "a..b",
+    ] {
+        assert!(!authority.is_for_challenges(name), "{name}");
+    }
+}
+
+#[test]
 fn two_edges_with_the_same_records_say_the_same_serial() {
     let serial = |dns: &Dns| {
         let view = ZoneView::new(dns, &names(), &[]).unwrap();

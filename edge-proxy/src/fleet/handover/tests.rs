@@ -125,6 +125,7 @@ impl Machine {
         let certificates = DomainCertificates::new(Certificates::default(), None);
         let admin = Admin {
             tls: None,
+            dns: None,
             watchdog: None,
             rotation: None,
             owner: Some(owner.clone()),
