@@ -5,4 +5,5 @@ pub mod compression;
 pub mod load;
 pub mod local_ca;
 pub mod resolver;
+pub mod tickets;
 pub mod validity;
