@@ -13,4 +13,5 @@ pub mod order;
 pub mod resolver;
 pub mod rows;
 pub mod seal;
+pub mod tickets;
 pub mod validity;
