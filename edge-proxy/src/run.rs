@@ -200,7 +200,7 @@ impl Running {
             .then(|| fleet::pops(if role == Role::Host { &feeds } else { &feeds[..1] }, &operators));
         if let (Some(at), Some(hosts), Some(pops)) = (serve, &hosts, &pops) {
             // Whoever is enrolled here: another region's machines have no business with this store.
-            primary::serve(config, at, &stores.routes, hosts, pops.own()).await?;
+            primary::serve(config, role == Role::Host, at, &stores.routes, hosts, pops.own()).await?;
         }
         let (mut moving, mut acks, mut rotation) = (None, None, None);
         let (host, number, backhaul) = match (role, &hosts) {
