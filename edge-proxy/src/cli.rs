@@ -104,7 +104,11 @@ enum Command {
     /// How the running edge is doing.
     Status,
     /// Let go of routes that vanished from the store too many at once and are served on (store.held_removals in status).
-    AcceptRemovals,
+    AcceptRemovals {
+        /// Of another region this edge follows (regions in status); its own when left out.
+        #[arg(long, value_name = "NAME")]
+        region: Option<String>,
+    },
     /// Change the WireGuard key and the certificate of a worker host of a fleet, while it serves.
     RotateKeys {
         /// Where the next WireGuard socket listens; the address of the present one and a free port when left out.
@@ -538,7 +542,9 @@ pub fn run_from_arguments() -> ExitCode {
         Command::Metrics => client(admin::client::metrics(&cli.admin)),
         Command::Status => client(admin::client::status(&cli.admin, cli.json)),
         Command::Route(RouteCommand::Explain { host }) => client(admin::client::explain(&cli.admin, cli.json, &host)),
-        Command::AcceptRemovals => client(admin::client::accept_removals(&cli.admin, cli.json)),
+        Command::AcceptRemovals { region } => {
+            client(admin::client::accept_removals(&cli.admin, cli.json, region.as_deref()))
+        }
         Command::RotateKeys { listen, old_for } => {
             client(admin::client::rotate_keys(&cli.admin, cli.json, listen, old_for))
         }

@@ -6,7 +6,8 @@
 
 use acme::local_ca::LocalCa;
 use acme::resolver::{CertResolver, Certificates, Policy, Slot};
-use router::domains::{DomainName, DomainTable};
+use router::domains::DomainName;
+use router::regions::DomainRegions;
 use rustls::sign::CertifiedKey;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -105,7 +106,7 @@ impl DomainCertificates {
     ///
     /// # Cancel safety
     /// Dropping it leaves the set as it is.
-    pub async fn follow(self: Arc<Self>, table: Arc<DomainTable>) {
+    pub async fn follow(self: Arc<Self>, table: Arc<DomainRegions>) {
         let Some(ca) = self.ca.clone() else { return };
         let mut changes = table.changes();
         let mut issued = Issued::new();
@@ -122,14 +123,13 @@ impl DomainCertificates {
         }
     }
 
-    async fn bring_up_to_date(&self, ca: &Arc<LocalCa>, table: &DomainTable, issued: &mut Issued) {
-        let proved = |name: &DomainName| table.row(name).is_some_and(|row| row.sprite().is_some());
-        let gone: Vec<_> = issued.extract_if(|name, _| !proved(name)).map(|(name, _)| (name, None)).collect();
+    async fn bring_up_to_date(&self, ca: &Arc<LocalCa>, table: &DomainRegions, issued: &mut Issued) {
+        let gone: Vec<_> = issued.extract_if(|name, _| !table.is_proved(name)).map(|(name, _)| (name, None)).collect();
         self.change(gone);
         let fresh = |issued: &Issued, name: &DomainName| {
             issued.get(name).is_some_and(|(_, since)| since.elapsed() < RENEW_AFTER)
         };
-        let mut wanted = table.pick(|name, row| (row.sprite().is_some() && !fresh(issued, name)).then(|| name.clone()));
+        let mut wanted = table.pick(|name, row| row.sprite().is_some() && !fresh(issued, name));
         let room = DOMAINS_MAX.saturating_sub(issued.len());
         let renewed = wanted.iter().filter(|name| issued.contains_key(*name)).count();
         if wanted.len() > room + renewed {
@@ -167,8 +167,8 @@ impl DomainCertificates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use router::domains::DomainRow;
     use router::domains::row::{Claim, Holder};
+    use router::domains::{DomainRow, DomainTable};
     use router::names::SpriteName;
 
     fn row(suspended_at: Option<u64>) -> DomainRow {
@@ -189,7 +189,7 @@ mod tests {
         let certificates = DomainCertificates::new(Certificates::default(), Some(ca));
         let table = Arc::new(DomainTable::new(HashMap::new(), &[], &[]));
         let names: Vec<_> = (0..BATCH + 1).map(|at| DomainName::parse(&format!("d{at}.example")).unwrap()).collect();
-        let following = tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(&table)));
+        let following = tokio::spawn(Arc::clone(&certificates).follow(Arc::new(Arc::clone(&table).into())));
         for name in &names {
             table.apply_put(name.clone(), row(None));
         }

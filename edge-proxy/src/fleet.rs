@@ -9,23 +9,24 @@ mod rotate;
 pub use acks::{Acks, tell_hosts};
 pub use enrol::{FleetCommand, MachineCommand, run};
 pub(crate) use handover::give;
-pub use handover::{Moving, clear_up, leaving, receive};
+pub use handover::{Giving, Moving, call_off_cut_short, clear_up, leaving, receive};
 pub use rotate::Rotation;
 pub(crate) use rotate::{rotate, rotation};
 
 use crate::host;
 use crate::machine_keys::End;
+use crate::stores::Feed;
+use crate::tables::Followed;
 use anyhow::{Context, bail};
 use config::Config;
 use router::handover::Handovers;
 use router::hosts::HostTable;
 use router::papers;
-use router::pops::PopTable;
-use router::registry::{Registry, RegistryRow};
+use router::pops::PopRow;
+use router::registry::{Merged, Registry, RegistryRow};
 use router::route::{HostId, HostRow};
 use router::signing::{Operators, SigningKey};
 use router::store::Store;
-use router::table::RouteTable;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,30 +40,48 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Pause before the store is asked again to take this host's address (chosen).
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Every host, as the last run knew them and then as the store says. Followed on the current runtime.
+/// Every host of these regions, the own one first, as the last run knew them and then as their stores say. Followed on
+/// the current runtime.
 #[must_use]
-pub fn hosts(store: &Store, data_dir: &Path, operators: &Operators) -> Arc<HostTable> {
-    let (hosts, path) = known(data_dir, "hosts.last-known-good", operators);
-    tokio::spawn(router::hosts::follow(Arc::clone(store), Arc::clone(&hosts), path));
-    hosts
-}
-
-/// Waits until every host is known, so that no route leads to one that is not, for as long as the store is heard:
-/// a second at most.
-pub async fn read(hosts: &HostTable, table: &RouteTable) {
-    let mut waited = Duration::ZERO;
-    while !hosts.is_read() && table.followed().stale_for().is_none() && waited < AGAIN {
-        tokio::time::sleep(LOOK).await;
-        waited += LOOK;
-    }
+pub fn hosts(feeds: &[Feed], operators: &Operators) -> Arc<Merged<HostRow>> {
+    merged(feeds, "hosts.last-known-good", operators, |store, hosts, path| {
+        tokio::spawn(router::hosts::follow(store, hosts, path));
+    })
 }
 
 /// Every PoP, likewise.
 #[must_use]
-pub fn pops(store: &Store, data_dir: &Path, operators: &Operators) -> Arc<PopTable> {
-    let (pops, path) = known(data_dir, "pops.last-known-good", operators);
-    tokio::spawn(router::pops::follow(Arc::clone(store), Arc::clone(&pops), path));
-    pops
+pub fn pops(feeds: &[Feed], operators: &Operators) -> Arc<Merged<PopRow>> {
+    merged(feeds, "pops.last-known-good", operators, |store, pops, path| {
+        tokio::spawn(router::pops::follow(store, pops, path));
+    })
+}
+
+fn merged<R: RegistryRow>(
+    feeds: &[Feed],
+    file: &str,
+    operators: &Operators,
+    follow: impl Fn(Store, Arc<Registry<R>>, PathBuf),
+) -> Arc<Merged<R>> {
+    let of = |feed: &Feed| {
+        let (registry, path) = known(&feed.folder, file, operators);
+        follow(Arc::clone(&feed.store), Arc::clone(&registry), path);
+        (feed.name.clone(), registry)
+    };
+    Merged::new(of(&feeds[0]), feeds[1..].iter().map(of).collect())
+}
+
+/// Waits until every host is known, so that no route leads to one that is not, for as long as their stores are heard:
+/// a second at most.
+pub async fn read(hosts: &Merged<HostRow>, regions: &[Followed]) {
+    let mut waited = Duration::ZERO;
+    let unread = |region: &Followed| {
+        region.routes.followed().stale_for().is_none() && hosts.of(&region.name).is_some_and(|hosts| !hosts.is_read())
+    };
+    while regions.iter().any(unread) && waited < AGAIN {
+        tokio::time::sleep(LOOK).await;
+        waited += LOOK;
+    }
 }
 
 /// Every sprite on its way, likewise.

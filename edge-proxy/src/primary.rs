@@ -89,12 +89,14 @@ impl Changes {
 }
 
 /// Serves `store` at `store.embedded.serve` to the machines that are enrolled in it, on the current runtime;
-/// where it listens. A machine that is let go is let go at once.
+/// where it listens. A machine that is let go is let go at once. It is known by the certificate of the process which has
+/// the file: a worker host's or an edge's.
 ///
 /// # Errors
 /// The address cannot be had, or a key not be read.
 pub(crate) async fn serve(
     config: &Config,
+    is_host: bool,
     at: SocketAddr,
     store: &Store,
     hosts: &Arc<HostTable>,
@@ -105,7 +107,7 @@ pub(crate) async fn serve(
     let operators = operators.chain(config.store.embedded.operators.iter().cloned()).collect();
     let peers = Arc::new(Peers { hosts: Arc::clone(hosts), pops: Arc::clone(pops), operators });
     let pins = shared_pins(peers.pins().iter());
-    let acceptor = TlsAcceptor::from(Arc::new(ends[0].identity.tls_server(&pins, PROTOCOL)?));
+    let acceptor = TlsAcceptor::from(Arc::new(ends[usize::from(!is_host)].identity.tls_server(&pins, PROTOCOL)?));
     let listener = TcpListener::bind(at).await.with_context(|| format!("store.embedded.serve: {at}"))?;
     let listens = listener.local_addr()?;
     tokio::spawn(keep(Arc::clone(&peers), pins));

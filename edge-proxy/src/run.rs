@@ -15,8 +15,8 @@ use crate::machine_keys::{self, End};
 use crate::primary;
 use crate::sessions;
 use crate::signed_rows::{self, Own};
-use crate::stores::Stores;
-use crate::tables::Tables;
+use crate::stores::{self, Stores};
+use crate::tables::{Followed, Tables};
 use crate::tls::Tls;
 use crate::watchdog::Watchdog;
 use crate::webhook::Webhook;
@@ -30,6 +30,7 @@ use router::domains::{DomainName, DomainTable};
 use router::hosts::HostTable;
 use router::names::{SpriteName, Suffix, parse_host};
 use router::pops::PopRow;
+use router::regions::{DomainRegions, Routes};
 use router::roles;
 use router::route::{HostId, HostRow};
 use router::table::{Lookup, RouteTable};
@@ -189,17 +190,22 @@ impl Running {
         let suffixes =
             config.names.suffixes.iter().map(|suffix| Suffix::parse(suffix)).collect::<Result<Vec<_>, _>>()?;
         let domains = DomainTable::new(fixed_domains(config, &suffixes)?, &suffixes, &reserved(config));
-        let tables =
-            Tables::load(&stores.routes, domains, &config.data_dir, config.store.bulk_delay, &operators).await?;
-        let (table, domains) = (Arc::clone(&tables.routes), Arc::clone(&tables.domains));
+        let feeds = stores::feeds(config, &stores.routes, role == Role::Host).await?;
+        // A worker host asks no other region for routes: it has its sprites, and lets in whose edges come for them.
+        let routed = if role == Role::Host { &feeds[..1] } else { &feeds };
+        let tables = Tables::load(routed, domains, &operators).await?;
+        let (routes, regions) = (Arc::clone(&tables.routes), Arc::clone(&tables.regions));
+        let (table, domains) = (Arc::clone(tables.routes.own()), Arc::clone(tables.domains.own()));
 
         let doors = SpriteDoors::new(config.data_dir.join("sprites"));
-        let hosts = (role != Role::Alone).then(|| fleet::hosts(&stores.routes, &config.data_dir, &operators));
+        let all_hosts = (role != Role::Alone).then(|| fleet::hosts(routed, &operators));
+        let hosts = all_hosts.as_ref().map(|hosts| Arc::clone(hosts.own()));
         let serve = config.store.embedded.serve.filter(|_| config.store.engine == StoreEngine::Embedded);
         let pops = (role == Role::Host || (role == Role::Pop && serve.is_some()))
-            .then(|| fleet::pops(&stores.routes, &config.data_dir, &operators));
+            .then(|| fleet::pops(if role == Role::Host { &feeds } else { &feeds[..1] }, &operators));
         if let (Some(at), Some(hosts), Some(pops)) = (serve, &hosts, &pops) {
-            primary::serve(config, at, &stores.routes, hosts, pops).await?;
+            // Whoever is enrolled here: another region's machines have no business with this store.
+            primary::serve(config, role == Role::Host, at, &stores.routes, hosts, pops.own()).await?;
         }
         let (mut moving, mut acks, mut rotation) = (None, None, None);
         let (host, number, backhaul) = match (role, &hosts) {
@@ -207,12 +213,17 @@ impl Running {
                 let (host, backhaul) = Host::alone(config, LOCAL_HOST, &doors).await?;
                 (Some(host), LOCAL_HOST, Some(backhaul))
             }
-            (Role::Pop, Some(hosts)) => {
+            (Role::Pop, Some(_)) => {
                 stores = stores.acting(roles::Role::Edge, PopRow::key(&config.fleet.name));
-                fleet::read(hosts, &table).await;
-                let edge = sessions::connect(config, End::of_edge(config)?, Arc::clone(hosts))?;
+                let hosts = all_hosts.as_ref().context("an edge of a fleet follows its hosts")?;
+                fleet::read(hosts, &regions).await;
+                let edge = sessions::connect(config, End::of_edge(config)?, Arc::clone(hosts.all()))?;
                 let backhaul = Backhaul::quic(edge);
-                tokio::spawn(fleet::tell_hosts(table.changes(), backhaul.clone()));
+                for region in &*regions {
+                    let (hosts, name) = (Arc::clone(hosts), region.name.clone());
+                    let is_of_region = move |host: HostId| hosts.counts(&name, &host);
+                    tokio::spawn(fleet::tell_hosts(region.routes.changes(), backhaul.clone(), is_of_region));
+                }
                 (None, LOCAL_HOST, Some(backhaul))
             }
             (Role::Host, Some(hosts)) => {
@@ -225,6 +236,7 @@ impl Running {
                     tokio::spawn(signed_rows::repair(stores.clone(), Arc::clone(&table)));
                 }
                 let pops = pops.context("a worker host follows the PoPs")?;
+                let pops = Arc::clone(pops.all());
                 let heard = Arc::new(Acks::new(Arc::clone(&pops)));
                 let (host, listens) = Host::in_fleet(config, &doors, pops, Arc::clone(&heard)).await?;
                 acks = Some(heard);
@@ -237,6 +249,7 @@ impl Running {
                     own: row,
                     hosts,
                     handovers: fleet::handovers(&stores.routes, &config.data_dir, &operators),
+                    giving: fleet::Giving::default(),
                 }));
                 (Some(host), number, None)
             }
@@ -250,6 +263,7 @@ impl Running {
         if let (Some(moving), Some(owner)) = (&moving, &owner) {
             let (stores, owner) = (stores.clone(), owner.clone());
             let hosts = Arc::clone(&moving.hosts);
+            tokio::spawn(fleet::call_off_cut_short(stores.clone(), Arc::clone(moving)));
             tokio::spawn(fleet::clear_up(stores.clone(), owner.clone(), hosts, number));
             tokio::spawn(fleet::receive(stores, owner, Arc::clone(&table), Arc::clone(moving)));
         }
@@ -263,12 +277,13 @@ impl Running {
         let edge = match listeners.zip(backhaul) {
             Some((listeners, backhaul)) => {
                 let tls = Tls::new(certificates.resolver())?;
-                tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(&domains)));
+                tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(&tables.domains)));
                 if tokio::time::timeout(CERTIFICATES, certificates.begun()).await.is_err() {
                     tracing::warn!("certificates of custom domains are not all issued yet; the others serve");
                 }
-                let (table, domains) = (Arc::clone(&table), Arc::clone(&domains));
-                let known = Known { table, hosts: hosts.clone(), domains, suffixes };
+                let (table, domains) = (Arc::clone(&routes), Arc::clone(&tables.domains));
+                let hosts = all_hosts.as_ref().map(|hosts| Arc::clone(hosts.all()));
+                let known = Known { table, hosts, domains, suffixes, regions: Arc::clone(&regions) };
                 Some(EdgeSide::start(config, known, backhaul, tls, listeners)?)
             }
             None => None,
@@ -280,13 +295,14 @@ impl Running {
         let admin = Arc::new(Admin {
             owner,
             stores,
-            table,
+            table: routes,
+            regions,
             edge: edge.as_ref().map(|side| Arc::clone(&side.edge)),
             tls: edge.as_ref().map(|side| Arc::clone(&side.tls)),
             watchdog: edge.as_ref().map(|side| Arc::clone(side.watchdog.status())),
             domains,
             dns: edge.as_ref().and_then(|side| side.dns.as_ref()).map(|(dns, _)| Arc::clone(dns)),
-            hosts,
+            hosts: all_hosts,
             moving,
             acks,
             rotation,
@@ -361,10 +377,11 @@ fn notify(config: &Config, owner: &OwnerHandle) -> anyhow::Result<Option<Arc<cra
 
 /// What an edge finds sprites by.
 struct Known {
-    table: Arc<RouteTable>,
+    table: Arc<Routes>,
     hosts: Option<Arc<HostTable>>,
-    domains: Arc<DomainTable>,
+    domains: Arc<DomainRegions>,
     suffixes: Vec<Suffix>,
+    regions: Arc<[Followed]>,
 }
 
 impl EdgeSide {
@@ -375,8 +392,8 @@ impl EdgeSide {
         tls: Arc<Tls>,
         listeners: Listeners,
     ) -> anyhow::Result<Self> {
-        let Known { table, hosts, domains, suffixes } = known;
-        let watchdog = Watchdog::start(Arc::clone(&table), Arc::clone(&domains))?;
+        let Known { table, hosts, domains, suffixes, regions } = known;
+        let watchdog = Watchdog::start(Arc::clone(&table), regions)?;
         let waker = Waker::new(hold_limits(&config.hold), backhaul.clone());
         let edge = Edge::new(EdgeParts {
             table,
@@ -384,7 +401,7 @@ impl EdgeSide {
             waker,
             backhaul,
             suffixes,
-            domains: Arc::clone(&domains),
+            domains,
             limits: config.limits.clone(),
             handshake_timeout: config.tls.handshake_timeout,
             hold_timeout: config.hold.timeout,

@@ -5,7 +5,7 @@ use crate::primary;
 use crate::signed_rows::Own;
 use anyhow::{Context, bail};
 use config::{Config, StoreEngine};
-use router::roles::{Role, Writer};
+use router::roles::{Reader, Role, Writer};
 use router::store::corrosion::{CorrosionStore, OPERATOR};
 use router::store::etcd::EtcdStore;
 use router::store::nats::NatsStore;
@@ -13,6 +13,7 @@ use router::store::{Embedded, EmbeddedStore, Store, StoreError};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Both stores. With engine `embedded` they are one file.
 #[derive(Clone)]
@@ -38,7 +39,7 @@ impl Stores {
         let routes = match config.store.engine {
             StoreEngine::Embedded => Arc::new(Embedded(Arc::clone(&local))),
             StoreEngine::Corrosion | StoreEngine::Etcd | StoreEngine::Nats | StoreEngine::Primary => {
-                engine(config, is_host, &machine(config, is_host)).await?
+                engine(config, &config.store, is_host, &machine(config, is_host)).await?
             }
         };
         Ok(Self { local, routes, own: None })
@@ -49,6 +50,50 @@ impl Stores {
     pub fn acting(self, role: Role, own: String) -> Self {
         Self { routes: Arc::new(Writer::new(self.routes, role, Some(own))), ..self }
     }
+}
+
+/// One region's store, as it is followed.
+pub struct Feed {
+    /// What the configuration calls it.
+    pub name: Box<str>,
+    /// Its store; another region's takes no write.
+    pub store: Store,
+    /// How long changes wait that are too many at once.
+    pub bulk_delay: Duration,
+    /// Where what was known of it last is kept.
+    pub folder: PathBuf,
+}
+
+/// What this machine follows: its own region, whose store is `own`, and the others in the order of the
+/// configuration. A store that is away is waited for later.
+///
+/// # Errors
+/// A folder cannot be made, or what an engine needs cannot be read.
+pub async fn feeds(config: &Config, own: &Store, is_host: bool) -> anyhow::Result<Vec<Feed>> {
+    let mut feeds = vec![Feed {
+        name: config.fleet.region.as_str().into(),
+        store: Arc::clone(own),
+        bulk_delay: config.store.bulk_delay,
+        folder: config.data_dir.clone(),
+    }];
+    for region in &config.regions {
+        let folder = config.data_dir.join("regions").join(&region.name);
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let (name, bulk_delay) = (region.name.as_str().into(), region.store.bulk_delay);
+        feeds.push(Feed { name, store: other(config, region, is_host).await?, bulk_delay, folder });
+    }
+    Ok(feeds)
+}
+
+/// Another region's store, to read.
+///
+/// # Errors
+/// What the engine needs cannot be read.
+pub async fn other(config: &Config, region: &config::Region, is_host: bool) -> anyhow::Result<Store> {
+    let store = engine(config, &region.store, is_host, &machine(config, is_host))
+        .await
+        .with_context(|| format!("region {}", region.name))?;
+    Ok(Arc::new(Reader::new(store)))
 }
 
 fn file(config: &Config) -> PathBuf {
@@ -62,7 +107,7 @@ fn file(config: &Config) -> PathBuf {
 pub async fn shared(config: &Config) -> anyhow::Result<Store> {
     match (config.store.engine, config.store.embedded.serve) {
         (StoreEngine::Embedded, Some(serve)) => of_this_machine(config, serve),
-        _ => engine(config, true, OPERATOR).await,
+        _ => engine(config, &config.store, true, OPERATOR).await,
     }
 }
 
@@ -92,20 +137,20 @@ fn machine(config: &Config, is_host: bool) -> String {
     }
 }
 
-async fn engine(config: &Config, is_host: bool, writer: &str) -> anyhow::Result<Store> {
-    match config.store.engine {
+async fn engine(config: &Config, store: &config::Store, is_host: bool, writer: &str) -> anyhow::Result<Store> {
+    match store.engine {
         StoreEngine::Embedded => bail!(
             "store.engine: \"embedded\" is a file of one process; nothing is shared unless store.embedded.serve says where"
         ),
         StoreEngine::Corrosion => {
-            let opened = CorrosionStore::open(&config.store.corrosion, writer).context("store engine corrosion")?;
+            let opened = CorrosionStore::open(&store.corrosion, writer).context("store engine corrosion")?;
             Ok(Arc::new(opened))
         }
-        StoreEngine::Etcd => Ok(Arc::new(EtcdStore::open(&config.store.etcd).context("store engine etcd")?)),
-        StoreEngine::Nats => Ok(Arc::new(NatsStore::connect(&config.store.nats).await.context("store engine nats")?)),
+        StoreEngine::Etcd => Ok(Arc::new(EtcdStore::open(&store.etcd).context("store engine etcd")?)),
+        StoreEngine::Nats => Ok(Arc::new(NatsStore::connect(&store.nats).await.context("store engine nats")?)),
         StoreEngine::Primary => {
             let end = if is_host { End::of_host(config)? } else { End::of_edge(config)? };
-            let primary = &config.store.primary;
+            let primary = &store.primary;
             primary::client(&primary.server, std::slice::from_ref(&primary.pin), &end.identity)
         }
     }

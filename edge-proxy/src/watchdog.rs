@@ -4,9 +4,10 @@
 //! A table whose applier stands still goes on answering, with what was true when it stopped; nobody
 //! would notice. The watchdog changes nothing: it says so, in the log, in `status` and in the metrics.
 
-use router::domains::DomainTable;
-use router::followed::{Followed, TURN};
-use router::table::{Lookup, RouteTable};
+use crate::tables::Followed;
+use router::followed::TURN;
+use router::regions::Routes;
+use router::table::Lookup;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -88,13 +89,13 @@ impl Watchdog {
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(table: Arc<RouteTable>, domains: Arc<DomainTable>) -> std::io::Result<Self> {
-        Self::with_bound(table, domains, PERIOD, STANDS_STILL)
+    pub fn start(table: Arc<Routes>, regions: Arc<[Followed]>) -> std::io::Result<Self> {
+        Self::with_bound(table, regions, PERIOD, STANDS_STILL)
     }
 
     fn with_bound(
-        table: Arc<RouteTable>,
-        domains: Arc<DomainTable>,
+        table: Arc<Routes>,
+        regions: Arc<[Followed]>,
         period: Duration,
         bound: Duration,
     ) -> std::io::Result<Self> {
@@ -103,25 +104,32 @@ impl Watchdog {
         let seen = Arc::clone(&status);
         let watch = move || {
             let now = Instant::now();
-            let follows: [(&str, &Followed); 2] = [("routes", table.followed()), ("domains", domains.followed())];
-            let mut pulses = follows.map(|(_, followed)| Pulse::new(followed.turns(), now, period, bound));
+            let follows: Vec<_> = regions.iter().flat_map(appliers).collect();
+            let pulse = |(.., applier): &Applier| Pulse::new(applier.turns(), now, period, bound);
+            let mut pulses: Vec<_> = follows.iter().map(pulse).collect();
             while matches!(ended.recv_timeout(period), Err(RecvTimeoutError::Timeout)) {
                 look_up(&table, &seen);
                 let now = Instant::now();
                 let mut still = Duration::ZERO;
-                for ((what, followed), pulse) in follows.iter().zip(&mut pulses) {
-                    match pulse.look(followed.turns(), now) {
+                for ((region, what, applier), pulse) in follows.iter().zip(&mut pulses) {
+                    match pulse.look(applier.turns(), now) {
                         Said::Nothing => {}
                         Said::StandsStill => {
                             seen.stalls.fetch_add(1, Ordering::Relaxed);
                             tracing::error!(
+                                region,
                                 what,
                                 still_s = pulse.still.as_secs(),
                                 "the applier of the table stands still: what the store says is not applied"
                             );
                         }
                         Said::MovesAgain(stood) => {
-                            tracing::warn!(what, stood_s = stood.as_secs(), "the applier of the table moves again");
+                            tracing::warn!(
+                                region,
+                                what,
+                                stood_s = stood.as_secs(),
+                                "the applier of the table moves again"
+                            );
                         }
                     }
                     still = still.max(if pulse.alarmed { pulse.still } else { Duration::ZERO });
@@ -146,7 +154,14 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// Looks some names up as a request does, present ones and an absent one.
-fn look_up(table: &RouteTable, seen: &Status) {
+/// The region, what it applies, and how it stands.
+type Applier<'a> = (&'a str, &'static str, &'a router::followed::Followed);
+
+fn appliers(region: &Followed) -> [Applier<'_>; 2] {
+    [(&region.name, "routes", region.routes.followed()), (&region.name, "domains", region.domains.followed())]
+}
+
+fn look_up(table: &Routes, seen: &Status) {
     let names = table.some_names(NAMES);
     let mut longest = Duration::ZERO;
     for name in names.iter().map(router::names::SpriteName::as_str).chain([ABSENT]) {
@@ -213,7 +228,9 @@ impl Pulse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use router::domains::DomainTable;
     use router::store::{Embedded, EmbeddedStore, Store};
+    use router::table::RouteTable;
     use std::collections::HashMap;
 
     #[test]
@@ -248,6 +265,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store: Store = Arc::new(Embedded(Arc::new(EmbeddedStore::open(&dir.path().join("s")).unwrap())));
         let (table, domains) = (Arc::new(RouteTable::new()), Arc::new(DomainTable::new(HashMap::new(), &[], &[])));
+        let moves = (Arc::new(RouteTable::new()), Arc::new(DomainTable::new(HashMap::new(), &[], &[])));
+        let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (routes, elsewhere) = (Arc::clone(&moves.0), dir.path().join("fra"));
+        std::fs::create_dir_all(&elsewhere).unwrap();
+        other.spawn(router::apply::follow(Arc::clone(&store), routes, elsewhere.join("routes")));
+        other.spawn(router::domains::apply::follow(
+            Arc::clone(&store),
+            Arc::clone(&moves.1),
+            elsewhere.join("domains"),
+        ));
         let (block, blocked) = channel::<()>();
         let blocked_on = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let handle = blocked_on.handle().clone();
@@ -265,7 +292,15 @@ mod tests {
         until("the appliers do not begin", || table.followed().is_synced() && domains.followed().is_synced());
         // Two turns and a half of a quiet applier.
         let bound = TURN * 5 / 2;
-        let watchdog = Watchdog::with_bound(Arc::clone(&table), domains, Duration::from_millis(50), bound).unwrap();
+        let region = |name: &str, routes: &Arc<RouteTable>, domains| {
+            let routes = Arc::clone(routes);
+            Followed { name: name.into(), engine: "embedded", routes, domains }
+        };
+        // The one that stands still is not the own one.
+        let own = region("fra", &moves.0, Arc::clone(&moves.1));
+        let regions = Arc::new([own, region("ams", &table, domains)]);
+        let all = Arc::new(Arc::clone(&moves.0).into());
+        let watchdog = Watchdog::with_bound(all, regions, Duration::from_millis(50), bound).unwrap();
         until("the watchdog does not look", || watchdog.status().looked_ms.load(Ordering::Relaxed) > 0);
         assert_eq!(watchdog.status().still_for(), None);
         // As code of ours would that waits where it must not.

@@ -3,11 +3,10 @@
 use crate::upstream::GuestPool;
 use backhaul::Backhaul;
 use config::Limits;
-use router::domains::DomainTable;
 use router::hints::Hints;
 use router::hosts::HostTable;
 use router::names::Suffix;
-use router::table::RouteTable;
+use router::regions::{DomainRegions, Routes};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +17,7 @@ use wakeup::metrics::EdgeMetrics;
 
 /// The edge of one process. Read by every core, written by none of them on the warm path.
 pub struct Edge {
-    pub(crate) table: Arc<RouteTable>,
+    pub(crate) table: Arc<Routes>,
     /// What hosts say beside it; [`crate::resolve::lookup`] puts the two together.
     pub(crate) hints: Hints,
     pub(crate) hosts: Option<Arc<HostTable>>,
@@ -26,7 +25,7 @@ pub struct Edge {
     pub(crate) looking: AtomicUsize,
     pub(crate) waker: Waker,
     pub(crate) backhaul: Backhaul,
-    pub(crate) domains: Arc<DomainTable>,
+    pub(crate) domains: Arc<DomainRegions>,
     pub(crate) hold_timeout: Duration,
     pub(crate) unknown_as_private: bool,
     pub(crate) wake_at_client_hello: bool,
@@ -44,7 +43,7 @@ pub struct Edge {
 /// What an [`Edge`] is made of.
 pub struct EdgeParts {
     /// Where every sprite lives.
-    pub table: Arc<RouteTable>,
+    pub table: Arc<Routes>,
     /// The hosts of the fleet; none for a machine that stands alone.
     pub hosts: Option<Arc<HostTable>>,
     /// The holds of this process.
@@ -54,7 +53,7 @@ pub struct EdgeParts {
     /// Names we serve are one label under one of these.
     pub suffixes: Vec<Suffix>,
     /// Whole host names that lead to one sprite.
-    pub domains: Arc<DomainTable>,
+    pub domains: Arc<DomainRegions>,
     /// Bounds of client connections.
     pub limits: Limits,
     /// From accept to the end of the TLS handshake.

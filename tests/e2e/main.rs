@@ -38,6 +38,7 @@ mod primary;
 mod qemu_driver;
 mod real_apps;
 mod reconnects;
+mod regions;
 mod sleep_race;
 mod slow_apps;
 mod stores;

@@ -257,12 +257,12 @@ fn run_edge(
         let backhaul = Backhaul::quic(sessions);
         let waker = Waker::new(HoldLimits::from(&config::Hold::default()), backhaul.clone());
         let edge = Edge::new(EdgeParts {
-            table,
+            table: Arc::new(table.into()),
             hosts: None,
             waker: waker.clone(),
             backhaul,
             suffixes: vec![Suffix::parse(SUFFIX).expect("a suffix")],
-            domains: Arc::new(router::domains::DomainTable::new(HashMap::new(), &[], &[])),
+            domains: Arc::new(Arc::new(router::domains::DomainTable::new(HashMap::new(), &[], &[])).into()),
             limits: config::Limits::default(),
             handshake_timeout: Duration::from_secs(10),
             hold_timeout: config::Hold::default().timeout,

@@ -5,6 +5,7 @@ use crate::dns::Dns;
 use crate::domains::Domains;
 use crate::fleet::{self, Acks, Moving};
 use crate::stores::Stores;
+use crate::tables::Followed;
 use crate::tls::Tls;
 use crate::watchdog;
 use crate::webhook;
@@ -16,10 +17,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use router::hosts::HostTable;
-use router::route::HostId;
+use router::regions::Routes;
+use router::registry::Merged;
+use router::route::{HostId, HostRow};
 use router::store::StoreError;
-use router::table::RouteTable;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -49,8 +50,10 @@ pub struct Admin {
     pub owner: Option<OwnerHandle>,
     /// Where definitions and routes are stored.
     pub stores: Stores,
-    /// What this edge believes about routes.
-    pub table: Arc<RouteTable>,
+    /// What this process believes about routes, of every region it follows.
+    pub table: Arc<Routes>,
+    /// Each region it follows, its own first.
+    pub regions: Arc<[Followed]>,
     /// The edge itself, if it is one.
     pub edge: Option<Arc<Edge>>,
     /// Its handshakes.
@@ -61,8 +64,8 @@ pub struct Admin {
     pub domains: Arc<Domains>,
     /// The DNS authority of this edge, if it is one.
     pub dns: Option<Arc<Dns>>,
-    /// The hosts of the fleet; none for a machine that stands alone.
-    pub hosts: Option<Arc<HostTable>>,
+    /// The hosts of the fleet, of every region it follows; none for a machine that stands alone.
+    pub hosts: Option<Arc<Merged<HostRow>>>,
     /// What a host of a fleet needs to give sprites away; none elsewhere.
     pub moving: Option<Arc<Moving>>,
     /// What the edges have said of changes of this host's routes; none where there are no others.
@@ -154,7 +157,7 @@ impl Admin {
             (&Method::GET, ["v1", "ledger"]) => return self.ledger(parts.uri.query()).await,
             (&Method::GET, ["v1", "openapi.json"]) => Ok(serde_json::from_str(OPENAPI).unwrap_or(Value::Null)),
             (&Method::GET, ["v1", "explain", host]) => self.explain(host),
-            (&Method::POST, ["v1", "accept-removals"]) => Ok(self.accept_removals()),
+            (&Method::POST, ["v1", "accept-removals"]) => self.accept_removals(&body),
             (&Method::POST, ["v1", "rotate-keys"]) => match optional(&body, "the body says no listen or old_for_s") {
                 Ok(asked) => fleet::rotate(self, asked).await,
                 Err(wrong) => Err(wrong),
@@ -214,24 +217,14 @@ impl Admin {
             "held": self.edge.as_ref().map_or(0, |edge| edge.waker.held()),
             "connections": self.edge.as_ref().map_or(0, |edge| edge.connections()),
             "routes": self.table.len(),
-            "domains": self.domains.table.len(),
-            "synced": self.table.followed().is_synced() && self.domains.table.followed().is_synced(),
+            "domains": self.regions.iter().map(|region| region.domains.len()).sum::<usize>(),
+            "synced": self.own_region().is_synced(),
             "store": self.store_status(),
+            "regions": self.regions_status(),
             "watchdog": self.watchdog_status(),
             "ledger": self.ledger_status(),
             "webhook": self.webhook_status(),
             "dns": self.dns.as_ref().map(|dns| dns.status()),
-        })
-    }
-
-    /// Who keeps the routes, and how well this edge follows.
-    pub(super) fn store_status(&self) -> Value {
-        json!({
-            "engine": self.stores.routes.name(),
-            "stale_s": self.table.followed().stale_for().map(|since| since.as_secs()),
-            "quarantined": self.table.followed().quarantined() + self.domains.table.followed().quarantined(),
-            "delayed_changes": self.table.followed().delayed_changes(),
-            "held_removals": self.table.followed().held_removals() + self.domains.table.followed().held_removals(),
         })
     }
 
@@ -245,14 +238,6 @@ impl Admin {
                 "slow_lookups": seen.slow_lookups(),
             })
         })
-    }
-
-    /// What vanished is meant to be gone.
-    fn accept_removals(&self) -> Value {
-        let accepted = self.table.followed().held_removals() + self.domains.table.followed().held_removals();
-        self.table.followed().accept_removals();
-        self.domains.table.followed().accept_removals();
-        json!({ "accepted": accepted })
     }
 
     /// The owner of this host's sprites.

@@ -225,8 +225,9 @@ pub async fn explain(socket: &Path, json: bool, host: &str) -> Exit {
 }
 
 /// Runs `accept-removals`.
-pub async fn accept_removals(socket: &Path, json: bool) -> Exit {
-    let accepted = call(socket, Method::POST, "/v1/accept-removals", None).await;
+pub async fn accept_removals(socket: &Path, json: bool, region: Option<&str>) -> Exit {
+    let asked = region.map(|region| json!({ "region": region }));
+    let accepted = call(socket, Method::POST, "/v1/accept-removals", asked).await;
     print(accepted.map(|value| (value, table::object as Show)), json)
 }
 

@@ -64,7 +64,7 @@ impl Admin {
         let key = SpriteRow::key(sprite);
         let row = self.stores.routes.get(&key).await?.and_then(|entry| SpriteRow::decode(&key, &entry.value).ok());
         // Whose it is decides who gets a domain: a row that nobody may have written says nothing.
-        let believed = |row: &SpriteRow| row.check_proof(sprite, None, self.table.operators()).is_ok();
+        let believed = |row: &SpriteRow| row.check_proof(sprite, None, self.table.own().operators()).is_ok();
         let living = row.map(|(_, row)| row).filter(|row| !row.deleted && believed(row));
         living.map(|row| row.tenant).ok_or_else(|| DomainsError::NoSprite(sprite.clone()))
     }

@@ -3,12 +3,13 @@
 
 use super::api::{Admin, Problem};
 use crate::resolve;
+use crate::tables::Followed;
 use crate::target;
 use crate::worker::Edge;
 use backhaul::SessionState;
 use http::StatusCode;
 use router::access::Access;
-use router::names::Target;
+use router::names::{SpriteName, Target};
 use router::route::{HostId, HostRow, Route};
 use router::table::Lookup;
 use router::wake::WakePolicy;
@@ -31,7 +32,7 @@ impl Admin {
                 return Ok(json!({ "host": host, "would": would }));
             }
         };
-        let (placed, found) = (self.table.lookup(&target.name), resolve::lookup(edge, &target.name));
+        let ((placed, region), found) = (self.table.explain(&target.name), resolve::lookup(edge, &target.name));
         let mut value = json!({
             "host": host,
             "sprite": target.name,
@@ -42,7 +43,11 @@ impl Admin {
         });
         if let Lookup::Found(route) = &placed {
             value["route"] = self.placement(route);
+            value["route"]["region"] = region.map(|region| &*region.name).into();
             value["hint"] = self.hint(edge, &target, route);
+        }
+        if !self.table.is_alone() {
+            value["regions"] = self.said(&target.name);
         }
         if let Lookup::Found(route) = &found {
             value["unheard"] = resolve::is_unheard(edge, &target.name, route.host).into();
@@ -51,6 +56,24 @@ impl Admin {
             value["waking"] = edge.waker.is_waking(&target.name).into();
         }
         Ok(value)
+    }
+
+    /// What each region says of a sprite, in the order in which they count.
+    fn said(&self, name: &SpriteName) -> Value {
+        let of = |region: &Followed| {
+            let mut said = json!({
+                "region": &*region.name,
+                "synced": region.routes.followed().is_synced(),
+                "stale_s": region.routes.followed().stale_for().map(|since| since.as_secs()),
+            });
+            if let Lookup::Found(route) = region.routes.lookup(name) {
+                said["generation"] = route.generation.0.into();
+                said["host"] = route.host.0.into();
+                said["deleted"] = route.deleted.into();
+            }
+            said
+        };
+        self.regions.iter().map(of).collect::<Vec<_>>().into()
     }
 
     /// Where a host says that it is, which the table has not learnt yet; `null` when none does.
@@ -68,7 +91,7 @@ impl Admin {
     }
 
     fn host_row(&self, host: HostId) -> Option<Arc<HostRow>> {
-        self.hosts.as_ref().and_then(|hosts| hosts.lookup(host))
+        self.hosts.as_ref().and_then(|hosts| hosts.all().lookup(host))
     }
 
     fn placement(&self, route: &Route) -> Value {
@@ -102,9 +125,18 @@ impl Admin {
         if target.port.is_some_and(|port| !route.ports.contains(&port)) {
             return "404: this port is not declared".into();
         }
-        let unknown_host = self.hosts.as_ref().is_some_and(|hosts| hosts.lookup(route.host).is_none());
-        if unknown_host {
+        let hosts = self.hosts.as_ref();
+        if hosts.is_some_and(|hosts| hosts.all().lookup(route.host).is_none()) {
             return format!("503 host_unreachable: there is no host {} in the registry", route.host.0);
+        }
+        let region = self.table.explain(&target.name).1.filter(|_| !self.table.is_alone());
+        if let Some(region) =
+            region.filter(|region| hosts.is_some_and(|hosts| !hosts.counts(&region.name, &route.host)))
+        {
+            let (name, host) = (&region.name, route.host.0);
+            return format!(
+                "ask host {host}, which is another machine than host {host} of {name}, and has never heard of it"
+            );
         }
         if resolve::is_unheard(edge, &target.name, route.host) {
             return "wait for a second: its host has never heard of it; then ask again".into();

@@ -40,7 +40,7 @@ impl Admin {
         let route = stored.and_then(|entry| SpriteRow::decode(&key, &entry.value).ok()).map(|(_, row)| row.route());
         let here = async {
             for _ in 0..LOOKS {
-                let known = match self.table.lookup(name) {
+                let known = match self.table.own().lookup(name) {
                     Lookup::Found(route) => Some(route),
                     Lookup::Unknown | Lookup::NotReady => None,
                 };

@@ -1,11 +1,13 @@
 //! `GET /metrics` on the admin socket: what this process counts, for Prometheus.
 
 use super::api::{Admin, Answer};
+use crate::tables::Followed;
 use crate::worker::Edge;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use http_body_util::Full;
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::time::Duration;
@@ -43,6 +45,7 @@ pub(super) fn answer(admin: &Admin) -> Answer {
     registry.register("lease_mismatch", lost, ConstCounter::new(mismatches));
     registry.register("client_connections", "Client connections", gauge(edge.map_or(0, Edge::connections)));
     registry.register("routes", "Routes in the table", gauge(admin.table.len()));
+    by_region(admin, &mut registry);
     if let Some(seen) = &admin.watchdog {
         let seconds = |duration: Duration| usize::try_from(duration.as_secs()).unwrap_or(usize::MAX);
         let still = gauge(seen.still_for().map_or(0, seconds));
@@ -60,4 +63,25 @@ pub(super) fn answer(admin: &Admin) -> Answer {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(KIND));
     response
+}
+
+/// What is counted for each region that is followed, the own one too.
+fn by_region(admin: &Admin, registry: &mut Registry) {
+    let mut family = |name: &str, help: &str, of: &dyn Fn(&Followed) -> u64| {
+        let family = Family::<[(&'static str, String); 1], Gauge>::default();
+        for region in &*admin.regions {
+            let gauge = family.get_or_create(&[("region", region.name.to_string())]);
+            gauge.set(i64::try_from(of(region)).unwrap_or(i64::MAX));
+        }
+        registry.register(name, help, family);
+    };
+    let stale = |region: &Followed| region.routes.followed().stale_for().map_or(0, |since| since.as_secs());
+    family("region_stale_seconds", "For how long a region's store has not been heard", &stale);
+    family("region_synced", "Whether a region's store has been read", &|region| region.is_synced().into());
+    family("region_routes", "Routes of a region", &|region| region.routes.len() as u64);
+    family("region_quarantined", "Rows of a region that were set aside", &Followed::quarantined);
+    let held = "Rows a region's store no longer has and that are served on";
+    family("region_held_removals", held, &|region| region.held_removals() as u64);
+    let overruled = "Hosts of a region whose number, name or keys are another region's";
+    family("region_overruled_hosts", overruled, &|region| admin.overruled(&region.name).len() as u64);
 }

@@ -13,6 +13,7 @@ mod explain;
 mod known;
 mod limits;
 mod metrics;
+mod regions;
 mod sprite_api;
 pub mod sprites;
 mod table;

@@ -245,7 +245,7 @@ impl Admin {
     }
 
     pub(crate) fn route(&self, name: &SpriteName) -> Option<Route> {
-        match self.table.lookup(name) {
+        match self.table.own().lookup(name) {
             Lookup::Found(route) if !route.deleted => Some(route),
             _ => None,
         }

@@ -13,6 +13,7 @@ use backhaul::wire::{self, EdgeMessage, ToOwner};
 use router::applied::Applied;
 use router::names::SpriteName;
 use router::pops::{PopRow, PopTable};
+use router::route::HostId;
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv6Addr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,9 +26,17 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// before it is asked for, as the store tells edges sooner than whoever wrote.
 const WORDS_MAX: usize = 64;
 
-/// Tells hosts what is in effect at this edge, for as long as the table lives.
-pub async fn tell_hosts(mut changes: mpsc::Receiver<Applied>, backhaul: Backhaul) {
+/// Tells hosts what is in effect at this edge, for as long as the table lives: those of whom `is_of_region` says that
+/// they are of the region whose table it is. Another one's would take the number of the change for its own store's.
+pub async fn tell_hosts(
+    mut changes: mpsc::Receiver<Applied>,
+    backhaul: Backhaul,
+    is_of_region: impl Fn(HostId) -> bool + Send,
+) {
     while let Some(Applied { name, host, version }) = changes.recv().await {
+        if !is_of_region(host) {
+            continue;
+        }
         let applied = wire::Applied { sprite: name.as_str().into(), version };
         if backhaul.send(host, ToOwner { message: Some(EdgeMessage::Applied(applied)) }).is_err() {
             tracing::debug!(sprite = %name, host = host.0, "its host does not hear that its route is known here");

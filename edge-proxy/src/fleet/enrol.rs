@@ -12,13 +12,14 @@ use config::Config;
 use router::hosts::is_name;
 use router::papers::{self, Enrolled, KEYS_MAX};
 use router::pops::{EdgeProcess, PROCESSES_MAX, PopRow};
-use router::registry::RegistryRow;
+use router::registry::{Merged, Registry, RegistryRow};
 use router::roles::{self, Role, Writer};
 use router::route::{HostId, HostRow};
 use router::rows::{ROW_VERSION, SPRITE_PREFIX, SpriteRow};
 use router::signing::{Operators, PublicKey as Signs, SigningKey};
 use router::store::{Entry, Store};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -84,6 +85,9 @@ pub enum MachineCommand {
         /// The key it signs its rows with; needed where operators sign.
         #[arg(long, value_name = "BASE64URL")]
         signing: Option<String>,
+        /// A new host: its number; the next that is free in all regions of this config file when left out.
+        #[arg(long)]
+        number: Option<u32>,
         /// A PoP: forget its other keys.
         #[arg(long)]
         replace: bool,
@@ -161,8 +165,8 @@ async fn work(config: &Config, command: FleetCommand) -> anyhow::Result<Value> {
     }
     let store: Store = Arc::new(Writer::new(stores::shared(config).await?, Role::Operator, None));
     match &command {
-        FleetCommand::Host(MachineCommand::List) => return list::<HostRow>(&store).await,
-        FleetCommand::Pop(MachineCommand::List) => return list::<PopRow>(&store).await,
+        FleetCommand::Host(MachineCommand::List) => return list::<HostRow>(config, &store).await,
+        FleetCommand::Pop(MachineCommand::List) => return list::<PopRow>(config, &store).await,
         _ => {}
     }
     let operator = Operator { all: machine_keys::operators(config)?, key: machine_keys::operator(config)? };
@@ -171,18 +175,20 @@ async fn work(config: &Config, command: FleetCommand) -> anyhow::Result<Value> {
         FleetCommand::Host(MachineCommand::List) | FleetCommand::Pop(MachineCommand::List) => {
             unreachable!("answered above")
         }
-        FleetCommand::Host(MachineCommand::Add { name, key, pin, endpoint, signing, .. }) => {
+        FleetCommand::Host(MachineCommand::Add { name, key, pin, endpoint, signing, number, .. }) => {
             let endpoint = endpoint.context("--endpoint: where edges reach its WireGuard socket")?;
             let signing = operator.signing(signing.as_ref())?;
-            add(&store, &operator, &name, &key, &pin, endpoint, signing).await
+            let number = Number { asked: number.map(HostId), config };
+            add(&store, &operator, number, &name, &key, &pin, endpoint, signing).await
         }
         FleetCommand::Host(MachineCommand::Remove { name, force }) => {
             remove_host(&store, &operator, &name, force).await
         }
-        FleetCommand::Pop(MachineCommand::Add { name, key, pin, endpoint: None, signing, replace }) => {
+        FleetCommand::Pop(MachineCommand::Add { name, key, pin, endpoint: None, number: None, signing, replace }) => {
             let signing = operator.signing(signing.as_ref())?;
             add_pop(&store, &operator, &name, &key, &pin, signing, replace).await
         }
+        FleetCommand::Pop(MachineCommand::Add { number: Some(_), .. }) => bail!("--number: a PoP has none"),
         FleetCommand::Pop(MachineCommand::Add { .. }) => bail!("--endpoint: edges call, nobody calls them"),
         FleetCommand::Pop(MachineCommand::Remove { name, .. }) => {
             let present = find::<PopRow>(&store, |row| row.name == name && !row.is_removed()).await?;
@@ -245,9 +251,11 @@ fn keys(config: &Config) -> anyhow::Result<Value> {
     }))
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is what its option of the command says")]
 async fn add(
     store: &Store,
     operator: &Operator,
+    number: Number<'_>,
     name: &str,
     key: &str,
     pin: &str,
@@ -259,10 +267,10 @@ async fn add(
     let named = all.iter().filter(|(row, _)| row.name == name && !row.is_removed());
     // One that was written before operators signed is better than none.
     let present = named.max_by_key(|(row, _)| operator.believes(row));
-    let highest = all.iter().map(|(row, _)| row.number.0).max();
-    // Numbers stand in routes: one that was given away is not given to another while any is left.
-    let next = HostId(highest.map_or(1, |number| number + 1));
-    let number = present.map_or(next, |(row, _)| row.number);
+    let number = match present {
+        Some((row, _)) => row.number,
+        None => number.pick(&all).await?,
+    };
     let address = key.derived_address();
     let row = HostRow {
         name: name.into(),
@@ -280,6 +288,39 @@ async fn add(
     }
     let row = operator.enrols(row, signing, false, present.map(|(row, _)| row));
     write(store, &HostRow::key(number), &row, present.map(|(_, entry)| entry.version)).await
+}
+
+/// Which number a new host gets.
+struct Number<'a> {
+    asked: Option<HostId>,
+    config: &'a Config,
+}
+
+impl Number<'_> {
+    /// Numbers stand in routes, and routes of several regions in one table: one that was given away is not given to
+    /// another while any is left, here or in another region. `own` are the hosts of this one.
+    async fn pick(&self, own: &[(HostRow, Entry)]) -> anyhow::Result<HostId> {
+        let mut taken: BTreeSet<HostId> = own.iter().map(|(row, _)| row.number).collect();
+        for region in &self.config.regions {
+            let rows = async { rows::<HostRow>(&stores::other(self.config, region, true).await?).await };
+            match rows.await {
+                Ok(rows) => taken.extend(rows.iter().map(|(row, _)| row.number)),
+                // The operator knows what he does.
+                Err(_) if self.asked.is_some() => {}
+                Err(error) => {
+                    let name = &region.name;
+                    return Err(
+                        error.context(format!("region {name} does not say which numbers are taken; --number says one"))
+                    );
+                }
+            }
+        }
+        match self.asked {
+            Some(asked) if taken.contains(&asked) => bail!("--number: {} is another host's", asked.0),
+            Some(asked) => Ok(asked),
+            None => Ok(HostId(taken.last().map_or(1, |highest| highest.0 + 1))),
+        }
+    }
 }
 
 async fn add_pop(
@@ -357,11 +398,42 @@ async fn find<R: RegistryRow>(store: &Store, is: impl Fn(&R) -> bool) -> anyhow:
     Ok(rows(store).await?.into_iter().find(|(row, _)| is(row)))
 }
 
-async fn list<R: RegistryRow>(store: &Store) -> anyhow::Result<Value> {
-    let mut rows = rows::<R>(store).await?;
-    rows.retain(|(row, _)| !row.is_removed());
-    let shown: Result<Vec<Value>, _> = rows.iter().map(|(row, _)| serde_json::from_slice(&row.encode())).collect();
-    Ok(shown?.into())
+/// Those there are; of several regions also whose they are, and which of them do not count where this machine's own
+/// region comes first.
+async fn list<R: RegistryRow>(config: &Config, store: &Store) -> anyhow::Result<Value> {
+    let mut regions: Vec<(&str, Vec<R>)> = vec![(&config.fleet.region, all_rows(store).await?)];
+    for region in &config.regions {
+        let rows = async { all_rows(&stores::other(config, region, true).await?).await };
+        match rows.await {
+            Ok(rows) => regions.push((&region.name, rows)),
+            Err(error) => eprintln!("edge-proxy: region {} is left out: {error:#}", region.name),
+        }
+    }
+    let mut feeds = regions.iter().map(|(name, rows)| {
+        let registry = Registry::new();
+        rows.iter().cloned().for_each(|row| registry.apply_put(row));
+        (Box::from(*name), Arc::new(registry))
+    });
+    let own = feeds.next().context("there is the own region")?;
+    let merged = Merged::new(own, feeds.collect());
+    let overruled = merged.overruled();
+    let mut shown = Vec::new();
+    for (name, rows) in &regions {
+        for row in rows.iter().filter(|row| !row.is_removed()) {
+            let mut value: Value = serde_json::from_slice(&row.encode())?;
+            if !config.regions.is_empty() {
+                let by = overruled.iter().find(|other| *other.region == **name && other.id == row.id());
+                value["region"] = (*name).into();
+                value["overruled_by"] = by.map(|row| &*row.by).into();
+            }
+            shown.push(value);
+        }
+    }
+    Ok(shown.into())
+}
+
+async fn all_rows<R: RegistryRow>(store: &Store) -> anyhow::Result<Vec<R>> {
+    Ok(rows::<R>(store).await?.into_iter().map(|(row, _)| row).collect())
 }
 
 /// One line for each row or field.
@@ -373,6 +445,11 @@ fn print(value: &Value, json: bool) {
         Value::Array(rows) => {
             for row in rows {
                 let text = |field: &str| row[field].as_str().unwrap_or("").to_owned();
+                let region = match (row["region"].as_str(), row["overruled_by"].as_str()) {
+                    (Some(region), Some(by)) => format!(" {region:12} does not count: it is another machine of {by}"),
+                    (Some(region), None) => format!(" {region}"),
+                    (None, _) => String::new(),
+                };
                 match row.get("number") {
                     _ if row.get("prefix").is_some() => println!(
                         "{:12} operator: {:14} host: {:14} edge: {:14} {}",
@@ -382,9 +459,9 @@ fn print(value: &Value, json: bool) {
                         text("edge"),
                         text("what")
                     ),
-                    Some(number) => println!("{:4} {:20} {}", number, text("name"), text("endpoint")),
+                    Some(number) => println!("{:4} {:20} {}{region}", number, text("name"), text("endpoint")),
                     None => println!(
-                        "{:20} {} edge processes",
+                        "{:20} {} edge processes{region}",
                         text("name"),
                         row["processes"].as_array().map_or(0, Vec::len)
                     ),

@@ -15,7 +15,7 @@ use crate::stores::Stores;
 use anyhow::{Context, bail, ensure};
 use http::StatusCode;
 use router::access::Key;
-use router::handover::{HandoverRow, Handovers};
+use router::handover::{HANDOVER_PREFIX, HandoverRow, Handovers};
 use router::hosts::HostTable;
 use router::names::SpriteName;
 use router::registry::RegistryRow;
@@ -25,10 +25,11 @@ use router::store::{Engine, StoreError};
 use router::table::{Lookup, RouteTable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use wakeup::owner::core::HOLD_MAX;
@@ -59,6 +60,39 @@ pub struct Moving {
     pub hosts: Arc<HostTable>,
     /// Sprites on their way.
     pub handovers: Arc<Handovers>,
+    /// Those this process gives away now.
+    pub giving: Giving,
+}
+
+/// Sprites this process gives away now: what a start finds of a former process is not theirs.
+#[derive(Debug, Default)]
+pub struct Giving(Mutex<HashSet<SpriteName>>);
+
+impl Giving {
+    fn begin(&self, name: &SpriteName) -> Given<'_> {
+        self.names().insert(name.clone());
+        Given { giving: self, name: name.clone() }
+    }
+
+    fn has(&self, name: &SpriteName) -> bool {
+        self.names().contains(name)
+    }
+
+    fn names(&self) -> std::sync::MutexGuard<'_, HashSet<SpriteName>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of them, until it is dropped.
+struct Given<'a> {
+    giving: &'a Giving,
+    name: SpriteName,
+}
+
+impl Drop for Given<'_> {
+    fn drop(&mut self) {
+        self.giving.names().remove(&self.name);
+    }
 }
 
 /// What travels with the data.
@@ -86,6 +120,7 @@ pub(crate) async fn give(admin: &Admin, name: &SpriteName, to: &str) -> Result<V
         return Err(refused("fleet.move_hook: none; nothing would bring its data there".into()));
     }
     let owner = admin.owner()?;
+    let _giving = moving.giving.begin(name);
     let spec = sprites::definition(&admin.stores.local, name).map_err(failed)?;
     let began = Instant::now();
     owner.hold(name, HOLD_MAX).await;
@@ -286,6 +321,34 @@ pub async fn clear_up(stores: Stores, owner: OwnerHandle, hosts: Arc<HostTable>,
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Takes back what a former process of this host has said of sprites it gives away and did not come to the end of:
+/// a row in the store that nobody else would remove, and for which the other host would wait for ever. Whether a
+/// route has changed since is asked elsewhere ([`clear_up`]). Ends when the store has been read and no such row is left.
+pub async fn call_off_cut_short(stores: Stores, moving: Arc<Moving>) {
+    while let Err(error) = called_off(&stores, &moving).await {
+        tracing::debug!(%error, "moves that were cut short are not called off yet");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn called_off(stores: &Stores, moving: &Moving) -> anyhow::Result<()> {
+    for entry in stores.routes.scan(HANDOVER_PREFIX).await? {
+        let Ok(row) = HandoverRow::decode(&entry.key, &entry.value) else { continue };
+        // What this process says was said before the scan could see it; a later word has a later version.
+        if row.from == moving.own.number && !moving.giving.has(&row.name) {
+            match stores.routes.compare_and_set(&entry.key, Some(entry.version), None).await {
+                Ok(_) => {
+                    tracing::warn!(sprite = %row.name, "its move was cut short by the end of this host; called off")
+                }
+                // Said anew meanwhile.
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The names of those.

@@ -57,7 +57,7 @@ pub(crate) struct Asked {
 pub(crate) async fn rotate(admin: &Admin, asked: Asked) -> Result<Value, Problem> {
     let alone = || (StatusCode::CONFLICT, "this process is no worker host of a fleet".to_owned());
     let rotation = admin.rotation.as_ref().ok_or_else(alone)?;
-    let hosts = admin.hosts.as_ref().ok_or_else(alone)?;
+    let hosts = admin.hosts.as_ref().ok_or_else(alone)?.own();
     let _turn = rotation.turn.lock().await;
     let old_for = asked.old_for_s.map_or(OLD_FOR, Duration::from_secs);
     let done = change(rotation, hosts, &admin.stores.routes, admin.host, asked.listen, old_for).await;

@@ -2,9 +2,11 @@ use super::*;
 use crate::admin::sprites::NewSprite;
 use crate::domain_certificates::DomainCertificates;
 use crate::domains::Domains;
+use crate::tables::Followed;
 use acme::resolver::Certificates;
 use router::access::Access;
 use router::domains::DomainTable;
+use router::registry::Merged;
 use router::store::{Answer, Cursor, Embedded, EmbeddedStore, Entry, Feed, Store};
 use router::wake::WakeRules;
 use std::collections::HashMap;
@@ -58,6 +60,10 @@ impl Engine for Losing {
 
     fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>> {
         Box::pin(async move { if self.is(Fault::Away) { away() } else { self.inner.get(key).await } })
+    }
+
+    fn scan<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Entry>> {
+        Box::pin(async move { if self.is(Fault::Away) { away() } else { self.inner.scan(prefix).await } })
     }
 
     fn compare_and_set<'a>(&'a self, key: &'a str, expected: Option<u64>, value: Option<&'a [u8]>) -> Answer<'a, u64> {
@@ -119,6 +125,7 @@ impl Machine {
             own: hosts.lookup(HostId(number)).unwrap(),
             hosts: Arc::clone(hosts),
             handovers,
+            giving: Giving::default(),
         });
         tokio::spawn(receive(stores.clone(), owner.clone(), Arc::clone(&table), Arc::clone(&moving)));
         let domains = Arc::new(DomainTable::new(HashMap::new(), &[], &[]));
@@ -129,11 +136,17 @@ impl Machine {
             watchdog: None,
             rotation: None,
             owner: Some(owner.clone()),
+            regions: Arc::new([Followed {
+                name: "own".into(),
+                engine: "losing",
+                routes: Arc::clone(&table),
+                domains: Arc::clone(&domains),
+            }]),
             domains: Arc::new(Domains::new(&config::Domains::default(), Arc::clone(routes), domains, certificates)),
             stores,
-            table: Arc::clone(&table),
+            table: Arc::new(Arc::clone(&table).into()),
             edge: None,
-            hosts: Some(Arc::clone(hosts)),
+            hosts: Some(Merged::new(("own".into(), Arc::clone(hosts)), Vec::new())),
             moving: Some(moving),
             acks: None,
             host: HostId(number),
@@ -253,4 +266,45 @@ async fn a_move_whose_write_is_lost_stays_where_it_was_when_the_store_says_so() 
     let kept = world.from.owner.status(&world.name).await.unwrap();
     assert_eq!((kept.generation, kept.held), (1, false));
     assert!(world.to.owner.status(&world.name).await.is_none(), "nobody gave it away");
+}
+
+#[tokio::test]
+async fn what_a_host_that_died_has_said_of_a_move_is_taken_back_by_its_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = EmbeddedStore::open(&folder.path().join("shared.redb")).unwrap();
+    let store = Arc::new(Losing { inner: Embedded(Arc::new(file)), fault: AtomicU8::new(Fault::None as u8) });
+    let (routes, hosts) = (Arc::clone(&store) as Store, Arc::new(HostTable::new()));
+    for number in [1, 2] {
+        hosts.apply_put(host(number));
+    }
+    let row = |name: &str, from: u32, to: u32| HandoverRow {
+        version: ROW_VERSION,
+        name: SpriteName::parse(name).unwrap(),
+        from: HostId(from),
+        to: HostId(to),
+        generation: Generation(2),
+        ready: true,
+        seal: None,
+    };
+    // Written by the process before, which died before it wrote that the sprite leaves; one that this process gives
+    // away now; and another host's.
+    for row in [row("cut", 1, 2), row("now", 1, 2), row("theirs", 2, 1)] {
+        store.compare_and_set(&HandoverRow::key(&row.name), None, Some(&row.encode())).await.unwrap();
+    }
+    let from = Machine::start(&routes, &hosts, 1, "").await;
+    let moving = Arc::clone(from.admin.moving.as_ref().unwrap());
+    let now = SpriteName::parse("now").unwrap();
+    let given = moving.giving.begin(&now);
+    // The store is away at first.
+    store.set(Fault::Away);
+    let starting = tokio::spawn(call_off_cut_short(from.admin.stores.clone(), Arc::clone(&moving)));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!starting.is_finished());
+    store.set(Fault::None);
+    tokio::time::timeout(LIMIT, starting).await.expect("it ends").unwrap();
+    let left = store.scan(HANDOVER_PREFIX).await.unwrap();
+    let left: Vec<_> = left.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(left, ["handover/now", "handover/theirs"]);
+    drop(given);
+    assert!(!moving.giving.has(&now));
 }
