@@ -59,7 +59,7 @@ async fn it_crashes_and_knows_no_subscription_any_more() {
     assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
     assert!(asked.elapsed() < NOTICED);
     // Changes come from other agents while it is away.
-    agent.gossip(&format!("DELETE FROM routes WHERE name = 'sprite/s3'"));
+    agent.gossip("DELETE FROM routes WHERE name = 'sprite/s3'");
     agent.restart().await;
     write(&store, "sprite/after", Some(&row(1))).await;
     edge.has("after", Some(1)).await;

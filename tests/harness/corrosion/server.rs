@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -58,7 +59,9 @@ impl Server {
 
     /// Listens where it did before.
     pub(super) async fn listen(&mut self) {
-        let listener = TcpListener::bind(self.address).await.expect("the port is free");
+        // The one that was ended lets go of the port in a moment.
+        let free = async || TcpListener::bind(self.address).await.ok();
+        let listener = crate::until("the port to be free", Duration::from_secs(10), free).await;
         self.address = listener.local_addr().unwrap();
         let (handler, tasks, frozen) = (Arc::clone(&self.handler), Arc::clone(&self.tasks), self.frozen.subscribe());
         let accepting = tokio::spawn(async move {
