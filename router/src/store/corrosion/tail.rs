@@ -190,11 +190,13 @@ impl Tail {
 
     fn change(&mut self, kind: Kind, row: Option<Row>) -> Option<Told> {
         let row = self.ours(row)?;
-        let (hinted, before) = (self.hinted.remove(&row.name), self.ranks.get(&row.name));
+        let before = self.ranks.get(&row.name);
         let means = match kind {
             Kind::Insert | Kind::Update => self.ranks.put(&row.name, row.rank),
             Kind::Delete => self.ranks.gone(&row.name, row.rank),
         };
+        // What says nothing of the row a hint told of, confirms no hint.
+        let hinted = if means == Means::Nothing { None } else { self.hinted.remove(&row.name) };
         match means {
             Means::Counts if before == Some(row.rank) && hinted.is_some_and(|hinted| hinted.value == number(&row)) => {
                 None

@@ -177,3 +177,15 @@ fn a_hint_counts_when_it_is_news_and_is_looked_at_again_when_nothing_confirms_it
         assert_eq!(told.is_some(), number < HINTED_MAX as u64, "{number}");
     }
 }
+
+#[test]
+fn a_hint_of_a_row_that_came_and_went_between_two_rounds_is_taken_back() {
+    let mut tail = synced(&[row("a", "host/1", 1, &at(1))]);
+    let moved = Row::new(row("a", "host/2", 2, &at(2)).as_array().unwrap()).unwrap();
+    assert!(tail.hint(vec![moved]).is_some());
+    // All that the subscription has seen is that the old row went and a third one came.
+    assert!(take(&mut tail, &change("delete", 5, &row("a", "host/1", 1, &at(1)))).unwrap().is_empty());
+    assert!(take(&mut tail, &change("insert", 6, &row("a", "host/3", 1, &at(1)))).unwrap().is_empty());
+    assert!(tail.beat().is_empty());
+    assert_eq!(tail.beat(), ["sprite/a"]);
+}
