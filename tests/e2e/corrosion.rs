@@ -1,6 +1,6 @@
 //! A fleet whose machines know each other by Corrosion alone: an agent of our own stands in for theirs.
 
-use crate::fleet::{enrol_host, enrolled_pop, get, host, serves};
+use crate::fleet::{HOOK, enrol_host, enrolled_pop, get, host, serves};
 use harness::corrosion::Agent;
 use harness::fleet::{Machine, Operator};
 use harness::until;
@@ -56,4 +56,41 @@ async fn an_edge_serves_what_hosts_have_written_and_goes_on_without_the_agent() 
     serves(&edge, "new").await;
     edge.stop().await;
     owner.stop().await;
+}
+
+#[tokio::test]
+async fn a_sprite_moves_with_its_visitors() {
+    let agent = Agent::start().await;
+    let (store, operator, folder) = (agent.sections(), Operator::new().await, tempfile::tempdir().unwrap());
+    let hook = folder.path().join("hook");
+    let mut hosts = Vec::new();
+    for name in ["host-a", "host-b"] {
+        let command = format!("REFUSE=/nowhere sh {}", hook.display());
+        let machine = host(name, &store).with(&format!("move_hook = {command:?}\n")).signed_by(&operator);
+        enrol_host(&machine).await;
+        hosts.push(machine);
+    }
+    let [a, b] = [&hosts[0], &hosts[1]].map(|machine| machine.data().to_str().unwrap().to_owned());
+    std::fs::write(&hook, HOOK.replace("DATA_A", &a).replace("DATA_B", &b)).unwrap();
+    let pop = enrolled_pop(Machine::pop("pop-a", &store).signed_by(&operator)).await;
+    let (first, second, edge) = (hosts[0].start().await, hosts[1].start().await, pop.start().await);
+    hosts[0].fleet(&["place", "nomad", "--host", "host-a"]).await;
+    first.create_guest("nomad").await;
+    serves(&edge, "nomad").await;
+    for (from, to, generation) in [(&first, "host-b", 2), (&second, "host-a", 3)] {
+        let moved = from.admin(&["sprite", "move", "nomad", "--to", to]).await;
+        assert_eq!((&moved["to"], &moved["generation"]), (&to.into(), &generation.into()), "{moved}");
+        assert_eq!(get(&edge, "nomad").await.status, 200, "{to}");
+        until("the edge to know where it is", NOTICED, async || {
+            let explained = edge.admin(&["route", "explain", &edge.host("nomad")]).await;
+            (explained["route"]["host_name"] == to).then_some(())
+        })
+        .await;
+    }
+    // Who moved it wrote last, and took the others' rows of it away.
+    let rows = agent.query("SELECT owner FROM routes WHERE name = 'sprite/nomad'");
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    for machine in [edge, first, second] {
+        machine.stop().await;
+    }
 }

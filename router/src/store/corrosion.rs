@@ -8,7 +8,8 @@
 //!
 //! The epoch is a row that the first subscriber writes. A cursor is a subscription of the agent and a change of it; it is
 //! good for as long as this process and the agent both remember that subscription, and a snapshot else.
-//! A write is acknowledged by this machine's agent, on its disk; the others have it some milliseconds later.
+//! A write is acknowledged by this machine's agent, on its disk; the others have it some milliseconds later. A read is
+//! what this agent has.
 
 mod hints;
 mod pump;

@@ -368,7 +368,7 @@ fn select(database: &Connection, statement: &Value) -> Result<(Vec<String>, Vec<
     let said = |error: rusqlite::Error| error.to_string();
     let (sql, parameters) = parts(statement)?;
     let mut prepared = database.prepare(sql).map_err(said)?;
-    let columns: Vec<_> = prepared.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<_> = prepared.column_names().map(str::to_owned).collect();
     let mut rows = prepared.query(params_from_iter(parameters)).map_err(said)?;
     let mut all = Vec::new();
     while let Some(row) = rows.next().map_err(said)? {
