@@ -140,7 +140,7 @@ async fn a_host_that_is_not_enrolled_says_how_it_is_and_ends() {
 }
 
 /// Copies a sprite's directory to the host of a name; refuses once.
-const HOOK: &str = r#"
+pub(crate) const HOOK: &str = r#"
 set -e
 case "$SPRITE_TO" in host-a) to=DATA_A;; host-b) to=DATA_B;; *) exit 1;; esac
 [ ! -e "$REFUSE" ] || { echo "the disk is full" >&2; exit 7; }

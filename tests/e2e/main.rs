@@ -8,6 +8,7 @@ mod bodies;
 mod client_gone;
 mod cold_and_warm_wake;
 mod command_driver;
+mod corrosion;
 mod cors;
 mod demo_contract;
 mod docker_driver;

@@ -5,10 +5,12 @@
 //! them, history that is gone, a bucket that is made anew. A test is a function over a [`World`];
 //! the macros below give it to each engine by name, so `failures::nats::the_leader_is_killed` is one of them.
 //!
-//! `tests/run` installs the servers.
+//! `tests/run` installs the servers. Corrosion has none to install: [`corrosion`] plays recorded answers, and runs the
+//! contract on an agent of our own, and on a real one when `CORROSION_API` names it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
 mod contract;
+mod corrosion;
 mod edge;
 mod failures;
 mod roles;
@@ -16,7 +18,7 @@ mod secured;
 mod worlds;
 
 pub(crate) use edge::Edge;
-pub(crate) use worlds::{Cluster, EmbeddedWorld, EtcdWorld, NatsWorld, PrimaryWorld, World};
+pub(crate) use worlds::{Cluster, CorrosionWorld, EmbeddedWorld, EtcdWorld, NatsWorld, PrimaryWorld, World};
 
 use router::access::Access;
 use router::route::{Generation, HostId};

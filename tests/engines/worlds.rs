@@ -1,9 +1,11 @@
 //! The engines under test, each with what makes it.
 
 use backhaul::session::{Identity, shared_pins};
+use harness::corrosion::Agent;
 use harness::etcd::Etcd;
 use harness::nats::Nats;
 use router::roles::{Role, Writer};
+use router::store::corrosion::CorrosionStore;
 use router::store::etcd::EtcdStore;
 use router::store::nats::NatsStore;
 use router::store::primary::{PrimaryStore, server};
@@ -17,6 +19,11 @@ const PROTOCOL: &[u8] = b"test";
 
 /// An engine that runs.
 pub(crate) trait World: Sized {
+    /// Whether the number of a row is that of the change in the feed which wrote it.
+    const ONE_NUMBER: bool = true;
+    /// A key of another kind than `sprite/`.
+    const OTHER: &str = "domain/a.example.org";
+
     /// Starts it, empty; `None` when its servers are not installed.
     async fn start() -> Option<Self>;
 
@@ -97,6 +104,22 @@ impl World for PrimaryWorld {
     async fn store(&self) -> Store {
         let tls = self.client.tls_client(std::slice::from_ref(&self.pin), PROTOCOL).unwrap();
         Arc::new(PrimaryStore::open(&self.address.to_string(), TlsConnector::from(Arc::new(tls))).unwrap())
+    }
+}
+
+/// An agent of our own ([`harness::corrosion`]).
+pub(crate) struct CorrosionWorld(pub(crate) Agent);
+
+impl World for CorrosionWorld {
+    const ONE_NUMBER: bool = false;
+    const OTHER: &str = "host/1";
+
+    async fn start() -> Option<Self> {
+        Some(Self(Agent::start().await))
+    }
+
+    async fn store(&self) -> Store {
+        Arc::new(CorrosionStore::open(&self.0.settings(), "host/a").unwrap())
     }
 }
 

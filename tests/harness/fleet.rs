@@ -164,7 +164,7 @@ impl Machine {
 
     /// The command that would enrol this host, if edges reached it at an address.
     pub async fn keys_with_endpoint(&self) -> String {
-        let sections = format!("{}endpoint = \"127.0.0.1:9\"\n", self.sections);
+        let sections = format!("{}endpoint = \"127.0.0.1:9\"\n", self.own_sections());
         let output = self.run(&sections, &["--json", "fleet", "keys"]).await;
         let keys: Value = serde_json::from_slice(&output.stdout).expect("JSON with --json");
         keys["as_host"].as_str().expect("a command").to_owned()

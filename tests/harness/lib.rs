@@ -12,6 +12,7 @@ pub mod binary;
 pub mod chromium;
 pub mod client;
 pub mod cluster;
+pub mod corrosion;
 pub mod curl;
 pub mod demo;
 pub mod dns;

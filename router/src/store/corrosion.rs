@@ -8,7 +8,8 @@
 //!
 //! The epoch is a row that the first subscriber writes. A cursor is a subscription of the agent and a change of it; it is
 //! good for as long as this process and the agent both remember that subscription, and a snapshot else.
-//! A write is acknowledged by this machine's agent, on its disk; the others have it some milliseconds later.
+//! A write is acknowledged by this machine's agent, on its disk; the others have it some milliseconds later. A read is
+//! what this agent has.
 
 mod hints;
 mod pump;
@@ -276,5 +277,41 @@ fn refused(status: StatusCode, answer: &[u8]) -> StoreError {
             "the agent does not know this token (store.corrosion.token_file): {status} {why}"
         )),
         _ => StoreError::Unavailable(format!("the agent answers {status}: {why}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::subscriber::{Heard, Subscriber};
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_away_is_asked_again_and_again_with_pauses_that_have_a_bound() {
+        // Nobody listens there any more.
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let settings = config::CorrosionStore { api: format!("http://{nobody}"), ..config::CorrosionStore::default() };
+        let store: Store = Arc::new(CorrosionStore::open(&settings, "edge/a").unwrap());
+        let mut subscriber = Subscriber::new(store, "sprite/");
+        let began = Instant::now();
+        for _ in 0..12 {
+            assert!(matches!(subscriber.next().await, Heard::Lost));
+        }
+        // 0.5 + 1 + 2 + 4 + 8 + 16 s, then five times 30 s, and 3 s for each attempt.
+        assert!(began.elapsed() <= Duration::from_secs(32 + 150 + 36), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_token_is_one_word_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, " secret\n").unwrap();
+        assert_eq!(token(&path).unwrap().as_deref(), Some("secret"));
+        assert_eq!(token(Path::new("")).unwrap(), None);
+        for wrong in ["", "two words", "\u{e9}", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(matches!(token(&path), Err(StoreError::Denied(_))), "{wrong}");
+        }
     }
 }

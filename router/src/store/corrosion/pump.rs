@@ -72,7 +72,8 @@ impl Pump {
     async fn run(mut self) {
         let (hints, _hinting) = hints::follow(&self.inner, &self.prefix);
         let end = self.feed(hints).await;
-        if let Some(known) = self.known.take() {
+        if let Some(mut known) = self.known.take() {
+            known.tail.pause();
             self.inner.known().insert(self.prefix, known);
         }
         if let Err(error) = end {

@@ -39,6 +39,14 @@ pub(super) enum Broken {
     Over(StoreError),
 }
 
+/// A key that was told by a hint.
+struct Hinted {
+    /// For so many beats.
+    beats: u8,
+    /// What was told, as a number.
+    value: u64,
+}
+
 /// Where a subscription stands.
 pub(super) struct Tail {
     prefix: String,
@@ -49,8 +57,8 @@ pub(super) struct Tail {
     ranks: Ranks,
     /// Of keys that were told already, or were not to be: what counts after all.
     late: BTreeMap<String, Row>,
-    /// Keys told by a hint alone, and for how many beats.
-    hinted: HashMap<String, u8>,
+    /// Keys told by a hint alone.
+    hinted: HashMap<String, Hinted>,
 }
 
 impl Tail {
@@ -115,15 +123,20 @@ impl Tail {
             return None;
         }
         self.ranks.set(&row.name, Some(row.rank));
-        self.hinted.insert(row.name.clone(), 0);
+        self.hinted.insert(row.name.clone(), Hinted { beats: 0, value: number(&row) });
         Some(self.event(row))
     }
 
     /// Some time has passed: the keys to be asked for, whose hints nothing has confirmed.
     pub(super) fn beat(&mut self) -> Vec<String> {
-        self.hinted.values_mut().for_each(|beats| *beats += 1);
-        let due = self.hinted.extract_if(|_, beats| *beats >= BEATS);
+        self.hinted.values_mut().for_each(|hinted| hinted.beats = hinted.beats.saturating_add(1));
+        let due = self.hinted.extract_if(|_, hinted| hinted.beats >= BEATS);
         due.map(|(key, _)| key).collect()
+    }
+
+    /// The feed has ended, and who goes on may not have heard the last hints: they are looked at again soon.
+    pub(super) fn pause(&mut self) {
+        self.hinted.values_mut().for_each(|hinted| hinted.beats = BEATS);
     }
 
     /// All rows of a key: what it is now.
@@ -177,12 +190,17 @@ impl Tail {
 
     fn change(&mut self, kind: Kind, row: Option<Row>) -> Option<Told> {
         let row = self.ours(row)?;
-        self.hinted.remove(&row.name);
+        let before = self.ranks.get(&row.name);
         let means = match kind {
             Kind::Insert | Kind::Update => self.ranks.put(&row.name, row.rank),
             Kind::Delete => self.ranks.gone(&row.name, row.rank),
         };
+        // What says nothing of the row a hint told of, confirms no hint.
+        let hinted = if means == Means::Nothing { None } else { self.hinted.remove(&row.name) };
         match means {
+            Means::Counts if before == Some(row.rank) && hinted.is_some_and(|hinted| hinted.value == number(&row)) => {
+                None
+            }
             Means::Counts => Some(Told::Event(self.event(row))),
             Means::Ask => Some(Told::Ask(row.name)),
             Means::Nothing => None,
@@ -217,6 +235,10 @@ impl Tail {
             None => FeedEvent::Delete(key, self.cursor()),
         }
     }
+}
+
+fn number(row: &Row) -> u64 {
+    crate::store::fnv(row.value.iter().flatten().copied())
 }
 
 fn over(why: String) -> Broken {

@@ -156,9 +156,36 @@ fn a_hint_counts_when_it_is_news_and_is_looked_at_again_when_nothing_confirms_it
     let Some(FeedEvent::Put(entry, told)) = tail.hint(rows("a", 2, 2)) else { panic!() };
     assert_eq!((entry.version, told), (2, cursor), "the place is the subscription's alone");
     assert!(tail.hint(rows("b", 1, 1)).is_some());
-    // The subscription says it too: it is told, since who comes back here may have missed the hint.
-    assert_eq!(take(&mut tail, &change("update", 5, &row("a", "host/1", 2, &at(2)))).unwrap().len(), 1);
+    // The subscription says it too, which is no news; another value under the same number is.
+    assert!(take(&mut tail, &change("update", 5, &row("a", "host/1", 2, &at(2)))).unwrap().is_empty());
+    assert_eq!(take(&mut tail, &change("update", 6, &row("b", "host/1", 1, "x"))).unwrap(), ["?b"]);
+    assert!(tail.hint(rows("b", 2, 2)).is_some() && tail.hint(rows("c", 1, 1)).is_some());
     assert!(tail.beat().is_empty());
-    assert_eq!(tail.beat(), ["sprite/b"]);
+    assert!(tail.hint(rows("d", 1, 1)).is_some());
+    let mut due = tail.beat();
+    due.sort();
+    assert_eq!(due, ["sprite/b", "sprite/c"]);
+    // Who comes back may have missed a hint.
+    assert!(tail.hint(rows("e", 1, 1)).is_some());
+    tail.pause();
+    let mut due = tail.beat();
+    due.sort();
+    assert_eq!(due, ["sprite/d", "sprite/e"]);
     assert!(tail.beat().is_empty());
+    for number in 0..HINTED_MAX as u64 + 1 {
+        let told = tail.hint(rows(&format!("n{number}"), 1, 1));
+        assert_eq!(told.is_some(), number < HINTED_MAX as u64, "{number}");
+    }
+}
+
+#[test]
+fn a_hint_of_a_row_that_came_and_went_between_two_rounds_is_taken_back() {
+    let mut tail = synced(&[row("a", "host/1", 1, &at(1))]);
+    let moved = Row::new(row("a", "host/2", 2, &at(2)).as_array().unwrap()).unwrap();
+    assert!(tail.hint(vec![moved]).is_some());
+    // All that the subscription has seen is that the old row went and a third one came.
+    assert!(take(&mut tail, &change("delete", 5, &row("a", "host/1", 1, &at(1)))).unwrap().is_empty());
+    assert!(take(&mut tail, &change("insert", 6, &row("a", "host/3", 1, &at(1)))).unwrap().is_empty());
+    assert!(tail.beat().is_empty());
+    assert_eq!(tail.beat(), ["sprite/a"]);
 }
