@@ -9,6 +9,7 @@ mod client_gone;
 mod cold_and_warm_wake;
 mod command_driver;
 mod cors;
+mod cut_short;
 mod demo_contract;
 mod docker_driver;
 mod domains;

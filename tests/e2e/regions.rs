@@ -109,6 +109,13 @@ async fn an_edge_serves_every_regions_sprites_and_goes_on_without_a_regions_stor
         assert!(metrics.contains(line), "{metrics}");
     }
 
+    // What vanished is let go of by region; the own one when none is named.
+    for (named, region) in [(&["--region", "ams"][..], "ams"), (&[], "fra")] {
+        let accepted = pop.admin(&[&["accept-removals"], named].concat()).await;
+        assert_eq!(accepted, serde_json::json!({ "accepted": 0, "region": region }));
+    }
+    assert!(!pop.try_admin(&["accept-removals", "--region", "lhr"]).await.status.success());
+
     // One that both have under the same generation is the own region's; made again in the other one it is led there.
     near.create_guest("nomad").await;
     answers(&pop, "nomad", 200).await;
@@ -188,6 +195,11 @@ async fn hosts_let_in_other_regions_edges_and_a_number_is_one_regions() {
     for name in ["here", "there"] {
         answers(&edge, name, 200).await;
     }
+
+    // Its host waits for the word of the other region's edge too, and hears it.
+    let command = second.guest_command();
+    let made = second.admin(&["sprite", "create", "known", "--public", "--command", &command]).await;
+    assert_eq!(made["unacknowledged"], serde_json::json!([]), "{made}");
 
     // Who asks both regions takes no other one's number; who asks his own alone gets no other one's host.
     let keys = far.keys_with_endpoint().await;
