@@ -15,7 +15,7 @@ use crate::primary;
 use crate::sessions;
 use crate::signed_rows::{self, Own};
 use crate::stores::{self, Stores};
-use crate::tables::{Followed, Tables};
+use crate::tables::{FollowedRegion, Tables};
 use crate::watchdog::Watchdog;
 use crate::webhook::Webhook;
 use crate::worker::{Edge, EdgeParts, Worker};
@@ -158,7 +158,7 @@ pub struct Running {
     edge: Option<EdgeSide>,
     host: Option<Host>,
     socket: std::path::PathBuf,
-    /// Followed until the very end.
+    /// FollowedRegion until the very end.
     _tables: Tables,
 }
 
@@ -370,7 +370,7 @@ struct Known {
     hosts: Option<Arc<HostTable>>,
     domains: Arc<DomainRegions>,
     suffixes: Vec<Suffix>,
-    regions: Arc<[Followed]>,
+    regions: Arc<[FollowedRegion]>,
 }
 
 impl EdgeSide {

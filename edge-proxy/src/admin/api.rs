@@ -4,7 +4,7 @@ use super::sprites::SpriteError;
 use crate::domains::Domains;
 use crate::fleet::{self, Acks, Moving};
 use crate::stores::Stores;
-use crate::tables::Followed;
+use crate::tables::FollowedRegion;
 use crate::watchdog;
 use crate::webhook;
 use crate::worker::Edge;
@@ -51,7 +51,7 @@ pub struct Admin {
     /// What this process believes about routes, of every region it follows.
     pub table: Arc<Routes>,
     /// Each region it follows, its own first.
-    pub regions: Arc<[Followed]>,
+    pub regions: Arc<[FollowedRegion]>,
     /// The edge itself, if it is one.
     pub edge: Option<Arc<Edge>>,
     /// What the edge's watchdog sees, if it is one.
