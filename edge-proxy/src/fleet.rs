@@ -15,8 +15,8 @@ pub(crate) use rotate::{rotate, rotation};
 
 use crate::host;
 use crate::machine_keys::End;
-use crate::stores::Feed;
-use crate::tables::Followed;
+use crate::stores::RegionStore;
+use crate::tables::FollowedRegion;
 use anyhow::{Context, bail};
 use config::Config;
 use router::handover::Handovers;
@@ -40,42 +40,47 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Pause before the store is asked again to take this host's address (chosen).
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Every host of these regions, the own one first, as the last run knew them and then as their stores say. Followed on
+/// Every host of these regions, the own one first, as the last run knew them and then as their stores say. FollowedRegion on
 /// the current runtime.
 #[must_use]
-pub fn hosts(feeds: &[Feed], operators: &Operators) -> Arc<Merged<HostRow>> {
-    merged(feeds, "hosts.last-known-good", operators, |store, hosts, path| {
-        tokio::spawn(router::hosts::follow(store, hosts, path));
-    })
+pub fn hosts(feeds: &[RegionStore], operators: &Operators) -> Arc<Merged<HostRow>> {
+    merged(feeds, "hosts.last-known-good", operators, router::hosts::follow)
 }
 
 /// Every PoP, likewise.
 #[must_use]
-pub fn pops(feeds: &[Feed], operators: &Operators) -> Arc<Merged<PopRow>> {
-    merged(feeds, "pops.last-known-good", operators, |store, pops, path| {
-        tokio::spawn(router::pops::follow(store, pops, path));
-    })
+pub fn pops(feeds: &[RegionStore], operators: &Operators) -> Arc<Merged<PopRow>> {
+    merged(feeds, "pops.last-known-good", operators, router::pops::follow)
 }
 
-fn merged<R: RegistryRow>(
-    feeds: &[Feed],
+fn merged<R: RegistryRow, F: Future<Output = ()> + Send + 'static>(
+    feeds: &[RegionStore],
     file: &str,
     operators: &Operators,
-    follow: impl Fn(Store, Arc<Registry<R>>, PathBuf),
+    follow: impl Fn(Store, Arc<Registry<R>>, PathBuf) -> F,
 ) -> Arc<Merged<R>> {
-    let of = |feed: &Feed| {
-        let (registry, path) = known(&feed.folder, file, operators);
-        follow(Arc::clone(&feed.store), Arc::clone(&registry), path);
-        (feed.name.clone(), registry)
-    };
-    Merged::new(of(&feeds[0]), feeds[1..].iter().map(of).collect())
+    let known: Vec<_> = feeds.iter().map(|feed| known::<R>(&feed.folder, file, operators)).collect();
+    let of =
+        |(feed, (registry, _)): (&RegionStore, &(Arc<Registry<R>>, PathBuf))| (feed.name.clone(), Arc::clone(registry));
+    let mut all = feeds.iter().zip(&known).map(of);
+    let own = all.next().expect("there is the own region");
+    let merged = Merged::new(own, all.collect());
+    for (feed, (registry, path)) in feeds.iter().zip(known) {
+        let (follows, merged) = (follow(Arc::clone(&feed.store), registry, path), Arc::clone(&merged));
+        tokio::spawn(async move {
+            // Whoever took only what counts of it relies on its being put together.
+            let _merged = merged;
+            follows.await;
+        });
+    }
+    merged
 }
 
 /// Waits until every host is known, so that no route leads to one that is not, for as long as their stores are heard:
 /// a second at most.
-pub async fn read(hosts: &Merged<HostRow>, regions: &[Followed]) {
+pub async fn read(hosts: &Merged<HostRow>, regions: &[FollowedRegion]) {
     let mut waited = Duration::ZERO;
-    let unread = |region: &Followed| {
+    let unread = |region: &FollowedRegion| {
         region.routes.followed().stale_for().is_none() && hosts.of(&region.name).is_some_and(|hosts| !hosts.is_read())
     };
     while regions.iter().any(unread) && waited < AGAIN {
@@ -205,4 +210,42 @@ fn endpoint(config: &Config) -> anyhow::Result<SocketAddr> {
     let endpoint = config.fleet.endpoint.unwrap_or(config.backhaul.listen);
     let reachable = endpoint.port() != 0 && !endpoint.ip().is_unspecified();
     reachable.then_some(endpoint).context("fleet.endpoint or backhaul.listen must say where edges reach this host")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use router::pops::EdgeProcess;
+    use router::rows::ROW_VERSION;
+    use router::store::{Embedded, EmbeddedStore};
+
+    #[tokio::test]
+    async fn what_another_region_writes_counts_for_who_kept_no_more_than_what_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let stores = ["fra", "ams"].map(|name| {
+            let folder = dir.path().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            let store: Store = Arc::new(Embedded(Arc::new(EmbeddedStore::open(&folder.join("s")).unwrap())));
+            RegionStore { name: name.into(), store, bulk_delay: Duration::ZERO, folder }
+        });
+        let pops = Arc::clone(pops(&stores, &Operators::default()).all());
+        let row = PopRow {
+            version: ROW_VERSION,
+            name: "a".into(),
+            processes: vec![EdgeProcess {
+                wireguard_key: "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into(),
+                address: "fd00::1".parse().unwrap(),
+                spki_pins: vec!["0a".repeat(32)],
+            }],
+            papers: None,
+        };
+        let mut changes = pops.changes();
+        stores[1].store.compare_and_set("pop/a", None, Some(&row.encode())).await.unwrap();
+        let seen = async {
+            while pops.lookup("a".into()).is_none() {
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(SEARCH, seen).await.expect("it counts");
+    }
 }

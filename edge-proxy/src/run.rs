@@ -16,7 +16,7 @@ use crate::primary;
 use crate::sessions;
 use crate::signed_rows::{self, Own};
 use crate::stores::{self, Stores};
-use crate::tables::{Followed, Tables};
+use crate::tables::{FollowedRegion, Tables};
 use crate::tls::Tls;
 use crate::watchdog::Watchdog;
 use crate::webhook::Webhook;
@@ -161,7 +161,7 @@ pub struct Running {
     edge: Option<EdgeSide>,
     host: Option<Host>,
     socket: std::path::PathBuf,
-    /// Followed until the very end.
+    /// FollowedRegion until the very end.
     _tables: Tables,
 }
 
@@ -381,7 +381,7 @@ struct Known {
     hosts: Option<Arc<HostTable>>,
     domains: Arc<DomainRegions>,
     suffixes: Vec<Suffix>,
-    regions: Arc<[Followed]>,
+    regions: Arc<[FollowedRegion]>,
 }
 
 impl EdgeSide {

@@ -53,7 +53,7 @@ impl Stores {
 }
 
 /// One region's store, as it is followed.
-pub struct Feed {
+pub struct RegionStore {
     /// What the configuration calls it.
     pub name: Box<str>,
     /// Its store; another region's takes no write.
@@ -69,8 +69,8 @@ pub struct Feed {
 ///
 /// # Errors
 /// A folder cannot be made, or what an engine needs cannot be read.
-pub async fn feeds(config: &Config, own: &Store, is_host: bool) -> anyhow::Result<Vec<Feed>> {
-    let mut feeds = vec![Feed {
+pub async fn feeds(config: &Config, own: &Store, is_host: bool) -> anyhow::Result<Vec<RegionStore>> {
+    let mut feeds = vec![RegionStore {
         name: config.fleet.region.as_str().into(),
         store: Arc::clone(own),
         bulk_delay: config.store.bulk_delay,
@@ -80,7 +80,7 @@ pub async fn feeds(config: &Config, own: &Store, is_host: bool) -> anyhow::Resul
         let folder = config.data_dir.join("regions").join(&region.name);
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let (name, bulk_delay) = (region.name.as_str().into(), region.store.bulk_delay);
-        feeds.push(Feed { name, store: other(config, region, is_host).await?, bulk_delay, folder });
+        feeds.push(RegionStore { name, store: other(config, region, is_host).await?, bulk_delay, folder });
     }
     Ok(feeds)
 }

@@ -1,7 +1,7 @@
 //! The tables of this process: loaded from the last run, then kept up by a thread of their own, so
 //! that no wake waits while a snapshot of a million rows is applied.
 
-use crate::stores::Feed;
+use crate::stores::RegionStore;
 use router::domains::DomainTable;
 use router::regions::{DomainRegions, Region, Regions, Routes};
 use router::signing::Operators;
@@ -22,7 +22,7 @@ const SYNC: Duration = Duration::from_secs(5);
 const SYNC_LOADED: Duration = Duration::from_millis(250);
 
 /// One region as this process follows it.
-pub struct Followed {
+pub struct FollowedRegion {
     /// What the configuration calls it.
     pub name: Box<str>,
     /// What keeps its rows.
@@ -33,7 +33,7 @@ pub struct Followed {
     pub domains: Arc<DomainTable>,
 }
 
-impl Followed {
+impl FollowedRegion {
     /// Whether its store has been read to its end.
     #[must_use]
     pub fn is_synced(&self) -> bool {
@@ -71,7 +71,7 @@ pub(crate) struct Tables {
     pub(crate) routes: Arc<Routes>,
     pub(crate) domains: Arc<DomainRegions>,
     /// Each region's tables, the own one's first.
-    pub(crate) regions: Arc<[Followed]>,
+    pub(crate) regions: Arc<[FollowedRegion]>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -82,16 +82,16 @@ impl Tables {
     ///
     /// # Errors
     /// The system has no thread or no runtime to give.
-    pub(crate) async fn load(feeds: &[Feed], domains: DomainTable, operators: &Operators) -> io::Result<Self> {
+    pub(crate) async fn load(feeds: &[RegionStore], domains: DomainTable, operators: &Operators) -> io::Result<Self> {
         let others: Vec<_> = feeds.iter().skip(1).map(|_| domains.beside()).collect();
         let domains = std::iter::once(domains).chain(others).map(Arc::new);
-        let followed = |(feed, domains): (&Feed, _)| Followed {
+        let followed = |(feed, domains): (&RegionStore, _)| FollowedRegion {
             name: feed.name.clone(),
             engine: feed.store.name(),
             routes: Arc::new(RouteTable::trusting(operators.clone())),
             domains,
         };
-        let regions: Arc<[Followed]> = feeds.iter().zip(domains).map(followed).collect();
+        let regions: Arc<[FollowedRegion]> = feeds.iter().zip(domains).map(followed).collect();
         let known: Vec<usize> =
             feeds.iter().zip(&*regions).map(|(feed, region)| load_last_known(feed, region)).collect();
         let applying: Vec<_> = feeds.iter().enumerate().flat_map(|(at, feed)| appliers(feed, at, &regions)).collect();
@@ -117,13 +117,13 @@ impl Tables {
 }
 
 /// The tables of one kind, the own region's first.
-fn together<T>(regions: &[Followed], of: impl Fn(&Followed) -> &Arc<T>) -> Regions<T> {
-    let region = |followed: &Followed| Region { name: followed.name.clone(), table: Arc::clone(of(followed)) };
+fn together<T>(regions: &[FollowedRegion], of: impl Fn(&FollowedRegion) -> &Arc<T>) -> Regions<T> {
+    let region = |followed: &FollowedRegion| Region { name: followed.name.clone(), table: Arc::clone(of(followed)) };
     Regions::new(region(&regions[0]), regions[1..].iter().map(region).collect())
 }
 
 /// What keeps the tables of the region in place `at` as its store is.
-fn appliers(feed: &Feed, at: usize, regions: &[Followed]) -> [Applying; 2] {
+fn appliers(feed: &RegionStore, at: usize, regions: &[FollowedRegion]) -> [Applying; 2] {
     let region = &regions[at];
     let others = regions.iter().enumerate().filter(|(other, _)| *other != at);
     let others = others.map(|(_, other)| Arc::clone(&other.routes)).collect();
@@ -159,7 +159,7 @@ fn begin(applying: Vec<Applying>, ended: oneshot::Receiver<()>) -> io::Result<Jo
     })
 }
 
-async fn synced(region: &Followed) {
+async fn synced(region: &FollowedRegion) {
     while !region.is_synced() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -174,7 +174,7 @@ fn domains_file(folder: &Path) -> std::path::PathBuf {
 }
 
 /// How many routes the last run knew of a region.
-fn load_last_known(feed: &Feed, region: &Followed) -> usize {
+fn load_last_known(feed: &RegionStore, region: &FollowedRegion) -> usize {
     let (routes, domains) = (routes_file(&feed.folder), domains_file(&feed.folder));
     let known = say_loaded(&routes, router::apply::load_last_known_good(&region.routes, &routes));
     say_loaded(&domains, router::domains::apply::load_last_known_good(&region.domains, &domains));
@@ -239,9 +239,9 @@ mod tests {
         DomainTable::new(HashMap::new(), &[], &[])
     }
 
-    fn feed(name: &str, store: &Store, folder: &Path) -> Feed {
+    fn feed(name: &str, store: &Store, folder: &Path) -> RegionStore {
         let (store, folder) = (Arc::clone(store), folder.to_owned());
-        Feed { name: name.into(), store, bulk_delay: Duration::ZERO, folder }
+        RegionStore { name: name.into(), store, bulk_delay: Duration::ZERO, folder }
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! A table whose applier stands still goes on answering, with what was true when it stopped; nobody
 //! would notice. The watchdog changes nothing: it says so, in the log, in `status` and in the metrics.
 
-use crate::tables::Followed;
+use crate::tables::FollowedRegion;
 use router::followed::TURN;
 use router::regions::Routes;
 use router::table::Lookup;
@@ -89,13 +89,13 @@ impl Watchdog {
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(table: Arc<Routes>, regions: Arc<[Followed]>) -> std::io::Result<Self> {
+    pub fn start(table: Arc<Routes>, regions: Arc<[FollowedRegion]>) -> std::io::Result<Self> {
         Self::with_bound(table, regions, PERIOD, STANDS_STILL)
     }
 
     fn with_bound(
         table: Arc<Routes>,
-        regions: Arc<[Followed]>,
+        regions: Arc<[FollowedRegion]>,
         period: Duration,
         bound: Duration,
     ) -> std::io::Result<Self> {
@@ -157,7 +157,7 @@ fn millis(duration: Duration) -> u64 {
 /// The region, what it applies, and how it stands.
 type Applier<'a> = (&'a str, &'static str, &'a router::followed::Followed);
 
-fn appliers(region: &Followed) -> [Applier<'_>; 2] {
+fn appliers(region: &FollowedRegion) -> [Applier<'_>; 2] {
     [(&region.name, "routes", region.routes.followed()), (&region.name, "domains", region.domains.followed())]
 }
 
@@ -294,7 +294,7 @@ mod tests {
         let bound = TURN * 5 / 2;
         let region = |name: &str, routes: &Arc<RouteTable>, domains| {
             let routes = Arc::clone(routes);
-            Followed { name: name.into(), engine: "embedded", routes, domains }
+            FollowedRegion { name: name.into(), engine: "embedded", routes, domains }
         };
         // The one that stands still is not the own one.
         let own = region("fra", &moves.0, Arc::clone(&moves.1));

@@ -242,7 +242,8 @@ impl<R: RegistryRow> Registry<R> {
         }
     }
 
-    /// Loads the rows of the last run; how many. Rows that are none are left out.
+    /// Loads the rows of the last run; how many. Rows that are none are left out. Before it is one of several
+    /// ([`Merged::new`]).
     ///
     /// # Errors
     /// The file is there and cannot be read.
@@ -253,7 +254,6 @@ impl<R: RegistryRow> Registry<R> {
             loaded.fetch_add(1, Ordering::Relaxed);
             Some(())
         })?;
-        self.merge();
         Ok(loaded.into_inner())
     }
 

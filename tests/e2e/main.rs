@@ -10,6 +10,7 @@ mod cold_and_warm_wake;
 mod command_driver;
 mod corrosion;
 mod cors;
+mod cut_short;
 mod demo_contract;
 mod docker_driver;
 mod domains;

@@ -4,6 +4,14 @@ use harness::cluster::addresses;
 use harness::fleet::Machine;
 use harness::nats::Nats;
 use harness::{Demo, until};
+use router::access::Access;
+use router::names::SpriteName;
+use router::placement::Proof;
+use router::route::{Generation, HostId};
+use router::rows::{ROW_VERSION, SpriteRow};
+use router::store::Engine;
+use router::store::nats::NatsStore;
+use router::wake::WakeRules;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -109,6 +117,13 @@ async fn an_edge_serves_every_regions_sprites_and_goes_on_without_a_regions_stor
         assert!(metrics.contains(line), "{metrics}");
     }
 
+    // What vanished is let go of by region; the own one when none is named.
+    for (named, region) in [(&["--region", "ams"][..], "ams"), (&[], "fra")] {
+        let accepted = pop.admin(&[&["accept-removals"], named].concat()).await;
+        assert_eq!(accepted, serde_json::json!({ "accepted": 0, "region": region }));
+    }
+    assert!(!pop.try_admin(&["accept-removals", "--region", "lhr"]).await.status.success());
+
     // One that both have under the same generation is the own region's; made again in the other one it is led there.
     near.create_guest("nomad").await;
     answers(&pop, "nomad", 200).await;
@@ -167,6 +182,21 @@ fn bucket(nats: &Nats, name: &str) -> (String, String) {
     (own, other)
 }
 
+/// A sprite on host 1.
+fn row() -> SpriteRow {
+    SpriteRow {
+        version: ROW_VERSION,
+        tenant: "t".into(),
+        generation: Generation(1),
+        host: HostId(1),
+        ports: Vec::new(),
+        access: Access::Public,
+        wake: WakeRules::default(),
+        deleted: false,
+        proof: Proof::default(),
+    }
+}
+
 #[tokio::test]
 async fn hosts_let_in_other_regions_edges_and_a_number_is_one_regions() {
     let Some(nats) = Nats::start().await else { return };
@@ -189,6 +219,11 @@ async fn hosts_let_in_other_regions_edges_and_a_number_is_one_regions() {
         answers(&edge, name, 200).await;
     }
 
+    // Its host waits for the word of the other region's edge too, and hears it.
+    let command = second.guest_command();
+    let made = second.admin(&["sprite", "create", "known", "--public", "--command", &command]).await;
+    assert_eq!(made["unacknowledged"], serde_json::json!([]), "{made}");
+
     // Who asks both regions takes no other one's number; who asks his own alone gets no other one's host.
     let keys = far.keys_with_endpoint().await;
     let pin = after(&keys, "--pin");
@@ -204,6 +239,18 @@ async fn hosts_let_in_other_regions_edges_and_a_number_is_one_regions() {
     let claims = listed.as_array().unwrap().iter().find(|row| row["name"] == "thief").unwrap();
     assert_eq!((&claims["region"], &claims["overruled_by"]), (&"ams".into(), &"fra".into()), "{listed}");
     assert!(edge.log().contains("it does not count"));
+    // A route of that region to that number leads to a machine which has never heard of it.
+    let config = config::NatsStore { bucket: "ams".into(), ..nats.settings() };
+    let bucket = NatsStore::connect(&config).await.unwrap();
+    let stray = SpriteName::parse("stray").unwrap();
+    bucket.compare_and_set(&SpriteRow::key(&stray), None, Some(&row().encode())).await.unwrap();
+    let would = until("the route to be known", SOON, async || {
+        let explained = explained(&edge, "stray").await;
+        explained["route"].is_object().then(|| explained["would"].as_str().unwrap().to_owned())
+    })
+    .await;
+    assert!(would.contains("host 1, which is another machine than host 1 of ams"), "{would}");
+    assert_eq!(edge.get("stray", "/page").await.status, 503);
     first.sleep_cold("here").await;
     answers(&edge, "here", 200).await;
     for machine in [edge, first, second] {

@@ -18,7 +18,7 @@ const TIMES: [usize; 2] = [500, 2_500];
 /// differ by some per cent from version to version, a lock or an allocation more is 10 % of the least).
 const TOLERATED: f64 = 0.10;
 /// These take no lock and no memory.
-const BARE: [&str; 3] = ["lookup", "view", "open_item"];
+const BARE: [&str; 4] = ["lookup", "lookup_regions", "view", "open_item"];
 /// The program as callgrind sees it marks its parts by calls of this function.
 const MARK: &str = "the_next_part_begins";
 

@@ -8,6 +8,7 @@ use edge_proxy::access::token;
 use http::{HeaderMap, HeaderValue};
 use router::access::{Access, Private};
 use router::names::SpriteName;
+use router::regions::{Region, Routes};
 use router::route::{Generation, HostId, Route, Tenant};
 use router::table::{Lookup, RouteTable};
 use std::hint::black_box;
@@ -33,23 +34,37 @@ pub(crate) struct Operation {
 /// All of them, in the order of the figures. Needs a runtime, for the waker's timer.
 pub(crate) fn all() -> Vec<Operation> {
     let names: Arc<[SpriteName]> = (0..SPRITES).map(|n| SpriteName::parse(&format!("sprite-{n}")).unwrap()).collect();
-    vec![lookup(&names), view(&names), access(), open_item(), hold(&names)]
+    vec![lookup(&names), lookup_regions(&names), view(&names), access(), open_item(), hold(&names)]
 }
 
-/// A public sprite is looked up in the routing table.
-fn lookup(names: &Arc<[SpriteName]>) -> Operation {
-    let (tables, names): (Vec<_>, _) = ((0..SEEDS).map(|_| RouteTable::new()).collect(), Arc::clone(names));
-    for table in &tables {
-        for name in &*names {
-            assert!(table.apply_put(name, route()));
-        }
-        table.followed().mark_synced();
+/// A table in which each `every`th sprite is.
+fn table(names: &[SpriteName], every: usize) -> Arc<RouteTable> {
+    let table = RouteTable::new();
+    for name in names.iter().step_by(every) {
+        assert!(table.apply_put(name, route()));
     }
+    table.followed().mark_synced();
+    Arc::new(table)
+}
+
+fn find(name: &'static str, tables: Vec<Routes>, names: Arc<[SpriteName]>) -> Operation {
     let once = move |n: usize| {
         let found = black_box(tables[n % SEEDS].lookup(&names[n % SPRITES]));
         assert!(matches!(found, Lookup::Found(_)));
     };
-    Operation { name: "lookup", once: Box::new(once) }
+    Operation { name, once: Box::new(once) }
+}
+
+/// A public sprite is looked up in the routing table of the only region.
+fn lookup(names: &Arc<[SpriteName]>) -> Operation {
+    find("lookup", (0..SEEDS).map(|_| table(names, 1).into()).collect(), Arc::clone(names))
+}
+
+/// The same of three regions: the own one has them all, one of the others every second.
+fn lookup_regions(names: &Arc<[SpriteName]>) -> Operation {
+    let region = |(name, every): (&str, usize)| Region { name: name.into(), table: table(names, every) };
+    let three = || Routes::new(region(("own", 1)), [("a", 2), ("b", SPRITES)].map(region).into());
+    find("lookup_regions", (0..SEEDS).map(|_| three()).collect(), Arc::clone(names))
 }
 
 /// What this process believes of a sprite that runs.

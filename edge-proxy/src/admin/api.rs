@@ -5,7 +5,7 @@ use crate::dns::Dns;
 use crate::domains::Domains;
 use crate::fleet::{self, Acks, Moving};
 use crate::stores::Stores;
-use crate::tables::Followed;
+use crate::tables::FollowedRegion;
 use crate::tls::Tls;
 use crate::watchdog;
 use crate::webhook;
@@ -53,7 +53,7 @@ pub struct Admin {
     /// What this process believes about routes, of every region it follows.
     pub table: Arc<Routes>,
     /// Each region it follows, its own first.
-    pub regions: Arc<[Followed]>,
+    pub regions: Arc<[FollowedRegion]>,
     /// The edge itself, if it is one.
     pub edge: Option<Arc<Edge>>,
     /// Its handshakes.

@@ -3,7 +3,7 @@
 
 use super::api::{Admin, Problem};
 use crate::resolve;
-use crate::tables::Followed;
+use crate::tables::FollowedRegion;
 use crate::target;
 use crate::worker::Edge;
 use backhaul::SessionState;
@@ -60,7 +60,7 @@ impl Admin {
 
     /// What each region says of a sprite, in the order in which they count.
     fn said(&self, name: &SpriteName) -> Value {
-        let of = |region: &Followed| {
+        let of = |region: &FollowedRegion| {
             let mut said = json!({
                 "region": &*region.name,
                 "synced": region.routes.followed().is_synced(),

@@ -1,7 +1,7 @@
 //! `GET /metrics` on the admin socket: what this process counts, for Prometheus.
 
 use super::api::{Admin, Answer};
-use crate::tables::Followed;
+use crate::tables::FollowedRegion;
 use crate::worker::Edge;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -67,7 +67,7 @@ pub(super) fn answer(admin: &Admin) -> Answer {
 
 /// What is counted for each region that is followed, the own one too.
 fn by_region(admin: &Admin, registry: &mut Registry) {
-    let mut family = |name: &str, help: &str, of: &dyn Fn(&Followed) -> u64| {
+    let mut family = |name: &str, help: &str, of: &dyn Fn(&FollowedRegion) -> u64| {
         let family = Family::<[(&'static str, String); 1], Gauge>::default();
         for region in &*admin.regions {
             let gauge = family.get_or_create(&[("region", region.name.to_string())]);
@@ -75,11 +75,11 @@ fn by_region(admin: &Admin, registry: &mut Registry) {
         }
         registry.register(name, help, family);
     };
-    let stale = |region: &Followed| region.routes.followed().stale_for().map_or(0, |since| since.as_secs());
+    let stale = |region: &FollowedRegion| region.routes.followed().stale_for().map_or(0, |since| since.as_secs());
     family("region_stale_seconds", "For how long a region's store has not been heard", &stale);
     family("region_synced", "Whether a region's store has been read", &|region| region.is_synced().into());
     family("region_routes", "Routes of a region", &|region| region.routes.len() as u64);
-    family("region_quarantined", "Rows of a region that were set aside", &Followed::quarantined);
+    family("region_quarantined", "Rows of a region that were set aside", &FollowedRegion::quarantined);
     let held = "Rows a region's store no longer has and that are served on";
     family("region_held_removals", held, &|region| region.held_removals() as u64);
     let overruled = "Hosts of a region whose number, name or keys are another region's";

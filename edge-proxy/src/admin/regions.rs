@@ -1,14 +1,14 @@
 //! The regions this process follows, as `status` has them, and what an operator says to one of them.
 
 use super::api::{Admin, Problem, optional};
-use crate::tables::Followed;
+use crate::tables::FollowedRegion;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 impl Admin {
     /// The region this machine writes to. There is always one.
-    pub(super) fn own_region(&self) -> &Followed {
+    pub(super) fn own_region(&self) -> &FollowedRegion {
         &self.regions[0]
     }
 
@@ -19,7 +19,7 @@ impl Admin {
 
     /// The same of every region, the own one first.
     pub(super) fn regions_status(&self) -> Value {
-        let of = |region: &Followed| {
+        let of = |region: &FollowedRegion| {
             let mut status = followed(region);
             status["name"] = (*region.name).into();
             status["synced"] = region.is_synced().into();
@@ -53,7 +53,7 @@ impl Admin {
     }
 }
 
-fn followed(region: &Followed) -> Value {
+fn followed(region: &FollowedRegion) -> Value {
     json!({
         "engine": region.engine,
         "stale_s": region.routes.followed().stale_for().map(|since| since.as_secs()),

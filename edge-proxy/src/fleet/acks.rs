@@ -169,6 +169,7 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backhaul::owner::{Admitted, AnswerSink, BoxFuture, EdgeId, Owner};
     use router::pops::EdgeProcess;
     use router::rows::ROW_VERSION;
 
@@ -267,5 +268,38 @@ mod tests {
         // Known to be away: no second for it again.
         assert_eq!(acks.everywhere(&name("s"), 3).await, ["a"]);
         assert_eq!(began.elapsed(), PATIENCE / 2 + PATIENCE);
+    }
+
+    /// A host that writes down of which changes it was told.
+    #[derive(Default)]
+    struct Told(Mutex<Vec<u64>>);
+
+    impl Owner for Told {
+        fn control(&self, _: EdgeId, message: ToOwner, _: &AnswerSink) {
+            if let Some(EdgeMessage::Applied(applied)) = message.message {
+                self.0.lock().unwrap().push(applied.version);
+            }
+        }
+
+        fn open(&self, _: EdgeId, _: wire::Open) -> BoxFuture<Result<Admitted, wire::Reply>> {
+            Box::pin(std::future::ready(Err(wire::Reply::Asleep(wire::Asleep::default()))))
+        }
+
+        fn edge_gone(&self, _: EdgeId) {}
+
+        fn guest_unreachable(&self, _: &str, _: u64) {}
+    }
+
+    #[tokio::test]
+    async fn a_host_is_told_of_its_own_regions_changes_alone() {
+        let host = Arc::new(Told::default());
+        let (sender, changes) = mpsc::channel(2);
+        for (number, version) in [(1, 7), (2, 8)] {
+            let change = Applied { name: name("s"), host: HostId(number), version };
+            sender.try_send(change).unwrap();
+        }
+        drop(sender);
+        tell_hosts(changes, Backhaul::direct(Arc::clone(&host) as Arc<dyn Owner>), |host| host == HostId(2)).await;
+        assert_eq!(*host.0.lock().unwrap(), [8]);
     }
 }

@@ -304,10 +304,12 @@ fn many_routes_that_change_at_once_wait_and_follow_what_the_store_says_meanwhile
 fn a_row_too_far_beyond_what_another_region_says_is_set_aside() {
     let there = Arc::new(RouteTable::new());
     there.apply_put(&name("a"), row(2).route());
+    there.apply_put(&name("c"), row(2).route());
     let (table, applier) = restarted(&[], FIRST);
     let mut applier = Applier { others: vec![there], ..applier };
     let far = 2 + GENERATION_JUMP_MAX + 1;
-    snapshot(&mut applier, &[("a", far), ("b", far)], FIRST);
+    snapshot(&mut applier, &[("a", far), ("b", far), ("c", 1)], FIRST);
+    assert_eq!(generation(&table, "c"), Some(1), "it takes nobody's place");
     assert_eq!((generation(&table, "a"), generation(&table, "b")), (None, Some(far)));
     assert_eq!(table.followed().quarantined(), 1);
     act(&mut applier, FeedEvent::Put(entry("a", row(far - 1).encode()), FIRST));

@@ -188,7 +188,7 @@ fn a_domain_leads_where_the_first_region_leads_it() {
     of("ams").apply_put(domain("site.localhost"), held("t", "thief"));
     assert_eq!(domains.lookup("site.localhost"), sprite("site"));
     assert!(of("ams").is_ours(&domain("a.sprites.dev")) && of("ams").is_ours(&domain("site.localhost")));
-    for region in ["ams", "fra", "lhr"] {
+    for region in ["lhr", "ams", "fra"] {
         assert_eq!(domains.lookup("b.example"), DomainLookup::NotReady, "{region}");
         of(region).followed().mark_synced();
     }

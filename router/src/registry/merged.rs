@@ -38,7 +38,8 @@ pub struct Merged<R: RegistryRow> {
 }
 
 impl<R: RegistryRow> Merged<R> {
-    /// Of this machine's own region and the others, whose names differ; in the order in which they count from then on.
+    /// Of this machine's own region and the others, whose names differ; in the order in which they count from then on. They
+    /// are put together for as long as somebody keeps what is returned.
     #[must_use]
     pub fn new(own: Feed<R>, mut others: Vec<Feed<R>>) -> Arc<Self> {
         others.sort_by(|one, other| one.0.cmp(&other.0));

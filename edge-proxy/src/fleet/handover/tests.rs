@@ -2,7 +2,7 @@ use super::*;
 use crate::admin::sprites::NewSprite;
 use crate::domain_certificates::DomainCertificates;
 use crate::domains::Domains;
-use crate::tables::Followed;
+use crate::tables::FollowedRegion;
 use acme::resolver::Certificates;
 use router::access::Access;
 use router::domains::DomainTable;
@@ -136,7 +136,7 @@ impl Machine {
             watchdog: None,
             rotation: None,
             owner: Some(owner.clone()),
-            regions: Arc::new([Followed {
+            regions: Arc::new([FollowedRegion {
                 name: "own".into(),
                 engine: "losing",
                 routes: Arc::clone(&table),
