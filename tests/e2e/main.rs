@@ -10,6 +10,7 @@ mod cold_and_warm_wake;
 mod command_driver;
 mod cors;
 mod demo_contract;
+mod dns;
 mod docker_driver;
 mod domains;
 mod door;
