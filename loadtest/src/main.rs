@@ -9,6 +9,7 @@ mod bench;
 mod clock;
 mod cold_start;
 mod demo;
+mod dns;
 mod edge;
 mod fake_owner;
 mod fan_out;
@@ -55,6 +56,8 @@ enum Command {
     /// The other process of `propagation`.
     #[command(hide = true)]
     Watch(propagation::Watch),
+    /// The DNS authority: answers in a second of its processor's time, with the limits on.
+    Dns(dns::Arguments),
     /// 10,000 requests in a second at one sleeping sprite: who is served, who is refused, what others notice.
     Herd(herd::Arguments),
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
                 Command::ColdStart(arguments) => cold_start::run(arguments).await,
                 Command::Propagation(arguments) => propagation::run(arguments).await,
                 Command::Watch(watch) => propagation::watch(&watch).map(|()| true),
+                Command::Dns(arguments) => dns::run(arguments).await,
                 Command::Herd(arguments) => herd::run(arguments).await,
             }
         })

@@ -62,6 +62,18 @@ fn each_write_to_etcd_is_seen_by_another_process() {
 }
 
 #[test]
+fn the_dns_is_asked_and_answers() {
+    let edge = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("edge-proxy");
+    if !edge.is_file() && std::env::var_os("EDGE_PROXY_BIN").is_none() {
+        eprintln!("{} is not built", edge.display());
+        return;
+    }
+    let report = measured(&["dns", "--seconds", "1", "--networks", "200", "--limit", "1000000"]);
+    assert!(report["answers"].as_u64().unwrap() > 100 && report["cut"] == 0);
+    assert!(report["answers_per_processor_second"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
 fn an_edge_with_routes_of_its_last_run_answers_after_a_start() {
     let edge = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("edge-proxy");
     if !edge.is_file() && std::env::var_os("EDGE_PROXY_BIN").is_none() {

@@ -12,6 +12,7 @@ mod corrosion;
 mod cors;
 mod cut_short;
 mod demo_contract;
+mod dns;
 mod docker_driver;
 mod domains;
 mod door;
