@@ -1,5 +1,6 @@
 //! The command line: what was typed, and which exit code it ends with.
 
+use crate::admin::ticket_client::TicketCommand;
 use crate::fleet::{self, FleetCommand};
 use crate::run::Role;
 use crate::{admin, demo, run, sample};
@@ -98,6 +99,9 @@ enum Command {
     /// Custom domains of the sprites: whole host names of other people (docs/domains.md).
     #[command(subcommand)]
     Domain(DomainCommand),
+    /// Keys of the session tickets, which all edges share (docs/tls.md).
+    #[command(subcommand)]
+    Ticket(TicketCommand),
     /// How the running edge is doing.
     Status,
     /// Let go of routes that vanished from the store too many at once and are served on (store.held_removals in status).
@@ -496,6 +500,7 @@ pub fn run_from_arguments() -> ExitCode {
         Command::Keygen { out, operator } => keygen(&out, operator, cli.json),
         Command::Sprite(command) => client(admin::client::sprite(&cli.admin, cli.json, command)),
         Command::Domain(command) => client(admin::domain_client::domain(&cli.admin, cli.json, command)),
+        Command::Ticket(command) => client(admin::ticket_client::ticket(&cli.admin, cli.json, command)),
         Command::Metrics => client(admin::client::metrics(&cli.admin)),
         Command::Status => client(admin::client::status(&cli.admin, cli.json)),
         Command::Route(RouteCommand::Explain { host }) => client(admin::client::explain(&cli.admin, cli.json, &host)),

@@ -15,6 +15,7 @@ mod metrics;
 mod sprite_api;
 pub mod sprites;
 mod table;
+pub mod ticket_client;
 mod usage;
 
 pub use api::{Admin, bind, serve};
