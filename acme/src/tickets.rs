@@ -14,7 +14,7 @@ pub use kek_file::KekFile;
 pub use key::TicketKey;
 pub use ring::{ISSUED_MAX, ISSUED_ROTATE, TicketRing, scope};
 pub use rotation::{Rotation, Shown, State, Write};
-pub use rows::{AckRow, KeyRow, PREFIX, Policy};
+pub use rows::{About, AckRow, KeyRow, PREFIX, Policy};
 
 use zeroize::Zeroizing;
 

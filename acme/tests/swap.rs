@@ -1,13 +1,15 @@
 //! Handshakes while certificates are swapped, and what compression saves: real clients and servers, without sockets.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
+mod shake;
+
 use acme::local_ca::LocalCa;
 use acme::resolver::{CertResolver, Certificates, Slot};
-use rustls::pki_types::ServerName;
+use rustls::ClientConfig;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use shake::{handshake, server};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -19,47 +21,10 @@ fn handshakes() -> usize {
     if full { 1_000_000 } else { 20_000 }
 }
 
-fn client(ca: &Path) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut client = client.with_root_certificates(roots).with_no_client_auth();
+fn client(ca: &Path) -> ClientConfig {
+    let mut client = shake::client(ca, rustls::DEFAULT_VERSIONS);
     client.resumption = rustls::client::Resumption::disabled();
-    Arc::new(client)
-}
-
-fn server(resolver: &Arc<CertResolver>) -> ServerConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    server.with_no_client_auth().with_cert_resolver(Arc::clone(resolver) as _)
-}
-
-/// One handshake; the bytes the server sent in it.
-fn handshake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, name: &str) -> Result<usize, rustls::Error> {
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let mut client = ClientConnection::new(Arc::clone(client), name)?;
-    let mut server = ServerConnection::new(Arc::clone(server))?;
-    let mut sent = 0;
-    while client.is_handshaking() || server.is_handshaking() {
-        let mut wire = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut wire).unwrap();
-        }
-        server.read_tls(&mut wire.as_slice()).unwrap();
-        server.process_new_packets()?;
-        wire.clear();
-        while server.wants_write() {
-            server.write_tls(&mut wire).unwrap();
-        }
-        sent += wire.len();
-        let mut wire = wire.as_slice();
-        while !wire.is_empty() {
-            client.read_tls(&mut wire).unwrap();
-            client.process_new_packets()?;
-        }
-    }
-    Ok(sent)
+    client
 }
 
 fn issue(ca: &LocalCa, names: &[&str]) -> Arc<CertifiedKey> {
@@ -70,7 +35,7 @@ fn issue(ca: &LocalCa, names: &[&str]) -> Arc<CertifiedKey> {
 fn no_handshake_fails_while_a_certificate_is_swapped_each_millisecond() {
     let dir = tempfile::tempdir().unwrap();
     let ca = LocalCa::load_or_create(dir.path()).unwrap();
-    let client = client(&dir.path().join("ca.pem"));
+    let client = Arc::new(client(&dir.path().join("ca.pem")));
     // Two of each: a chain that went out with the key of the other one would not verify.
     let whole = [issue(&ca, &["whole.example"]), issue(&ca, &["whole.example"])];
     let wildcard = [issue(&ca, &["*.own.example"]), issue(&ca, &["*.own.example"])];
@@ -81,7 +46,7 @@ fn no_handshake_fails_while_a_certificate_is_swapped_each_millisecond() {
         Certificates { suffixes, names: names.collect(), fallback: None }
     };
     let resolver = CertResolver::new(set(0));
-    let server = Arc::new(server(&resolver));
+    let server = Arc::new(server(Arc::clone(&resolver) as _));
     let (over, done, swaps) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|threads| {
         let shakes: Vec<_> = (0..2)
@@ -129,15 +94,16 @@ fn a_client_that_offers_compression_gets_fewer_bytes_and_another_one_what_it_can
     let key = Arc::new(CertifiedKey::new(chain, Arc::clone(&key.key)));
     let names = [("a.example".to_owned(), key)].into();
     let resolver = CertResolver::new(Certificates { names, ..Certificates::default() });
-    let mut compressing = server(&resolver);
+    let mut compressing = server(resolver);
     acme::compression::enable(&mut compressing);
     let compressing = Arc::new(compressing);
     let offering = |offers: &[&'static dyn rustls::compress::CertDecompressor]| {
-        let mut client = ClientConfig::clone(&client(&dir.path().join("ca.pem")));
+        let mut client = client(&dir.path().join("ca.pem"));
         client.cert_decompressors = offers.to_vec();
-        let sent = handshake(&Arc::new(client.clone()), &compressing, "a.example").unwrap();
+        let client = Arc::new(client);
+        let (sent, _) = handshake(&client, &compressing, "a.example").unwrap();
         // The second one is from the cache, and the same but for the length of a signature.
-        let again = handshake(&Arc::new(client), &compressing, "a.example").unwrap();
+        let (again, _) = handshake(&client, &compressing, "a.example").unwrap();
         assert!(sent.abs_diff(again) <= 4, "{sent} {again}");
         sent
     };

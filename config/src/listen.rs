@@ -93,6 +93,11 @@ pub(crate) fn is_domain(text: &str, bytes_max: usize) -> bool {
     text.len() <= bytes_max && text.split('.').all(label)
 }
 
+/// Shortest life of a ticket key as the active one (chosen: edges are waited for 5 s).
+const TICKET_PERIOD_MIN: Duration = Duration::from_secs(10);
+/// Longest (six of them are within the week that RFC 8446 §4.6.1 allows a ticket).
+const TICKET_PERIOD_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -108,6 +113,12 @@ pub struct Tls {
     pub default_name: String,
     /// What a client gets whose name has only a certificate that has expired.
     pub expired: Expired,
+    /// The key all edges of a fleet seal ticket keys with: a file of lines of 32 bytes in base64; the first seals, all open.
+    /// Empty: a machine that stands alone makes one, an edge of a fleet shares no tickets.
+    pub kek: PathBuf,
+    /// How often the key of session tickets is changed; six old ones are good still.
+    #[serde(with = "crate::text")]
+    pub ticket_period: Duration,
 }
 
 /// What is done with a certificate that has expired when there is no other.
@@ -129,6 +140,8 @@ impl Default for Tls {
             handshake_timeout: Duration::from_secs(10),
             default_name: String::new(),
             expired: Expired::default(),
+            kek: PathBuf::new(),
+            ticket_period: Duration::from_secs(3600),
         }
     }
 }
@@ -140,6 +153,9 @@ impl Tls {
         }
         if !self.default_name.is_empty() && !is_domain(&self.default_name, 253) {
             return Err(("tls.default_name", format!("{:?} is no domain name", self.default_name)));
+        }
+        if !(TICKET_PERIOD_MIN..=TICKET_PERIOD_MAX).contains(&self.ticket_period) {
+            return Err(("tls.ticket_period", "10s to 24h".into()));
         }
         crate::text::all_positive(&[("tls.handshake_timeout", self.handshake_timeout)])
     }

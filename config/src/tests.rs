@@ -138,6 +138,8 @@ fn every_value_out_of_its_bounds_is_named() {
         ("tls", "certificate = \"c\""),
         ("tls", "handshake_timeout = \"0s\""),
         ("tls", "default_name = \"-a\""),
+        ("tls", "ticket_period = \"9s\""),
+        ("tls", "ticket_period = \"25h\""),
         ("backhaul", "inner_mtu = 1279"),
         ("fleet", "operators = [\"short\"]"),
         ("fleet", "region = \"A\""),

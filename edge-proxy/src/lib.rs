@@ -43,6 +43,7 @@ pub mod sleep_mark;
 pub mod stores;
 mod tables;
 pub mod target;
+pub mod tickets;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

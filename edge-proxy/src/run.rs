@@ -17,6 +17,7 @@ use crate::sessions;
 use crate::signed_rows::{self, Own};
 use crate::stores::{self, Stores};
 use crate::tables::{FollowedRegion, Tables};
+use crate::tickets::Tickets;
 use crate::tls::Tls;
 use crate::watchdog::Watchdog;
 use crate::webhook::Webhook;
@@ -33,6 +34,7 @@ use router::pops::PopRow;
 use router::regions::{DomainRegions, Routes};
 use router::roles;
 use router::route::{HostId, HostRow};
+use router::store::Store;
 use router::table::{Lookup, RouteTable};
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -276,7 +278,7 @@ impl Running {
         };
         let edge = match listeners.zip(backhaul) {
             Some((listeners, backhaul)) => {
-                let tls = Tls::new(certificates.resolver())?;
+                let tls = Tls::new(certificates.resolver(), shared_tickets(config, &stores.routes).await?)?;
                 tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(&tables.domains)));
                 if tokio::time::timeout(CERTIFICATES, certificates.begun()).await.is_err() {
                     tracing::warn!("certificates of custom domains are not all issued yet; the others serve");
@@ -537,6 +539,22 @@ fn certificates(config: &Config) -> anyhow::Result<Arc<DomainCertificates>> {
     let default_name = Some(config.tls.default_name.to_ascii_lowercase()).filter(|name| !name.is_empty());
     let policy = Policy { default_name, refuse_expired: config.tls.expired == Expired::Refuse };
     Ok(DomainCertificates::with(Certificates { suffixes, names, fallback }, ca, policy))
+}
+
+/// The ticket keys this edge shares with the others, followed from here on.
+async fn shared_tickets(config: &Config, store: &Store) -> anyhow::Result<Option<Arc<Tickets>>> {
+    let member = match config.fleet.name.as_str() {
+        "" => "alone".to_owned(),
+        // A PoP may have two processes.
+        name => format!("{name}-{}", &End::of_edge(config)?.identity.pin()[..8]),
+    };
+    let Some(tickets) = Tickets::open(config, Arc::clone(store), &member)? else {
+        tracing::info!("tls.kek is empty: this edge shares no session tickets with the others");
+        return Ok(None);
+    };
+    tokio::spawn(Arc::clone(&tickets).follow());
+    tickets.begun().await;
+    Ok(Some(tickets))
 }
 
 fn spawn_worker(

@@ -4,12 +4,15 @@
 //! rustls's own resolver can neither wait nor say why it has nothing (it sends `access_denied` for every reason), so
 //! the name is looked up before rustls goes on.
 
+use crate::tickets::Tickets;
 use acme::resolver::{CertResolver, Found, OpenError};
+use acme::tickets::{Policy, scope};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
+use rustls::server::NoServerSessionStorage;
 use std::sync::Arc;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -57,15 +60,16 @@ struct OfReason {
 pub struct Tls {
     resolver: Arc<CertResolver>,
     config: Arc<ServerConfig>,
+    tickets: Option<Arc<Tickets>>,
     refused: Family<OfReason, Counter>,
 }
 
 impl Tls {
-    /// With the certificates of `resolver`.
+    /// With the certificates of `resolver`, and tickets that all edges share, or else of this process alone.
     ///
     /// # Errors
     /// No random bytes.
-    pub fn new(resolver: Arc<CertResolver>) -> anyhow::Result<Arc<Self>> {
+    pub fn new(resolver: Arc<CertResolver>, tickets: Option<Arc<Tickets>>) -> anyhow::Result<Arc<Self>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
@@ -74,9 +78,19 @@ impl Tls {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         acme::compression::enable(&mut config);
         // Tickets rather than a locked cache: resumption costs no memory and no lock.
-        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        config.ticketer = match &tickets {
+            Some(tickets) => tickets.ticketer(Policy::Normal, scope(&[])),
+            None => rustls::crypto::aws_lc_rs::Ticketer::new()?,
+        };
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
-        Ok(Arc::new(Self { resolver, config: Arc::new(config), refused: Family::default() }))
+        Ok(Arc::new(Self { resolver, config: Arc::new(config), tickets, refused: Family::default() }))
+    }
+
+    /// The keys all edges share, if they do.
+    #[must_use]
+    pub fn tickets(&self) -> Option<&Tickets> {
+        self.tickets.as_deref()
     }
 
     /// With what a client that asks for `name` goes on.

@@ -31,7 +31,7 @@ pub mod route;
 pub mod rows;
 pub mod signing;
 pub mod store;
-mod subscriber;
+pub mod subscriber;
 pub mod table;
 pub mod trust;
 pub mod wake;

@@ -61,13 +61,14 @@ const fn rights(prefix: &'static str, host: Right, edge: Right, what: &'static s
 }
 
 /// The table. What stands under another prefix nobody writes.
-pub const TABLE: [Rights; 6] = [
+pub const TABLE: [Rights; 7] = [
     rights("sprite/", Right::Write, Right::Read, "where a sprite lives; sealed by the host that has it"),
     rights("placement/", Right::Read, Right::Read, "where one may be made; signed by an operator"),
     rights("handover/", Right::Write, Right::Read, "sprites on their way; sealed by the host that speaks"),
     rights("host/", Right::Own, Right::Read, "worker hosts; sealed by an operator or by themselves"),
     rights("pop/", Right::Read, Right::Own, "edges; sealed by an operator or by themselves"),
     rights("domain/", Right::Read, Right::Write, "custom domains; edges prove them"),
+    rights("stek/", Right::Read, Right::Write, "keys of session tickets, sealed; edges make them"),
 ];
 
 impl Role {
@@ -185,8 +186,18 @@ mod tests {
     async fn a_role_writes_what_the_table_says_and_reads_all() {
         let dir = tempfile::tempdir().unwrap();
         let store: Store = Arc::new(Embedded(Arc::new(EmbeddedStore::open(&dir.path().join("s")).unwrap())));
-        let keys =
-            ["sprite/a", "placement/a", "handover/a", "host/1", "host/2", "pop/a", "pop/b", "domain/a.b", "acct/x"];
+        let keys = [
+            "sprite/a",
+            "placement/a",
+            "handover/a",
+            "host/1",
+            "host/2",
+            "pop/a",
+            "pop/b",
+            "domain/a.b",
+            "stek/a",
+            "acct/x",
+        ];
         let writes = async |role, own: &str| {
             let writer = Writer::new(Arc::clone(&store), role, Some(own.into()));
             let mut written = Vec::new();
@@ -202,9 +213,9 @@ mod tests {
             }
             written
         };
-        assert_eq!(writes(Role::Operator, "").await, keys[..8]);
+        assert_eq!(writes(Role::Operator, "").await, keys[..9]);
         assert_eq!(writes(Role::Host, "host/1").await, ["sprite/a", "handover/a", "host/1"]);
-        assert_eq!(writes(Role::Edge, "pop/a").await, ["pop/a", "domain/a.b"]);
+        assert_eq!(writes(Role::Edge, "pop/a").await, ["pop/a", "domain/a.b", "stek/a"]);
         assert_eq!(Writer::new(Arc::clone(&store), Role::Edge, None).scan("sprite/").await.unwrap().len(), 1);
         // Another region's is read, and that is all.
         let reader = Reader::new(Arc::clone(&store));

@@ -13,7 +13,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// One subscription, for as long as the process lives.
-pub(crate) struct Subscriber {
+pub struct Subscriber {
     store: Store,
     prefix: &'static str,
     feed: Option<Feed>,
@@ -24,7 +24,7 @@ pub(crate) struct Subscriber {
 
 /// What a subscriber hears.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub enum Heard {
     /// The feed said this.
     Event(FeedEvent),
     /// The store went away; what is known stays. It is asked again, nothing is to be done.
@@ -32,7 +32,9 @@ pub(crate) enum Heard {
 }
 
 impl Subscriber {
-    pub(crate) fn new(store: Store, prefix: &'static str) -> Self {
+    /// Of the rows under `prefix`, from the beginning.
+    #[must_use]
+    pub fn new(store: Store, prefix: &'static str) -> Self {
         Self { store, prefix, feed: None, cursor: None, failures: 0, again_at: None }
     }
 
@@ -40,7 +42,7 @@ impl Subscriber {
     ///
     /// # Cancel safety
     /// No event is lost and no pause is shortened or begun anew.
-    pub(crate) async fn next(&mut self) -> Heard {
+    pub async fn next(&mut self) -> Heard {
         loop {
             if let Some(at) = self.again_at {
                 tokio::time::sleep_until(at).await;

@@ -46,6 +46,7 @@ mod sleep_race;
 mod slow_apps;
 mod stores;
 mod streaming;
+mod tickets;
 mod tidy;
 mod tls;
 mod unheard;

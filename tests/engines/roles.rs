@@ -13,7 +13,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 /// Rows of every kind, and who the machines are: host 1 and PoP `fra-1`.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "sprite/a",
     "placement/a",
     "handover/a",
@@ -22,6 +22,7 @@ const KEYS: [&str; 9] = [
     "pop/fra-1",
     "pop/fra-2",
     "domain/a.example",
+    "stek/normal/1",
     "strange/a",
 ];
 

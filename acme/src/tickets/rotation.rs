@@ -21,6 +21,8 @@ const MEMBERS_MAX: usize = 4_096;
 const MOMENTS: u64 = 60;
 /// Part of a period that members are waited for, who were heard the last time (chosen: of an hour five minutes).
 const PATIENCE: u64 = 12;
+/// But so long at least, ms (chosen: a store and a busy edge).
+const PATIENCE_MIN: u64 = 5_000;
 /// Part of a period over which members spread what all of them want to do (chosen: of an hour half a minute).
 const SPREAD: u64 = 120;
 /// Periods a key lives in memory when the store is away: as long as it would live with it, and one more.
@@ -229,7 +231,7 @@ impl Rotation {
         }
         let known = &self.keys[&newest];
         if known.row.active_at.is_none() {
-            if self.everybody_has(newest) || now >= known.since + self.period / PATIENCE {
+            if self.everybody_has(newest) || now >= known.since + (self.period / PATIENCE).max(PATIENCE_MIN) {
                 let moment = self.moment();
                 let active_at = Some((now / moment + 1) * moment);
                 let value = KeyRow::new(known.row.sealed.clone(), known.row.made_at, active_at).encode();
@@ -239,7 +241,7 @@ impl Rotation {
         } else if known.active_from.is_some_and(|from| from <= now)
             && (self.wanted_after.is_some() || now >= known.since + self.period + self.own_share())
         {
-            writes.extend(self.made(newest + 1, None, sealer, now));
+            writes.extend(self.made(self.highest + 1, None, sealer, now));
         }
         writes.extend(self.own_ack());
         writes.extend(self.gone(now));

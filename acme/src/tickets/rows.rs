@@ -42,6 +42,12 @@ impl Policy {
         format!("{PREFIX}{ACK}{self}/{member}")
     }
 
+    /// Whether the row under this key has a ticket key of this policy.
+    #[must_use]
+    pub fn is_key(self, key: &str) -> bool {
+        matches!(self.about(key), Some(About::Key(_)))
+    }
+
     /// What a key is about, if it is about this policy.
     #[must_use]
     pub fn about(self, key: &str) -> Option<About<'_>> {

@@ -17,6 +17,7 @@ mod regions;
 mod sprite_api;
 pub mod sprites;
 mod table;
+pub mod ticket_client;
 mod usage;
 
 pub(crate) use api::Problem;

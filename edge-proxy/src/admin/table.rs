@@ -34,6 +34,10 @@ pub(super) fn domains(value: &Value) -> String {
     columns(value, &["domain", "state", "sprite", "txt_name", "txt_value"])
 }
 
+pub(super) fn tickets(value: &Value) -> String {
+    columns(value, &["policy", "epoch", "state", "made_at", "opened", "issued_here", "edges"])
+}
+
 /// The steps of a domain, and whether it is served.
 pub(super) fn steps(value: &Value) -> String {
     let serves = if value["serves"] == true { "is served" } else { "is not served" };
