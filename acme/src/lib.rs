@@ -2,6 +2,7 @@
 //! one to rustls by server name; and the DNS of our zones, which proves to others' CAs that they are ours. It knows nothing
 //! of sprites.
 
+pub mod account;
 pub mod ca;
 pub mod certificate;
 pub mod compression;
@@ -9,6 +10,7 @@ pub mod dns;
 pub mod lease;
 pub mod load;
 pub mod local_ca;
+pub mod manager;
 pub mod order;
 pub mod resolver;
 pub mod rows;

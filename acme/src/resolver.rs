@@ -135,6 +135,19 @@ impl CertResolver {
         self.forget(&gone);
     }
 
+    /// Answers for a suffix, lower-case, with this certificate from now on.
+    pub fn put_suffix(&self, suffix: &str, key: Arc<CertifiedKey>) {
+        let certificate = Certificate::from(key);
+        self.base.rcu(|base| {
+            let mut suffixes = base.suffixes.clone();
+            match suffixes.iter_mut().find(|(known, _)| known == suffix) {
+                Some((_, known)) => *known = certificate.clone(),
+                None => suffixes.push((suffix.to_owned(), certificate.clone())),
+            }
+            Base { suffixes, fallback: base.fallback.clone() }
+        });
+    }
+
     /// Puts (`Some`) and takes away (`None`) whole names, lower-case, and leaves all others as they are. Many at once
     /// cost less than one at a time: 256 copies of a 256th at most.
     pub fn change(&self, changes: impl IntoIterator<Item = (String, Option<Slot>)>) {

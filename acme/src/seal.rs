@@ -192,7 +192,7 @@ struct DataKeyRow {
 
 /// The data keys this machine can use. Shared; opening and sealing take no lock.
 pub struct Sealer {
-    kek: Kek,
+    kek: Arc<Kek>,
     /// The newest last.
     keys: ArcSwap<Vec<Arc<Key>>>,
 }
@@ -208,8 +208,8 @@ impl Sealer {
     ///
     /// # Errors
     /// [`SealError::UnknownKey`] when there are some and the KEK opens none of them; [`SealError::Rows`].
-    pub async fn load(kek: Kek, rows: &dyn Rows) -> Result<Self, SealError> {
-        let sealer = Self { kek, keys: ArcSwap::default() };
+    pub async fn load(kek: &Arc<Kek>, rows: &dyn Rows) -> Result<Self, SealError> {
+        let sealer = Self { kek: Arc::clone(kek), keys: ArcSwap::default() };
         if sealer.reload(rows).await? == 0 {
             match sealer.add(rows).await {
                 // Another PoP was first.
@@ -315,9 +315,9 @@ mod tests {
     use super::*;
     use crate::rows::Memory;
 
-    fn kek(dir: &Path, name: &str, lines: &str) -> Kek {
+    fn kek(dir: &Path, name: &str, lines: &str) -> Arc<Kek> {
         std::fs::write(dir.join(name), lines).unwrap();
-        Kek::from_file(&dir.join(name)).unwrap()
+        Arc::new(Kek::from_file(&dir.join(name)).unwrap())
     }
 
     fn line(byte: u8) -> String {
@@ -327,8 +327,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_sealed_opens_on_every_pop_with_the_kek_in_its_own_row_and_generation_alone() {
         let (dir, rows) = (tempfile::tempdir().unwrap(), Memory::default());
-        let near = Sealer::load(kek(dir.path(), "a", &line(1)), &rows).await.unwrap();
-        let far = Sealer::load(kek(dir.path(), "a", &line(1)), &rows).await.unwrap();
+        let near = Sealer::load(&kek(dir.path(), "a", &line(1)), &rows).await.unwrap();
+        let far = Sealer::load(&kek(dir.path(), "a", &line(1)), &rows).await.unwrap();
         let sealed = near.seal("cert/x/1", 1, b"secret").unwrap();
         assert_eq!(far.open("cert/x/1", 1, &sealed).unwrap().as_slice(), b"secret");
         assert!(!sealed.windows(6).any(|window| window == b"secret"));
@@ -341,21 +341,21 @@ mod tests {
             assert!(far.open("cert/x/1", 1, &changed).is_err(), "byte {at}");
             assert!(far.open("cert/x/1", 1, &sealed[..at]).is_err(), "{at} bytes");
         }
-        let stranger = Sealer::load(kek(dir.path(), "b", &line(2)), &rows).await;
+        let stranger = Sealer::load(&kek(dir.path(), "b", &line(2)), &rows).await;
         assert!(matches!(stranger, Err(SealError::UnknownKey(_))), "{stranger:?}");
     }
 
     #[tokio::test]
     async fn a_new_kek_wraps_the_data_keys_and_what_was_sealed_still_opens() {
         let (dir, rows) = (tempfile::tempdir().unwrap(), Memory::default());
-        let old = Sealer::load(kek(dir.path(), "old", &line(1)), &rows).await.unwrap();
+        let old = Sealer::load(&kek(dir.path(), "old", &line(1)), &rows).await.unwrap();
         let sealed = old.seal("acct/ca", 1, b"credentials").unwrap();
-        let both = Sealer::load(kek(dir.path(), "both", &(line(2) + &line(1))), &rows).await.unwrap();
+        let both = Sealer::load(&kek(dir.path(), "both", &(line(2) + &line(1))), &rows).await.unwrap();
         assert_eq!(both.rewrap(&rows).await.unwrap(), 1);
         assert_eq!(both.rewrap(&rows).await.unwrap(), 0);
-        let new = Sealer::load(kek(dir.path(), "new", &line(2)), &rows).await.unwrap();
+        let new = Sealer::load(&kek(dir.path(), "new", &line(2)), &rows).await.unwrap();
         assert_eq!(new.open("acct/ca", 1, &sealed).unwrap().as_slice(), b"credentials");
-        assert!(Sealer::load(kek(dir.path(), "old", &line(1)), &rows).await.is_err());
+        assert!(Sealer::load(&kek(dir.path(), "old", &line(1)), &rows).await.is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Two steps: serde reads what was typed and refuses unknown keys; [`Config::check`]
 //! turns it into what it means. Nothing here opens a file it is told about.
 
+mod acme;
 mod backhaul;
 mod dns;
 mod domains;
@@ -21,6 +22,7 @@ mod store;
 mod text;
 mod webhook;
 
+pub use acme::{Acme, AcmeCa};
 pub use backhaul::{BackhaulConfig, Link};
 pub use dns::{Dns, Issuer, NameServer, Text};
 pub use domains::Domains;
@@ -56,6 +58,8 @@ pub struct Config {
     pub dns: Dns,
     /// Certificates and handshakes.
     pub tls: Tls,
+    /// Certificates from public CAs.
+    pub acme: Acme,
     /// The admin socket.
     pub admin: Admin,
     /// Where the routing table is kept.
@@ -93,6 +97,7 @@ impl Default for Config {
             domains: Domains::default(),
             dns: Dns::default(),
             tls: Tls::default(),
+            acme: Acme::default(),
             admin: Admin::default(),
             store: Store::default(),
             fleet: Fleet::default(),
@@ -147,6 +152,7 @@ impl Config {
         self.domains.check()?;
         self.dns.check(&self.names, &self.domains.addresses)?;
         self.tls.check()?;
+        self.acme.check(self)?;
         self.store.check()?;
         self.fleet.check(&self.store, self.backhaul.link)?;
         self.backhaul.check()?;

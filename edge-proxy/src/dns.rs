@@ -65,6 +65,11 @@ fn connections(config: &Config) -> usize {
 }
 
 impl Dns {
+    /// The challenges it answers.
+    pub(crate) fn published(&self) -> Arc<Published> {
+        Arc::clone(&self.published)
+    }
+
     /// Where it answers and for what.
     pub(crate) fn status(&self) -> Value {
         json!({ "listen": self.listen, "zones": self.zones })

@@ -66,6 +66,11 @@ impl DomainCertificates {
         self.resolver.find(name.as_str()).is_some()
     }
 
+    /// What is served has changed by another hand: whoever waits for a domain's certificate looks again.
+    pub fn brought_up_to_date(&self) {
+        self.rounds.send_modify(|rounds| *rounds = rounds.wrapping_add(1));
+    }
+
     /// Whether there is a CA that issues.
     #[must_use]
     pub const fn issues(&self) -> bool {

@@ -23,6 +23,7 @@ pub mod edge_answers;
 pub mod error;
 pub mod fleet;
 pub mod forward;
+pub mod from_cas;
 pub mod headers;
 pub mod hold;
 pub mod host;

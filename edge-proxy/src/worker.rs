@@ -1,5 +1,6 @@
 //! What requests share: [`Edge`] by all cores of the process, [`Worker`] by one core.
 
+use crate::from_cas::FromCas;
 use crate::upstream::GuestPool;
 use backhaul::Backhaul;
 use config::Limits;
@@ -8,8 +9,8 @@ use router::hosts::HostTable;
 use router::names::Suffix;
 use router::regions::{DomainRegions, Routes};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use wakeup::hold::{Damping, SourceBudget, Waker};
@@ -32,6 +33,7 @@ pub struct Edge {
     pub(crate) budget: SourceBudget,
     pub(crate) damping: Damping,
     pub(crate) metrics: EdgeMetrics,
+    from_cas: OnceLock<Arc<FromCas>>,
     suffixes: Vec<Suffix>,
     limits: Limits,
     handshake_timeout: Duration,
@@ -86,6 +88,7 @@ impl Edge {
             budget: parts.budget,
             damping: Damping::default(),
             metrics: EdgeMetrics::default(),
+            from_cas: OnceLock::new(),
             suffixes: parts.suffixes,
             limits: parts.limits,
             handshake_timeout: parts.handshake_timeout,
@@ -93,6 +96,17 @@ impl Edge {
             drain: watch::Sender::new(false),
             stop: watch::Sender::new(false),
         })
+    }
+
+    /// From now on challenges of these CAs are answered.
+    pub(crate) fn answer_for(&self, from_cas: Arc<FromCas>) {
+        // There is one in a process.
+        let _ = self.from_cas.set(from_cas);
+    }
+
+    /// Whose challenges are answered, if anybody's.
+    pub(crate) fn from_cas(&self) -> Option<&FromCas> {
+        self.from_cas.get().map(|from_cas| &**from_cas)
     }
 
     /// Stops accepting and lets connections finish what they have begun.

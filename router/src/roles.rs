@@ -61,7 +61,7 @@ const fn rights(prefix: &'static str, host: Right, edge: Right, what: &'static s
 }
 
 /// The table. What stands under another prefix nobody writes.
-pub const TABLE: [Rights; 7] = [
+pub const TABLE: [Rights; 15] = [
     rights("sprite/", Right::Write, Right::Read, "where a sprite lives; sealed by the host that has it"),
     rights("placement/", Right::Read, Right::Read, "where one may be made; signed by an operator"),
     rights("handover/", Right::Write, Right::Read, "sprites on their way; sealed by the host that speaks"),
@@ -69,6 +69,14 @@ pub const TABLE: [Rights; 7] = [
     rights("pop/", Right::Read, Right::Own, "edges; sealed by an operator or by themselves"),
     rights("domain/", Right::Read, Right::Write, "custom domains; edges prove them"),
     rights("stek/", Right::Read, Right::Write, "keys of session tickets, sealed; edges make them"),
+    rights("acct/", Right::Read, Right::Write, "accounts at CAs; their keys are sealed"),
+    rights("seal/", Right::Read, Right::Write, "keys that secrets in rows are sealed under, wrapped by one no row has"),
+    rights("order/", Right::Read, Right::Write, "certificates on their way; their keys are sealed"),
+    rights("cert/", Right::Read, Right::Write, "certificates; their keys are sealed"),
+    rights("chal/", Right::Read, Right::Write, "answers to the challenges of CAs"),
+    rights("here/", Right::Read, Right::Write, "PoPs that live, and which challenges they answer"),
+    rights("lease/", Right::Read, Right::Write, "which PoP works on which orders"),
+    rights("gate/", Right::Read, Right::Write, "until when a CA is asked nothing"),
 ];
 
 impl Role {
@@ -197,6 +205,7 @@ mod tests {
             "domain/a.b",
             "stek/a",
             "acct/x",
+            "other/x",
         ];
         let writes = async |role, own: &str| {
             let writer = Writer::new(Arc::clone(&store), role, Some(own.into()));
@@ -213,9 +222,9 @@ mod tests {
             }
             written
         };
-        assert_eq!(writes(Role::Operator, "").await, keys[..9]);
+        assert_eq!(writes(Role::Operator, "").await, keys[..10]);
         assert_eq!(writes(Role::Host, "host/1").await, ["sprite/a", "handover/a", "host/1"]);
-        assert_eq!(writes(Role::Edge, "pop/a").await, ["pop/a", "domain/a.b", "stek/a"]);
+        assert_eq!(writes(Role::Edge, "pop/a").await, ["pop/a", "domain/a.b", "stek/a", "acct/x"]);
         assert_eq!(Writer::new(Arc::clone(&store), Role::Edge, None).scan("sprite/").await.unwrap().len(), 1);
         // Another region's is read, and that is all.
         let reader = Reader::new(Arc::clone(&store));

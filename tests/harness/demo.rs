@@ -137,7 +137,10 @@ impl Demo {
     #[must_use]
     pub fn config_file(data: &TempDir, suffix: &str, sections: &str) -> PathBuf {
         let file = data.path().join("edge.toml");
-        let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = []\n";
+        let listen = match sections.contains("[listen]") {
+            true => "",
+            false => "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = []\n",
+        };
         let text = format!("data_dir = {:?}\n{listen}[names]\nsuffixes = [{suffix:?}]\n{sections}", data.path());
         std::fs::write(&file, text).expect("the folder is ours");
         file

@@ -37,6 +37,8 @@ struct Zone {
     records: HashMap<String, Vec<(u16, Vec<u8>)>>,
     mood: Mood,
     asked: usize,
+    /// Names at and under this are somebody else's to answer.
+    delegated: Option<(String, SocketAddr)>,
 }
 
 impl DnsServer {
@@ -45,7 +47,7 @@ impl DnsServer {
     /// # Panics
     /// When there is no port.
     pub async fn start() -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port"));
         let address = socket.local_addr().expect("it is bound");
         let zone = Arc::new(Mutex::new(Zone::default()));
         let served = Arc::clone(&zone);
@@ -53,7 +55,13 @@ impl DnsServer {
             let mut question = [0; 512];
             loop {
                 let Ok((length, from)) = socket.recv_from(&mut question).await else { return };
-                let answer = served.lock().unwrap_or_else(PoisonError::into_inner).answer(&question[..length]);
+                let question = &question[..length];
+                let delegated = served.lock().unwrap_or_else(PoisonError::into_inner).delegated_to(question);
+                if let Some(to) = delegated {
+                    tokio::spawn(pass_on(Arc::clone(&socket), question.to_vec(), from, to));
+                    continue;
+                }
+                let answer = served.lock().unwrap_or_else(PoisonError::into_inner).answer(question);
                 if let Some(answer) = answer {
                     // Who asked may be gone.
                     let _ = socket.send_to(&answer, from).await;
@@ -91,6 +99,11 @@ impl DnsServer {
         self.zone().records.remove(name);
     }
 
+    /// Passes questions for a name, and for all under it, on to another server.
+    pub fn delegate(&self, name: &str, to: SocketAddr) {
+        self.zone().delegated = Some((name.to_ascii_lowercase(), to));
+    }
+
     /// Says how questions are answered from now on.
     pub fn set_mood(&self, mood: Mood) {
         self.zone().mood = mood;
@@ -117,22 +130,47 @@ impl Drop for DnsServer {
     }
 }
 
+/// What another server answers within two seconds, if it does.
+async fn pass_on(socket: Arc<UdpSocket>, question: Vec<u8>, from: SocketAddr, to: SocketAddr) {
+    let Ok(own) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { return };
+    let mut answer = [0; 4096];
+    let asks = async {
+        own.send_to(&question, to).await?;
+        own.recv(&mut answer).await
+    };
+    if let Ok(Ok(length)) = tokio::time::timeout(std::time::Duration::from_secs(2), asks).await {
+        // Who asked may be gone.
+        let _ = socket.send_to(&answer[..length], from).await;
+    }
+}
+
+/// The name that is asked for, and where it ends.
+fn asked_name(question: &[u8]) -> Option<(String, usize)> {
+    let mut at = 12;
+    let mut labels = Vec::new();
+    loop {
+        let length = usize::from(*question.get(at)?);
+        at += 1;
+        if length == 0 {
+            return Some((labels.join("."), at));
+        }
+        labels.push(String::from_utf8_lossy(question.get(at..at + length)?).to_ascii_lowercase());
+        at += length;
+    }
+}
+
 impl Zone {
+    fn delegated_to(&self, question: &[u8]) -> Option<SocketAddr> {
+        let (name, to) = self.delegated.as_ref()?;
+        let (asked, _) = asked_name(question)?;
+        asked.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')).then_some(*to)
+    }
+
     fn answer(&mut self, question: &[u8]) -> Option<Vec<u8>> {
         self.asked += 1;
-        let mut at = 12;
-        let mut labels = Vec::new();
-        loop {
-            let length = usize::from(*question.get(at)?);
-            at += 1;
-            if length == 0 {
-                break;
-            }
-            labels.push(String::from_utf8_lossy(question.get(at..at + length)?).to_ascii_lowercase());
-            at += length;
-        }
+        let (name, at) = asked_name(question)?;
         let kind = u16::from_be_bytes(question.get(at..at + 2)?.try_into().ok()?);
-        let known = self.records.get(&labels.join("."));
+        let known = self.records.get(&name);
         // An alias answers for every type (RFC 1034 §3.6.2).
         let found: Vec<_> =
             known.into_iter().flatten().filter(|(of, _)| *of == kind || *of == CNAME).cloned().collect();

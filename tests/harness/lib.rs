@@ -23,6 +23,7 @@ pub mod helper;
 pub mod late;
 pub mod nats;
 pub mod nats_users;
+pub mod pebble;
 pub mod processes;
 pub mod raw;
 pub mod relay;

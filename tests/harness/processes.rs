@@ -65,7 +65,7 @@ fn field_kib(text: &str, field: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
 }
 
-/// TCP ports `pid` listens on at IPv4 addresses.
+/// TCP ports `pid` listens on at 127.0.0.1.
 #[must_use]
 pub fn listening_ports(pid: u32) -> Vec<u16> {
     let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
@@ -82,7 +82,8 @@ pub fn listening_ports(pid: u32) -> Vec<u16> {
             let fields: Vec<&str> = line.split_whitespace().collect();
             // 0A is LISTEN; field 9 is the socket's inode.
             (*fields.get(3)? == "0A" && sockets.contains(*fields.get(9)?)).then_some(())?;
-            u16::from_str_radix(fields.get(1)?.rsplit_once(':')?.1, 16).ok()
+            // As the machine has it in memory, lowest byte first.
+            u16::from_str_radix(fields.get(1)?.strip_prefix("0100007F:")?, 16).ok()
         })
         .collect();
     ports.sort_unstable();

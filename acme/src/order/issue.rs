@@ -147,7 +147,11 @@ impl Issuer {
         }
     }
 
-    async fn write(&self, order: &mut Order, row: OrderRow) -> Result<(), RowsError> {
+    /// Puts `row` in place of an order's row.
+    ///
+    /// # Errors
+    /// [`RowsError`].
+    pub async fn write(&self, order: &mut Order, row: OrderRow) -> Result<(), RowsError> {
         let key = order_key(&order.id);
         order.version = self.rows.compare_and_set(&key, Some(order.version), Some(&row.encode())).await?;
         order.row = row;

@@ -98,7 +98,7 @@ impl World {
     /// A process that has just started.
     pub(crate) async fn process(self: &Arc<Self>) -> Issuer {
         let kek = Kek::from_file_or_new(&self.kek.path().join("kek")).unwrap();
-        let sealer = Sealer::load(kek, &*self.rows).await.unwrap();
+        let sealer = Sealer::load(&Arc::new(kek), &*self.rows).await.unwrap();
         Issuer {
             rows: Arc::new(Fused(Arc::clone(self))),
             sealer: Arc::new(sealer),

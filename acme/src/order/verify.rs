@@ -96,6 +96,12 @@ pub fn read(chain: &str, key: &[u8]) -> Result<Fit, Unfit> {
     Ok(Fit { key, not_before, not_after, ari })
 }
 
+/// The leaf (DER) of a chain (PEM), if there is one.
+#[must_use]
+pub fn leaf(chain: &str) -> Option<Vec<u8>> {
+    CertificateDer::pem_slice_iter(chain.as_bytes()).next()?.ok().map(|leaf| leaf.to_vec())
+}
+
 fn names_of(leaf: &CertificateDer<'_>) -> Result<BTreeSet<String>, Unfit> {
     let unreadable = |why: &dyn std::fmt::Display| Unfit::Unreadable(why.to_string());
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| unreadable(&error))?;

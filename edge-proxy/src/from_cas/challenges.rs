@@ -1,0 +1,360 @@
+//! Answers to challenges, on every PoP: rows `chal/KIND/NAME`, and who has heard of them.
+//!
+//! A CA looks from several places, and with Anycast each may reach another PoP. So a CA is told to look when every PoP that
+//! is there answers: each says in a row of its own (`here/POP`) which challenges it answers, and that it lives. One that
+//! says nothing for a while is not waited for.
+
+use super::Follows;
+use super::accounts::Accounts;
+use super::rows::StoreRows;
+use acme::ca::{Challenge, Class, Kind, Problem, Reply};
+use acme::dns::Published;
+use acme::order::issue::Challenges;
+use acme::rows::{Rows, RowsError};
+use config::Config;
+use router::registry::{self, Registry, RegistryRow};
+use router::rows::RowError;
+use router::store::Store;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long every PoP has to answer a challenge before the step is tried again (`tls-acme-dns.md` §3).
+const EVERYWHERE: Duration = Duration::from_secs(3);
+/// How often a PoP says that it lives, when nothing else happens (chosen: six rows a minute and PoP).
+const BEAT: Duration = Duration::from_secs(10);
+/// A PoP whose row stood still for so long is not waited for (chosen: two beats may be lost).
+const SILENT: Duration = Duration::from_secs(30);
+/// An answer that nobody took back ends by itself, seconds (chosen: Let's Encrypt's authorizations live an hour).
+const LIVES: u64 = 3600;
+/// Tries of one write against others' (chosen: two CAs may prove a name at once).
+const TRIES: usize = 8;
+
+/// A row `chal/KIND/NAME`: KIND is `txt` or `http`, NAME a record's name or a token.
+#[derive(Clone, Debug)]
+struct ChallengeRow {
+    at: String,
+    answers: Vec<Given>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Given {
+    value: String,
+    /// Of which order.
+    id: String,
+    /// Its end, seconds since 1970.
+    until: u64,
+}
+
+const PREFIX: &str = "chal/";
+
+impl RegistryRow for ChallengeRow {
+    type Id = String;
+    const PREFIX: &'static str = PREFIX;
+    const WHAT: &'static str = "challenge";
+    const MAY_ALL_GO: bool = true;
+
+    fn id(&self) -> String {
+        self.at.clone()
+    }
+
+    fn id_in(key: &str) -> Option<String> {
+        key.strip_prefix(PREFIX).map(str::to_owned)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.answers).unwrap_or_default()
+    }
+
+    fn decode(key: &str, value: &[u8]) -> Result<Self, RowError> {
+        let at = Self::id_in(key).ok_or(RowError::Field("key"))?;
+        Ok(Self { at, answers: serde_json::from_slice(value).map_err(RowError::Value)? })
+    }
+}
+
+/// A row `here/POP`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct HereRow {
+    pop: String,
+    /// The process that says so, and how often it has.
+    process: String,
+    beat: u64,
+    /// Marks of the challenges it answers.
+    answers: BTreeSet<String>,
+}
+
+const HERE: &str = "here/";
+
+impl RegistryRow for HereRow {
+    type Id = String;
+    const PREFIX: &'static str = HERE;
+    const WHAT: &'static str = "PoP's presence";
+    const MAY_ALL_GO: bool = true;
+
+    fn id(&self) -> String {
+        self.pop.clone()
+    }
+
+    fn id_in(key: &str) -> Option<String> {
+        key.strip_prefix(HERE).map(str::to_owned)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn decode(key: &str, value: &[u8]) -> Result<Self, RowError> {
+        let row: Self = serde_json::from_slice(value).map_err(RowError::Value)?;
+        match Self::id_in(key).as_deref() == Some(&row.pop) {
+            true => Ok(row),
+            false => Err(RowError::Field("pop")),
+        }
+    }
+}
+
+/// A mark of an answer: short, and the same on every PoP.
+fn mark(at: &str, value: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{at}\n{value}").as_bytes());
+    digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The PoPs of the fleet; a machine that stands alone is the only one.
+pub(super) struct Pops {
+    rows: Arc<StoreRows>,
+    table: Follows<ChallengeRow>,
+    accounts: Arc<Accounts>,
+    /// Marks of what this PoP answers.
+    answered: watch::Sender<BTreeSet<String>>,
+    here: Follows<HereRow>,
+    /// The own row's name; none for a machine that stands alone.
+    pop: Option<String>,
+    /// When each PoP's row was seen to change last.
+    seen: Mutex<BTreeMap<String, (HereRow, Instant)>>,
+}
+
+impl Pops {
+    /// Begins to answer what the store says, and to say so.
+    pub(super) fn start(
+        config: &Config,
+        store: &Store,
+        rows: Arc<StoreRows>,
+        published: Arc<Published>,
+        accounts: Arc<Accounts>,
+        process: String,
+    ) -> Arc<Self> {
+        let pop = Some(config.fleet.name.clone()).filter(|name| !name.is_empty());
+        let (table, here) = (Arc::new(Registry::new()), Arc::new(Registry::new()));
+        let answered = watch::Sender::new(BTreeSet::new());
+        let pops = Arc::new(Self { rows, table, accounts, answered, here, pop, seen: Mutex::default() });
+        let file = |name: &str| config.data_dir.join(name);
+        let (store, table, here) = (Arc::clone(store), Arc::clone(&pops.table), Arc::clone(&pops.here));
+        let challenges = registry::follow(
+            Arc::clone(&store),
+            table,
+            |at: &String| format!("{PREFIX}{at}"),
+            file("challenges.last-known-good"),
+        );
+        tokio::spawn(challenges);
+        tokio::spawn(Arc::clone(&pops).answer(published));
+        if let Some(pop) = pops.pop.clone() {
+            let presence =
+                registry::follow(store, here, |pop: &String| format!("{HERE}{pop}"), file("presence.last-known-good"));
+            tokio::spawn(presence);
+            tokio::spawn(Arc::clone(&pops).watch());
+            tokio::spawn(Arc::clone(&pops).say(pop, process));
+        }
+        pops
+    }
+
+    /// What a token of a CA that is not the first is answered with.
+    pub(super) fn http(&self, token: &str) -> Option<String> {
+        let row = self.table.lookup(format!("http/{token}"))?;
+        row.answers.first().map(|given| given.value.clone())
+    }
+
+    /// Keeps the DNS as the table is.
+    async fn answer(self: Arc<Self>, published: Arc<Published>) {
+        let mut changes = self.table.changes();
+        let mut known = BTreeSet::new();
+        loop {
+            changes.mark_unchanged();
+            let rows = self.table.all();
+            let all: BTreeSet<_> = rows
+                .iter()
+                .flat_map(|row| row.answers.iter().map(|given| (row.at.clone(), given.value.clone())))
+                .collect();
+            for (at, value) in known.difference(&all) {
+                if let Some(name) = at.strip_prefix("txt/") {
+                    published.remove(name, value);
+                }
+            }
+            for (at, value) in all.difference(&known) {
+                let Some(name) = at.strip_prefix("txt/") else { continue };
+                if let Err(error) = published.add(name, value) {
+                    tracing::warn!(name, %error, "a challenge is not answered");
+                }
+            }
+            self.answered.send_replace(all.iter().map(|(at, value)| mark(at, value)).collect());
+            known = all;
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Notes when each PoP's row changes.
+    async fn watch(self: Arc<Self>) {
+        let mut changes = self.here.changes();
+        loop {
+            changes.mark_unchanged();
+            let (rows, now) = (self.here.all(), Instant::now());
+            {
+                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.retain(|pop, _| rows.iter().any(|row| row.pop == *pop));
+                for row in rows {
+                    if seen.get(&row.pop).is_none_or(|(known, _)| *known != *row) {
+                        seen.insert(row.pop.clone(), ((*row).clone(), now));
+                    }
+                }
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Says what this PoP answers, at each change and each [`BEAT`].
+    async fn say(self: Arc<Self>, pop: String, process: String) {
+        let key = format!("{HERE}{pop}");
+        let mut answered = self.answered.subscribe();
+        let mut beat = 0;
+        loop {
+            let answers = answered.borrow_and_update().clone();
+            beat += 1;
+            let row = HereRow { pop: pop.clone(), process: process.clone(), beat, answers };
+            if let Err(error) = put(&*self.rows, &key, &row.encode()).await {
+                tracing::debug!(%error, "the PoP's presence is not written");
+            }
+            tokio::select! {
+                changed = answered.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(BEAT) => {}
+            }
+        }
+    }
+
+    /// Who does not answer all of this yet.
+    fn lacking(&self, marks: &[String]) -> Vec<String> {
+        let lacks = |answers: &BTreeSet<String>| marks.iter().any(|mark| !answers.contains(mark));
+        let own = self.pop.as_deref().unwrap_or("this machine");
+        let mut lacking = Vec::new();
+        if lacks(&self.answered.borrow()) {
+            lacking.push(own.to_owned());
+        }
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = seen.iter().filter(|(pop, (_, since))| *pop != own && since.elapsed() < SILENT);
+        lacking.extend(others.filter(|(_, (row, _))| lacks(&row.answers)).map(|(pop, _)| pop.clone()));
+        lacking
+    }
+
+    async fn everywhere(&self, marks: &[String]) -> Result<(), Problem> {
+        let end = Instant::now() + EVERYWHERE;
+        loop {
+            let lacking = self.lacking(marks);
+            if lacking.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                let why = format!("not every PoP answers the challenge yet: {}", lacking.join(", "));
+                return Err(Problem::new(Class::Unavailable, why));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn change(&self, at: &str, change: impl Fn(&mut Vec<Given>)) -> Result<(), RowsError> {
+        let key = format!("{PREFIX}{at}");
+        for _ in 0..TRIES {
+            let found = self.rows.get(&key).await?;
+            let mut answers: Vec<Given> =
+                found.as_ref().and_then(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default();
+            let before = answers.clone();
+            let now = unix_now();
+            answers.retain(|given| given.until > now);
+            change(&mut answers);
+            if answers == before {
+                return Ok(());
+            }
+            let value = (!answers.is_empty()).then(|| serde_json::to_vec(&answers).unwrap_or_default());
+            match self.rows.compare_and_set(&key, found.map(|row| row.version), value.as_deref()).await {
+                Err(RowsError::Conflict) => {}
+                written => return written.map(drop),
+            }
+        }
+        Err(RowsError::Conflict)
+    }
+
+    /// Where the answer to a challenge is, and what it is; `None` when every PoP answers it without.
+    fn place(&self, challenge: &Challenge) -> Option<(String, String)> {
+        match challenge.kind {
+            Kind::Dns01 => Some((format!("txt/_acme-challenge.{}", challenge.name), challenge.txt.clone())),
+            Kind::Http01 => {
+                let (_, thumbprint) = challenge.key_authorization.split_once('.')?;
+                let firsts = self.accounts.thumbprint().is_some_and(|first| *first == thumbprint);
+                (!firsts).then(|| (format!("http/{}", challenge.token), challenge.key_authorization.clone()))
+            }
+            Kind::TlsAlpn01 => None,
+        }
+    }
+}
+
+/// Writes a row that is nobody else's, whatever is there.
+async fn put(rows: &StoreRows, key: &str, value: &[u8]) -> Result<(), RowsError> {
+    for _ in 0..TRIES {
+        let version = rows.get(key).await?.map(|row| row.version);
+        match rows.compare_and_set(key, version, Some(value)).await {
+            Err(RowsError::Conflict) => {}
+            written => return written.map(drop),
+        }
+    }
+    Err(RowsError::Conflict)
+}
+
+fn problem(error: &RowsError) -> Problem {
+    Problem::new(Class::Unavailable, format!("the answer to a challenge is not in the store: {error}"))
+}
+
+impl Challenges for Pops {
+    fn publish<'a>(&'a self, id: &'a str, challenges: &'a [Challenge]) -> Reply<'a, ()> {
+        Box::pin(async move {
+            let mut marks = Vec::new();
+            for (at, value) in challenges.iter().filter_map(|challenge| self.place(challenge)) {
+                let add = |answers: &mut Vec<Given>| {
+                    answers.retain(|given| given.value != value);
+                    answers.push(Given { value: value.clone(), id: id.to_owned(), until: unix_now() + LIVES });
+                };
+                self.change(&at, add).await.map_err(|error| problem(&error))?;
+                marks.push(mark(&at, &value));
+            }
+            self.everywhere(&marks).await
+        })
+    }
+
+    fn withdraw<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {
+        Box::pin(async move {
+            let all = self.table.all();
+            let of_it = all.iter().filter(|row| row.answers.iter().any(|given| given.id == id));
+            for row in of_it {
+                let take = |answers: &mut Vec<Given>| answers.retain(|given| given.id != id);
+                self.change(&row.at, take).await.map_err(|error| problem(&error))?;
+            }
+            Ok(())
+        })
+    }
+}
