@@ -167,7 +167,7 @@ impl Manager {
         let newest = self.wishes.newest(&wish.id);
         let due = newest.as_ref().is_none_or(|newest| newest.names != wish.names || newest.due(&wish.id) <= unix_now());
         if !due {
-            let newest = newest.ok_or(Pause::Until(unix_now() + 1))?;
+            let newest = newest.ok_or_else(|| Pause::Until(unix_now() + 1))?;
             return self.ask_window(wish, &newest).await;
         }
         let mut order = match self.issuer.find(&wish.id).await? {

@@ -147,7 +147,7 @@ impl Kek {
         use std::os::unix::fs::OpenOptionsExt;
         let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let made = made.and_then(|mut file| {
-            let line = Zeroizing::new(format!("{}\n", STANDARD.encode(&*random::<KEY_BYTES>()?)));
+            let line = Zeroizing::new(format!("{}\n", STANDARD.encode(random::<KEY_BYTES>()?.as_slice())));
             file.write_all(line.as_bytes())?;
             file.sync_all()
         });

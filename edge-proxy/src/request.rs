@@ -144,7 +144,7 @@ async fn serve(
     let edge = &worker.edge;
     refuse_what_we_do_not_proxy(&exchange.parts)?;
     let named = target::of(&exchange.parts, client, edge)?;
-    if let Some(answer) = acme_challenge::answer(exchange.parts.uri.path(), edge.from_cas()) {
+    if let Some(answer) = acme_challenge::answer(exchange.parts.uri.path(), edge.challenged()) {
         return Ok(answer);
     }
     let route = find(edge, &named.target.name)?;

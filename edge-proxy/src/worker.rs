@@ -105,7 +105,7 @@ impl Edge {
     }
 
     /// Whose challenges are answered, if anybody's.
-    pub(crate) fn from_cas(&self) -> Option<&FromCas> {
+    pub(crate) fn challenged(&self) -> Option<&FromCas> {
         self.from_cas.get().map(|from_cas| &**from_cas)
     }
 

@@ -239,7 +239,7 @@ impl Pops {
             let answers = answered.borrow_and_update().clone();
             beat += 1;
             let row = HereRow { pop: pop.clone(), process: process.clone(), beat, answers };
-            if let Err(error) = put(&*self.rows, &key, &row.encode()).await {
+            if let Err(error) = put(&self.rows, &key, &row.encode()).await {
                 tracing::debug!(%error, "the PoP's presence is not written");
             }
             tokio::select! {

@@ -54,7 +54,7 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, https_port: 
 
 /// 308 keeps the method, so a webhook configured with `http://` still arrives as a POST.
 fn redirect(request: &Request<Incoming>, edge: &Edge, https_port: u16) -> Response<EdgeBody> {
-    if let Some(answer) = acme_challenge::answer(request.uri().path(), edge.from_cas()) {
+    if let Some(answer) = acme_challenge::answer(request.uri().path(), edge.challenged()) {
         return answer;
     }
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
