@@ -1,4 +1,4 @@
-//! A real CA, by RFC 8555. Everything of `instant-acme` is in this file and in [`super::http`].
+//! A real CA, by RFC 8555. Everything of `instant-acme` is in this file and in `http.rs` beside it.
 
 pub use super::http::Http;
 use super::http::{Noted, noting};
