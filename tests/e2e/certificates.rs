@@ -14,9 +14,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 const SUFFIX: &str = "sprites.test";
-const DOMAIN: &str = "shop.example";
+pub(crate) const DOMAIN: &str = "shop.example";
 /// From the start to a certificate: a second for Pebble, more on a busy machine.
-const ISSUED: Duration = Duration::from_secs(60);
+pub(crate) const ISSUED: Duration = Duration::from_secs(60);
 
 /// A machine whose zone and ports the CA knows.
 struct Site {
@@ -83,7 +83,7 @@ async fn start(config: &str, data: &Arc<TempDir>) -> Demo {
 }
 
 /// The leaf a visitor gets for a name, if it is one to trust.
-async fn leaf(edge: &Demo, roots: &RootCertStore, name: &str) -> std::io::Result<Vec<u8>> {
+pub(crate) async fn leaf(edge: &Demo, roots: &RootCertStore, name: &str) -> std::io::Result<Vec<u8>> {
     let config = rustls::ClientConfig::builder().with_root_certificates(roots.clone()).with_no_client_auth();
     let stream = TcpStream::connect(edge.https).await?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -91,7 +91,7 @@ async fn leaf(edge: &Demo, roots: &RootCertStore, name: &str) -> std::io::Result
     Ok(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec())
 }
 
-async fn trusted(edge: &Demo, roots: &RootCertStore, name: &str) -> Vec<u8> {
+pub(crate) async fn trusted(edge: &Demo, roots: &RootCertStore, name: &str) -> Vec<u8> {
     until("a certificate to trust", ISSUED, async || leaf(edge, roots, name).await.ok()).await
 }
 

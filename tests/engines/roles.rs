@@ -13,7 +13,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 /// Rows of every kind, and who the machines are: host 1 and PoP `fra-1`.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "sprite/a",
     "placement/a",
     "handover/a",
@@ -23,6 +23,7 @@ const KEYS: [&str; 10] = [
     "pop/fra-2",
     "domain/a.example",
     "stek/normal/1",
+    "cert/domain.a.example/0000000001",
     "strange/a",
 ];
 

@@ -96,9 +96,14 @@ impl Pebble {
         std::fs::read_to_string(self.folder.path().join("pebble.log")).unwrap_or_default()
     }
 
-    /// Its process.
-    pub const fn node(&mut self) -> &mut Node {
-        &mut self.node
+    /// Nothing comes out of it any more; its sockets stay open.
+    pub fn freeze(&self) {
+        self.node.freeze();
+    }
+
+    /// Undoes [`Pebble::freeze`].
+    pub fn thaw(&self) {
+        self.node.thaw();
     }
 
     async fn get(&self, url: &str) -> Option<String> {

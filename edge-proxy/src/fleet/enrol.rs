@@ -83,7 +83,7 @@ pub enum MachineCommand {
         #[arg(long, value_name = "ADDRESS")]
         endpoint: Option<SocketAddr>,
         /// The key it signs its rows with; needed where operators sign.
-        #[arg(long, value_name = "BASE64URL")]
+        #[arg(long, value_name = "BASE64URL", allow_hyphen_values = true)]
         signing: Option<String>,
         /// A new host: its number; the next that is free in all regions of this config file when left out.
         #[arg(long)]
@@ -474,5 +474,25 @@ fn print(value: &Value, json: bool) {
             }
         }
         other => println!("{other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: MachineCommand,
+    }
+
+    #[test]
+    fn a_key_that_begins_with_a_dash_is_a_key() {
+        // One of 64 does.
+        let line = ["x", "add", "a", "--key", "k", "--pin", "p", "--signing", "-Fx_", "--replace"];
+        let MachineCommand::Add { signing, replace, .. } = Line::parse_from(line).command else { panic!("no add") };
+        assert_eq!((signing.as_deref(), replace), (Some("-Fx_"), true));
     }
 }
