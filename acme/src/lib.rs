@@ -17,3 +17,9 @@ pub mod rows;
 pub mod seal;
 pub mod tickets;
 pub mod validity;
+
+/// Now, seconds since 1970, by the system's clock.
+#[must_use]
+pub fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -7,9 +7,10 @@ use crate::lease::{LEASE_PREFIX, Lease, LeaseRow, Next, shard};
 use crate::order::issue::{Halt, Issuer, Outcome};
 use crate::order::{GATE, OrderRow};
 use crate::rows::RowsError;
+use crate::unix_now;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -74,10 +75,6 @@ impl From<RowsError> for Pause {
     fn from(error: RowsError) -> Self {
         Self::Rows(error)
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl Manager {

@@ -165,10 +165,32 @@ impl Kek {
         Key::new(id, bytes)
     }
 
-    fn unwrap(&self, key: &str, wrapped: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        let parts = parts(wrapped)?;
-        self.keys.iter().find(|known| known.id == parts.id)?.open(&about(key, 0), &parts)
+    /// Seals `plain` for the row `name`, in this generation of it, under the key itself: for what is few and short.
+    ///
+    /// # Errors
+    /// [`SealError::Library`].
+    pub fn seal(&self, name: &str, generation: u64, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.keys.first().ok_or(SealError::Library)?.seal(&about(name, generation), plain)
     }
+
+    /// Opens what was sealed for the row `name` in this generation of it.
+    ///
+    /// # Errors
+    /// [`SealError::Forged`], [`SealError::UnknownKey`].
+    pub fn open(&self, name: &str, generation: u64, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        open_with(self.keys.iter(), name, generation, sealed)
+    }
+}
+
+fn open_with<'a>(
+    mut keys: impl Iterator<Item = &'a Key>,
+    name: &str,
+    generation: u64,
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let parts = parts(sealed).ok_or_else(|| SealError::Forged(name.into()))?;
+    let key = keys.find(|key| key.id == parts.id).ok_or_else(|| SealError::UnknownKey(name.into()))?;
+    key.open(&about(name, generation), &parts).ok_or_else(|| SealError::Forged(name.into()))
 }
 
 fn random<const N: usize>() -> std::io::Result<Zeroizing<[u8; N]>> {
@@ -239,7 +261,7 @@ impl Sealer {
             let id = row.key.strip_prefix(SEAL_PREFIX).and_then(|id| u64::from_str_radix(id, 16).ok());
             let wrapped = serde_json::from_slice::<DataKeyRow>(&row.value).ok();
             let wrapped = wrapped.and_then(|wrapped| STANDARD.decode(wrapped.wrapped).ok());
-            let bytes = wrapped.and_then(|wrapped| self.kek.unwrap(&row.key, &wrapped));
+            let bytes = wrapped.and_then(|wrapped| self.kek.open(&row.key, 0, &wrapped).ok());
             let (Some(id), Some(bytes)) = (id, bytes) else {
                 tracing::warn!(row = row.key, "a data key does not open with this machine's KEK");
                 continue;
@@ -256,8 +278,7 @@ impl Sealer {
         // The first has a name of its own, so that two machines cannot both make it.
         let key = format!("{SEAL_PREFIX}{:016x}", 1);
         let data_key = random::<KEY_BYTES>().map_err(|_| SealError::Library)?;
-        let kek = self.kek.keys.first().ok_or(SealError::Library)?;
-        let wrapped = STANDARD.encode(kek.seal(&about(&key, 0), &*data_key)?);
+        let wrapped = STANDARD.encode(self.kek.seal(&key, 0, &*data_key)?);
         let value = serde_json::to_vec(&DataKeyRow { wrapped }).map_err(|_| SealError::Library)?;
         rows.compare_and_set(&key, None, Some(&value)).await?;
         Ok(())
@@ -280,8 +301,8 @@ impl Sealer {
             if parts(&wrapped).is_some_and(|parts| parts.id == kek.id) {
                 continue;
             }
-            let bytes = self.kek.unwrap(&row.key, &wrapped).ok_or_else(unknown)?;
-            let wrapped = STANDARD.encode(kek.seal(&about(&row.key, 0), &bytes)?);
+            let bytes = self.kek.open(&row.key, 0, &wrapped).map_err(|_| unknown())?;
+            let wrapped = STANDARD.encode(self.kek.seal(&row.key, 0, &bytes)?);
             let value = serde_json::to_vec(&DataKeyRow { wrapped }).map_err(|_| SealError::Library)?;
             rows.compare_and_set(&row.key, Some(row.version), Some(&value)).await?;
             wrapped_anew += 1;
@@ -303,10 +324,8 @@ impl Sealer {
     /// # Errors
     /// [`SealError::Forged`], [`SealError::UnknownKey`]: then [`Self::reload`] may help.
     pub fn open(&self, name: &str, generation: u64, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        let parts = parts(sealed).ok_or_else(|| SealError::Forged(name.into()))?;
         let keys = self.keys.load();
-        let key = keys.iter().find(|key| key.id == parts.id).ok_or_else(|| SealError::UnknownKey(name.into()))?;
-        key.open(&about(name, generation), &parts).ok_or_else(|| SealError::Forged(name.into()))
+        open_with(keys.iter().map(|key| &**key), name, generation, sealed)
     }
 }
 
@@ -356,6 +375,20 @@ mod tests {
         let new = Sealer::load(&kek(dir.path(), "new", &line(2)), &rows).await.unwrap();
         assert_eq!(new.open("acct/ca", 1, &sealed).unwrap().as_slice(), b"credentials");
         assert!(Sealer::load(&kek(dir.path(), "old", &line(1)), &rows).await.is_err());
+    }
+
+    #[test]
+    fn what_a_kek_seals_opens_with_any_key_of_its_file_for_its_own_row_and_generation() {
+        let dir = tempfile::tempdir().unwrap();
+        let (name, old) = ("stek/normal/1", kek(dir.path(), "old", &line(1)));
+        let sealed = old.seal(name, 1, b"secret").unwrap();
+        let both = kek(dir.path(), "both", &(line(2) + &line(1)));
+        assert_eq!(both.open(name, 1, &sealed).unwrap().as_slice(), b"secret");
+        assert!(both.open("stek/normal/2", 1, &sealed).is_err() && both.open(name, 2, &sealed).is_err());
+        for at in 0..sealed.len() {
+            assert!(both.open(name, 1, &sealed[..at]).is_err(), "{at} bytes");
+        }
+        assert!(kek(dir.path(), "new", &line(2)).open(name, 1, &sealed).is_err());
     }
 
     #[test]

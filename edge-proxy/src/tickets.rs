@@ -1,6 +1,7 @@
 //! The ticket keys of this edge, kept in step with the rows of the store: one task for both rings.
 
-use acme::tickets::{KekFile, PREFIX, Policy, Rotation, Sealer, Shown, TicketRing, Write};
+use acme::seal::Kek;
+use acme::tickets::{PREFIX, Policy, Rotation, Sealer, Shown, TicketRing, Write};
 use anyhow::Context;
 use config::Config;
 use router::store::{FeedEvent, Store, StoreError};
@@ -54,14 +55,9 @@ impl Tickets {
     /// The key's file, and why.
     pub fn open(config: &Config, store: Store, member: &str) -> anyhow::Result<Option<Arc<Self>>> {
         let sealer = match (config.tls.kek.as_os_str().is_empty(), config.fleet.name.is_empty()) {
-            (false, _) => {
-                KekFile::load(&config.tls.kek).with_context(|| format!("tls.kek {}", config.tls.kek.display()))?
-            }
+            (false, _) => Kek::from_file(&config.tls.kek).context("tls.kek")?,
             // Alone, nobody else has to open what is sealed here.
-            (true, true) => {
-                let path = config.data_dir.join("kek");
-                KekFile::load_or_create(&path).with_context(|| path.display().to_string())?
-            }
+            (true, true) => Kek::from_file_or_new(&config.data_dir.join("kek"))?,
             (true, false) => return Ok(None),
         };
         let period = config.tls.ticket_period;

@@ -98,7 +98,7 @@ async fn all_on_another(pops: &[Demo], before: u64) -> u64 {
 async fn fleet(nats: &Nats, period: &str) -> (tempfile::TempDir, Vec<Machine>, Vec<Demo>) {
     let folder = tempfile::tempdir().unwrap();
     let kek = folder.path().join("kek");
-    acme::tickets::KekFile::load_or_create(&kek).unwrap();
+    acme::seal::Kek::from_file_or_new(&kek).unwrap();
     let sections = format!("{}[tls]\nkek = {kek:?}\nticket_period = {period:?}\n", nats.sections());
     let (mut machines, mut pops) = (Vec::new(), Vec::new());
     for name in ["pop-a", "pop-b", "pop-c"] {

@@ -3,12 +3,13 @@
 pub use super::http::Http;
 use super::http::{Noted, noting};
 use super::{Authority, Challenge, Class, Kind, NewOrder, Problem, Reply, Status, View, Window};
+use crate::unix_now;
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error,
     ExternalAccountKey, Identifier, NewAccount, Order, OrderStatus, RevocationReason, RevocationRequest,
 };
 use rustls_pki_types::CertificateDer;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Names of one order (Let's Encrypt's profiles allow 25, `classic` 100).
@@ -209,10 +210,6 @@ impl Authority for Client {
             done.map_err(|error| problem(&error, &noted))
         })
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn kind_of(kind: Kind) -> ChallengeType {

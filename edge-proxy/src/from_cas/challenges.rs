@@ -4,13 +4,13 @@
 //! is there answers: each says in a row of its own (`here/POP`) which challenges it answers, and that it lives. One that
 //! says nothing for a while is not waited for.
 
-use super::Follows;
 use super::accounts::Accounts;
 use super::rows::StoreRows;
 use acme::ca::{Challenge, Class, Kind, Problem, Reply};
 use acme::dns::Published;
 use acme::order::issue::Challenges;
 use acme::rows::{Rows, RowsError};
+use acme::unix_now;
 use config::Config;
 use router::registry::{self, Registry, RegistryRow};
 use router::rows::RowError;
@@ -18,7 +18,7 @@ use router::store::Store;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -121,18 +121,14 @@ fn mark(at: &str, value: &str) -> String {
     digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 /// The PoPs of the fleet; a machine that stands alone is the only one.
 pub(super) struct Pops {
     rows: Arc<StoreRows>,
-    table: Follows<ChallengeRow>,
+    table: Arc<Registry<ChallengeRow>>,
     accounts: Arc<Accounts>,
     /// Marks of what this PoP answers.
     answered: watch::Sender<BTreeSet<String>>,
-    here: Follows<HereRow>,
+    here: Arc<Registry<HereRow>>,
     /// The own row's name; none for a machine that stands alone.
     pop: Option<String>,
     /// When each PoP's row was seen to change last.

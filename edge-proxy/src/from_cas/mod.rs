@@ -20,7 +20,7 @@ use anyhow::Context;
 use challenges::Pops;
 use config::Config;
 use router::domains::DomainTable;
-use router::registry::{self, Registry};
+use router::registry;
 use router::store::Store;
 use rows::StoreRows;
 use std::sync::Arc;
@@ -115,6 +115,3 @@ async fn sealer(kek: Kek, rows: &StoreRows) -> Option<Arc<Sealer>> {
         }
     }
 }
-
-/// A table of machines' rows that follows the store.
-type Follows<R> = Arc<Registry<R>>;

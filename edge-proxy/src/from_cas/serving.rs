@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::sign::CertifiedKey;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Shortest pause between two rounds (chosen).
 const PAUSE: Duration = Duration::from_millis(10);
@@ -50,8 +50,7 @@ async fn round(
     serving: &DomainCertificates,
     served: &mut Served,
 ) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let best = best(table, now);
+    let best = best(table, acme::unix_now());
     let mut names = Vec::new();
     for (target, (wish, row)) in &best {
         let is_served = (wish.clone(), row.generation);
