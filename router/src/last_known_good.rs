@@ -148,6 +148,7 @@ fn row_of(route: &Route, serial: u64) -> SpriteRow {
         ports: route.ports.to_vec(),
         access: route.access.clone(),
         wake: route.wake.as_deref().cloned().unwrap_or_default(),
+        client_certificate: route.client_certificate.as_deref().cloned(),
         deleted: route.deleted,
         proof: Proof { serial, ..Proof::default() },
     }
@@ -157,6 +158,7 @@ fn row_of(route: &Route, serial: u64) -> SpriteRow {
 mod tests {
     use super::*;
     use crate::access::Access;
+    use crate::client_certificate::{ClientCertificate, ClientMode};
     use crate::names::SpriteName;
     use crate::route::{Generation, HostId};
 
@@ -189,6 +191,7 @@ mod tests {
                 access: Access::Public,
                 wake: None,
                 ports: [80].into(),
+                client_certificate: Some(Arc::new(ClientCertificate { mode: ClientMode::Pass, ca_pem: String::new() })),
                 deleted,
             };
             table.apply_put(&SpriteName::parse(name).unwrap(), route);

@@ -5,6 +5,7 @@ mod access;
 mod acknowledged;
 mod answers;
 mod bodies;
+mod client_certificates;
 mod client_gone;
 mod cold_and_warm_wake;
 mod command_driver;
