@@ -348,6 +348,17 @@ pub enum SpriteCommand {
         #[arg(long, conflicts_with_all = ["origins", "methods", "headers", "credentials"])]
         none: bool,
     },
+    /// Ask its visitors for client certificates (docs/tls.md).
+    ClientCertificate {
+        /// Its name.
+        name: String,
+        /// require: no handshake without one of these CAs; request: one that comes must be of them; pass: any is handed on.
+        #[arg(value_parser = ["require", "request", "pass", "none"])]
+        mode: String,
+        /// Certificates of the CAs, a PEM file; for require and request.
+        #[arg(long, value_name = "FILE", required_if_eq_any = [("mode", "require"), ("mode", "request")])]
+        ca: Option<PathBuf>,
+    },
     /// Say which requests may wake it.
     WakeRules {
         /// Its name.

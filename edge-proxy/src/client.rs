@@ -1,15 +1,19 @@
 //! One client connection as a request sees it: who it is, and whether it is still there.
 
 use crate::access::VerifiedGrant;
+use crate::client_certificate::header_lines;
 use crate::early_wake::EarlyWake;
 use crate::interim::Http1Interim;
 use crate::target::NamedTarget;
 use crate::tunnel::Tunnel;
+use router::client_certificate::ClientCertificate;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustls::pki_types::CertificateDer;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -27,6 +31,8 @@ pub struct Client {
     pub local_port: u16,
     /// The name of the handshake, lower-cased by rustls; none on the plain port.
     pub server_name: Option<Box<str>>,
+    /// What its handshake asked for, by the rules of the sprite it named.
+    pub asked: Option<Arc<ClientCertificate>>,
     /// Header lines that are the same for every request of this connection.
     pub forwarded: Box<[u8]>,
     /// The `for=` element of `Forwarded`.
@@ -60,6 +66,7 @@ impl Client {
             peer,
             local_port,
             server_name,
+            asked: None,
             forwarded: forwarded.into_bytes().into(),
             forwarded_for: forwarded_for.into(),
             last_target: RefCell::new(None),
@@ -69,6 +76,13 @@ impl Client {
             early_wake: Cell::new(None),
             socket,
         }
+    }
+
+    /// Of a connection that was made under these rules, with the certificate its handshake has verified.
+    #[must_use]
+    pub fn asked_for(self, rules: Arc<ClientCertificate>, chain: Option<&[CertificateDer<'_>]>) -> Self {
+        let forwarded = [&*self.forwarded, &header_lines(chain)].concat().into();
+        Self { asked: Some(rules), forwarded, ..self }
     }
 
     /// How often something was read from it.

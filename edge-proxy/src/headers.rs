@@ -27,6 +27,10 @@ pub fn is_ours(name: &HeaderName) -> bool {
         Some(b'x') => name.starts_with("x-forwarded-") || name == "x-request-id" || name == "x-real-ip",
         Some(b'f') => name == "forwarded",
         Some(b's') => name.starts_with("sprite-"),
+        // Many servers take an underscore for a dash.
+        Some(b'c') => {
+            name.starts_with("client") && matches!(&*name.replace('_', "-"), "client-cert" | "client-cert-chain")
+        }
         _ => false,
     }
 }
@@ -89,6 +93,16 @@ pub fn add_to_response(headers: &mut HeaderMap, id: &RequestId) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_the_visitor_is_only_the_edge_may_say() {
+        for name in ["client-cert", "client-cert-chain", "client_cert", "client_cert-chain", "forwarded", "x-real-ip"] {
+            assert!(is_ours(&HeaderName::from_static(name)), "{name}");
+        }
+        for name in ["client", "client-certificate", "cookie"] {
+            assert!(!is_ours(&HeaderName::from_static(name)), "{name}");
+        }
+    }
 
     #[test]
     fn the_third_pass_through_here_is_refused() {

@@ -10,6 +10,7 @@ pub mod body;
 pub mod cli;
 pub mod client;
 pub mod client_body;
+pub mod client_certificate;
 pub mod client_class;
 pub mod connection;
 pub mod date;

@@ -11,6 +11,7 @@ use crate::asleep::{self, Way};
 use crate::body::EdgeBody;
 use crate::client::Client;
 use crate::client_body::ClientBody;
+use crate::client_certificate;
 use crate::edge_answers;
 use crate::error::RequestError;
 use crate::forward::{self, Attempt, Guest, Missed};
@@ -148,6 +149,7 @@ async fn serve(
         return Ok(answer);
     }
     let route = find(edge, &named.target.name)?;
+    client_certificate::check(&route, client)?;
     match access::admit(&route.access, &named, &mut exchange.parts, client)? {
         Admission::Passes { authenticated } => exchange.authenticated = authenticated,
         Admission::Exchanged(answer) | Admission::Preflight(answer) => return Ok(*answer),

@@ -181,6 +181,7 @@ mod tests {
             access,
             wake: None,
             ports: [].into(),
+            client_certificate: None,
             deleted: false,
         }
     }

@@ -230,6 +230,7 @@ mod tests {
             ports: Vec::new(),
             access: Access::Public,
             wake: WakeRules::default(),
+            client_certificate: None,
             deleted: false,
             proof: router::placement::Proof::default(),
         }

@@ -4,6 +4,7 @@
 //! rustls's own resolver can neither wait nor say why it has nothing (it sends `access_denied` for every reason), so
 //! the name is looked up before rustls goes on.
 
+use crate::client_certificate;
 use crate::tickets::Tickets;
 use acme::resolver::{CertResolver, Found, OpenError};
 use acme::tickets::{Policy, scope};
@@ -11,10 +12,15 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use router::client_certificate::ClientCertificate;
 use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+/// Configurations that ask for client certificates and are kept; then all are made anew (chosen: some tens of KiB each).
+const ASKING_MAX: usize = 1_024;
 
 /// Why a client was refused at its ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub enum Refusal {
     Expired,
     /// The certificate lies sealed and cannot be opened.
     NotOpened,
+    /// Its sprite asks for client certificates by rules that are none.
+    NotAsked,
 }
 
 impl Refusal {
@@ -38,6 +46,7 @@ impl Refusal {
             Self::NoName => "no_name",
             Self::Expired => "expired",
             Self::NotOpened => "not_opened",
+            Self::NotAsked => "not_asked",
         }
     }
 
@@ -46,7 +55,7 @@ impl Refusal {
         match self {
             Self::UnknownName | Self::Expired => 112, // unrecognized_name
             Self::NoName => 109,                      // missing_extension
-            Self::NotOpened => 80,                    // internal_error
+            Self::NotOpened | Self::NotAsked => 80,   // internal_error
         }
     }
 }
@@ -61,6 +70,8 @@ pub struct Tls {
     resolver: Arc<CertResolver>,
     config: Arc<ServerConfig>,
     tickets: Option<Arc<Tickets>>,
+    /// By ticket scope: those that ask for client certificates.
+    asking: Mutex<HashMap<[u8; 32], Arc<ServerConfig>>>,
     refused: Family<OfReason, Counter>,
 }
 
@@ -84,7 +95,8 @@ impl Tls {
         };
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
-        Ok(Arc::new(Self { resolver, config: Arc::new(config), tickets, refused: Family::default() }))
+        let (asking, refused) = (Mutex::default(), Family::default());
+        Ok(Arc::new(Self { resolver, config: Arc::new(config), tickets, asking, refused }))
     }
 
     /// The keys all edges share, if they do.
@@ -93,33 +105,70 @@ impl Tls {
         self.tickets.as_deref()
     }
 
-    /// With what a client that asks for `name` goes on.
+    /// With what a client that asks for `name` goes on, where its sprite may ask for a certificate.
     ///
     /// # Errors
     /// [`Refusal`].
     ///
     /// # Cancel safety
     /// Holds no state.
-    pub async fn admit(&self, name: Option<&str>) -> Result<Arc<ServerConfig>, Refusal> {
-        let certificate = match self.resolver.look(name) {
-            Found::Ready(_) => return Ok(Arc::clone(&self.config)),
-            Found::Expired(certificate) => certificate,
-            Found::Sealed(handle) => match self.resolver.open(handle).await {
-                Ok(_) => return Ok(Arc::clone(&self.config)),
-                Err(error) => {
+    pub async fn admit(
+        &self,
+        name: Option<&str>,
+        asks: Option<&ClientCertificate>,
+    ) -> Result<Arc<ServerConfig>, Refusal> {
+        match self.resolver.look(name) {
+            Found::Ready(_) => {}
+            Found::Expired(_) if self.resolver.refuses_expired() => return Err(Refusal::Expired),
+            Found::Expired(certificate) => {
+                tracing::debug!(name, not_after = certificate.not_after, "an expired certificate is served");
+            }
+            Found::Sealed(handle) => {
+                if let Err(error) = self.resolver.open(handle).await {
                     if error != OpenError::Busy {
                         tracing::warn!(name, %error, "no certificate for a name that has one");
                     }
                     return Err(Refusal::NotOpened);
                 }
-            },
+            }
             Found::Unknown => return Err(if name.is_some() { Refusal::UnknownName } else { Refusal::NoName }),
-        };
-        if self.resolver.refuses_expired() {
-            return Err(Refusal::Expired);
         }
-        tracing::debug!(name, not_after = certificate.not_after, "an expired certificate is served");
-        Ok(Arc::clone(&self.config))
+        match asks {
+            None => Ok(Arc::clone(&self.config)),
+            Some(rules) => self.asking(rules).map_err(|error| {
+                tracing::warn!(name, error, "the client certificates of a sprite cannot be asked for");
+                Refusal::NotAsked
+            }),
+        }
+    }
+
+    /// The configuration that asks by these rules, made when it is wanted first.
+    fn asking(&self, rules: &ClientCertificate) -> Result<Arc<ServerConfig>, String> {
+        let scope = client_certificate::ticket_scope(rules);
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = asking.get(&scope) {
+            return Ok(Arc::clone(config));
+        }
+        let verifier = client_certificate::verifier(rules, Arc::clone(self.config.crypto_provider()))?;
+        let config = ServerConfig::builder_with_provider(Arc::clone(self.config.crypto_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12]);
+        let config = config.map_err(|error| error.to_string())?.with_client_cert_verifier(verifier);
+        let mut config = config.with_cert_resolver(Arc::clone(&self.resolver) as _);
+        config.ticketer = match &self.tickets {
+            Some(tickets) => tickets.ticketer(Policy::ClientCertificate, scope),
+            None => rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?,
+        };
+        config.alpn_protocols.clone_from(&self.config.alpn_protocols);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = self.config.send_tls13_tickets;
+        config.cert_compressors.clone_from(&self.config.cert_compressors);
+        config.cert_compression_cache = Arc::clone(&self.config.cert_compression_cache);
+        if asking.len() >= ASKING_MAX {
+            asking.clear();
+        }
+        let config = Arc::new(config);
+        asking.insert(scope, Arc::clone(&config));
+        Ok(config)
     }
 
     /// Tells a client why, and counts it. Whatever it has sent since stays unread.

@@ -327,6 +327,7 @@ impl Fleet {
             ports: Vec::new(),
             access: Access::Public,
             wake: WakeRules::default(),
+            client_certificate: None,
             deleted: false,
             proof: router::placement::Proof::default(),
         };

@@ -155,6 +155,7 @@ fn row(number: usize, private: bool) -> SpriteRow {
         ports: Vec::new(),
         access,
         wake: router::wake::WakeRules::default(),
+        client_certificate: None,
         deleted: false,
         proof: router::placement::Proof::default(),
     }

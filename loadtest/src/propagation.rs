@@ -144,6 +144,7 @@ fn row(generation: u64) -> SpriteRow {
         ports: Vec::new(),
         access: Access::Public,
         wake: router::wake::WakeRules::default(),
+        client_certificate: None,
         deleted: false,
         proof: router::placement::Proof::default(),
     }

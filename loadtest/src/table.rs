@@ -159,6 +159,7 @@ fn route(number: usize, generation: u64) -> Route {
         access: Access::Public,
         wake: None,
         ports: [].into(),
+        client_certificate: None,
         deleted: false,
     }
 }

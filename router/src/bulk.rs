@@ -101,6 +101,7 @@ mod tests {
             access: Access::Public,
             wake: None,
             ports: [].into(),
+            client_certificate: None,
             deleted: false,
         }
     }

@@ -168,6 +168,7 @@ mod tests {
             access: Access::Private(Arc::new(Private::default())),
             wake: None,
             ports: [80].into(),
+            client_certificate: None,
             deleted: false,
         }
     }

@@ -159,6 +159,7 @@ fn encode(route: &Route, serial: u64) -> Vec<u8> {
         ports: route.ports.to_vec(),
         access: route.access.clone(),
         wake: route.wake.as_deref().cloned().unwrap_or_default(),
+        client_certificate: route.client_certificate.as_deref().cloned(),
         deleted: route.deleted,
         proof: Proof { serial, ..Proof::default() },
     };
@@ -186,8 +187,10 @@ pub(crate) fn decode(line: &[u8]) -> Option<(Route, u64)> {
 mod tests {
     use super::*;
     use crate::access::Access;
+    use crate::client_certificate::{ClientCertificate, ClientMode};
     use crate::names::SpriteName;
     use crate::route::{Generation, HostId};
+    use std::sync::Arc;
 
     const CURSOR: Cursor = Cursor { epoch: u64::MAX, version: 9 };
 
@@ -218,6 +221,7 @@ mod tests {
                 access: Access::Public,
                 wake: None,
                 ports: [80].into(),
+                client_certificate: Some(Arc::new(ClientCertificate { mode: ClientMode::Pass, ca_pem: String::new() })),
                 deleted,
             };
             table.apply_put(&SpriteName::parse(name).unwrap(), route);

@@ -1,6 +1,7 @@
 //! A route: placement only, never run state.
 
 use crate::access::Access;
+use crate::client_certificate::ClientCertificate;
 use crate::papers::Papers;
 use crate::signing::PublicKey;
 use crate::wake::WakeRules;
@@ -86,6 +87,8 @@ pub struct Route {
     pub access: Access,
     /// Who may wake it; none for the defaults.
     pub wake: Option<Arc<WakeRules>>,
+    /// Which client certificates it asks for; none for none.
+    pub client_certificate: Option<Arc<ClientCertificate>>,
     /// Ports that may be asked for besides the sprite's own HTTP port.
     pub ports: Ports,
     /// A tombstone: destroyed, and the name is kept.

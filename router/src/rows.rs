@@ -1,6 +1,7 @@
 //! The rows a store carries: one encoded value each, so that nothing can tear.
 
 use crate::access::Access;
+use crate::client_certificate::ClientCertificate;
 use crate::names::{NameError, SpriteName};
 use crate::placement::{LINKS_MAX, Proof};
 use crate::route::{Generation, HostId, Route};
@@ -37,6 +38,9 @@ pub struct SpriteRow {
     /// Who may wake it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub wake: WakeRules,
+    /// Which client certificates it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<ClientCertificate>,
     /// Destroyed.
     pub deleted: bool,
     /// Why it is to be believed.
@@ -123,6 +127,9 @@ impl SpriteRow {
         if !row.access.is_bounded() {
             return Err(RowError::Field("access"));
         }
+        if !row.client_certificate.as_ref().is_none_or(ClientCertificate::is_bounded) {
+            return Err(RowError::Field("client_certificate"));
+        }
         if row.generation.0 == 0 || row.generation > Generation::MAX {
             return Err(RowError::Field("generation"));
         }
@@ -142,6 +149,7 @@ impl SpriteRow {
             access: self.access.clone(),
             wake: (!is_default(&self.wake)).then(|| Arc::new(self.wake.clone())),
             ports: self.ports.as_slice().into(),
+            client_certificate: self.client_certificate.clone().map(Arc::new),
             deleted: self.deleted,
         }
     }
@@ -150,6 +158,7 @@ impl SpriteRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client_certificate::ClientMode;
 
     fn row() -> SpriteRow {
         SpriteRow {
@@ -160,6 +169,7 @@ mod tests {
             ports: vec![8080],
             access: Access::Public,
             wake: WakeRules::default(),
+            client_certificate: None,
             deleted: false,
             proof: Proof::default(),
         }
@@ -185,8 +195,14 @@ mod tests {
         }
         let wrong = WakeRules { paths: vec!["no-slash".into()], ..WakeRules::default() };
         assert!(matches!(decode(&SpriteRow { wake: wrong, ..row() }), Err(RowError::Field("wake"))));
+        let wrong = ClientCertificate { mode: ClientMode::Require, ca_pem: String::new() };
+        let wrong = SpriteRow { client_certificate: Some(wrong), ..row() };
+        assert!(matches!(decode(&wrong), Err(RowError::Field("client_certificate"))));
         let text = String::from_utf8(row().encode()).unwrap();
-        assert!(!text.contains("wake") && !text.contains("proof"), "the defaults take no room: {text}");
+        assert!(
+            !text.contains("certificate") && !text.contains("wake") && !text.contains("proof"),
+            "the defaults take no room: {text}"
+        );
         for wrong in [
             text.replace("public", "anybody"),
             text.replace("8080", "65536"),

@@ -192,6 +192,7 @@ fn row() -> SpriteRow {
         ports: Vec::new(),
         access: Access::Public,
         wake: WakeRules::default(),
+        client_certificate: None,
         deleted: false,
         proof: Proof::default(),
     }

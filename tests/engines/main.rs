@@ -47,6 +47,7 @@ pub(crate) fn row(generation: u64) -> Vec<u8> {
         ports: vec![8080],
         access: Access::Public,
         wake: router::wake::WakeRules::default(),
+        client_certificate: None,
         deleted: false,
         proof: router::placement::Proof::default(),
     };

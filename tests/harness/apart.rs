@@ -201,6 +201,7 @@ pub fn route() -> Route {
         access: Access::Public,
         wake: None,
         ports: [].into(),
+        client_certificate: None,
         deleted: false,
     }
 }

@@ -199,7 +199,11 @@ impl Version {
 }
 
 impl Client {
-    async fn over(version: Version, stream: TlsStream<TcpStream>) -> Self {
+    /// On a connection whose handshake is done.
+    ///
+    /// # Panics
+    /// When the protocol cannot begin on it.
+    pub async fn over(version: Version, stream: TlsStream<TcpStream>) -> Self {
         let io = TokioIo::new(stream);
         match version {
             Version::H1 => {

@@ -149,6 +149,7 @@ fn route() -> Route {
         access: Access::Public,
         wake: None,
         ports: [].into(),
+        client_certificate: None,
         deleted: false,
     }
 }

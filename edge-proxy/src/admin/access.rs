@@ -7,8 +7,10 @@
 use super::sprites::{self, SpriteError};
 use crate::access::share::{PARAMETER, Signer};
 use crate::access::token;
+use crate::client_certificate::verifier;
 use crate::stores::Stores;
 use router::access::{Access, Private, TOKENS_MAX};
+use router::client_certificate::ClientCertificate;
 use router::cors::CorsPolicy;
 use router::names::SpriteName;
 use router::rows::SpriteRow;
@@ -131,6 +133,28 @@ pub async fn set_cors(stores: &Stores, name: &SpriteName, policy: Option<CorsPol
     change(stores, name, |row| {
         let cors = policy.map(Box::new);
         row.access = Access::Private(Arc::new(Private { cors, ..private_of(row)?.clone() }));
+        Ok(())
+    })
+    .await
+}
+
+/// Says which client certificates it asks for; none with `None`.
+///
+/// # Errors
+/// [`SpriteError`].
+pub async fn set_client_certificate(
+    stores: &Stores,
+    name: &SpriteName,
+    rules: Option<ClientCertificate>,
+) -> Result<(), SpriteError> {
+    let rule = "require and request need certificates of CAs (PEM, 16 KiB at most), pass has none";
+    let provider = || Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let fine = |rules: &ClientCertificate| rules.is_bounded() && verifier(rules, provider()).is_ok();
+    if !rules.as_ref().is_none_or(fine) {
+        return Err(SpriteError::Field { field: "ca_pem", rule });
+    }
+    change(stores, name, |row| {
+        row.client_certificate = rules;
         Ok(())
     })
     .await

@@ -189,6 +189,9 @@ impl Admin {
             (&Method::POST, ["v1", "sprites", name, "access"]) => self.set_access(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "wake-rules"]) => self.set_wake_rules(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "cors"]) => self.set_cors(name, &body).await,
+            (&Method::POST, ["v1", "sprites", name, "client-certificate"]) => {
+                self.set_client_certificate(name, &body).await
+            }
             (&Method::POST, ["v1", "sprites", name, "move"]) => self.give(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "limits"]) => self.set_limits(name, &body).await,
             (&Method::POST, ["v1", "sprites", name, "tokens"]) => self.new_token(name).await,

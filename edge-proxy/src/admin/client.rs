@@ -98,6 +98,19 @@ pub async fn sprite(socket: &Path, json: bool, command: SpriteCommand) -> Exit {
                 .await
                 .map(|value| (value, table::sprite as Show))
         }
+        SpriteCommand::ClientCertificate { name, mode, .. } if mode == "none" => {
+            post(socket, &name, "/client-certificate", Some(Value::Null)).await
+        }
+        SpriteCommand::ClientCertificate { name, mode, ca } => {
+            let mut body = json!({ "mode": mode });
+            if let Some(file) = ca {
+                match std::fs::read_to_string(&file).with_context(|| format!("--ca {}", file.display())) {
+                    Ok(pem) => body["ca_pem"] = pem.into(),
+                    Err(error) => return print(Err(error), json),
+                }
+            }
+            post(socket, &name, "/client-certificate", Some(body)).await
+        }
         SpriteCommand::Cors { name, none: true, .. } => post(socket, &name, "/cors", Some(Value::Null)).await,
         SpriteCommand::Cors { name, origins, methods, headers, credentials, max_age, none: false } => {
             let max_age = match humantime::parse_duration(&max_age) {

@@ -6,6 +6,7 @@ use super::{access, limits};
 use crate::fleet;
 use http::StatusCode;
 use router::access::Access;
+use router::client_certificate::ClientCertificate;
 use router::cors::CorsPolicy;
 use router::names::SpriteName;
 use router::route::Route;
@@ -98,6 +99,9 @@ impl Admin {
         let specs = sprites::stored(&self.stores.local).map_err(failed)?;
         if let Some(route) = self.route(&name) {
             value["access"] = route.access.mode().into();
+            if let Some(rules) = route.client_certificate.as_deref() {
+                value["client_certificate"] = serde_json::to_value(rules.mode).unwrap_or_default();
+            }
             if let Access::Private(private) = &route.access {
                 value["cors"] = serde_json::to_value(&private.cors).unwrap_or_default();
             }
@@ -196,6 +200,15 @@ impl Admin {
             .map_err(|error| (StatusCode::BAD_REQUEST, format!("this is neither a CORS policy nor null: {error}")))?;
         let (name, _) = self.known(name).await?;
         access::set_cors(&self.stores, &name, policy).await.map_err(failed)?;
+        let known = self.visible(&name).await;
+        Ok(known.told(self.show(name.as_str()).await?))
+    }
+
+    pub(super) async fn set_client_certificate(&self, name: &str, body: &[u8]) -> Result<Value, Problem> {
+        let rules: Option<ClientCertificate> = serde_json::from_slice(body)
+            .map_err(|error| (StatusCode::BAD_REQUEST, format!("neither mode and ca_pem nor null: {error}")))?;
+        let (name, _) = self.known(name).await?;
+        access::set_client_certificate(&self.stores, &name, rules).await.map_err(failed)?;
         let known = self.visible(&name).await;
         Ok(known.told(self.show(name.as_str()).await?))
     }

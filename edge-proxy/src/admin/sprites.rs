@@ -108,6 +108,7 @@ pub async fn create(
         ports,
         access,
         wake,
+        client_certificate: None,
         deleted: false,
         proof,
     };
@@ -316,6 +317,7 @@ pub async fn publish_static(
         ports: ports.into(),
         access: Access::Public,
         wake: WakeRules::default(),
+        client_certificate: None,
         deleted: false,
         proof,
     };

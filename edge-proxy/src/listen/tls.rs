@@ -2,10 +2,12 @@
 
 use super::{ACCEPT_PAUSE, is_about_one_connection, prepare};
 use crate::client::{Client, SharedSocket};
+use crate::client_certificate;
 use crate::connection::{self, Protocol};
 use crate::early_wake::EarlyWake;
 use crate::tls::Tls;
 use crate::worker::Worker;
+use router::client_certificate::ClientCertificate;
 use rustls::server::Acceptor;
 use std::io;
 use std::net::SocketAddr;
@@ -54,7 +56,7 @@ async fn handshake(worker: Rc<Worker>, tls: Arc<Tls>, stream: TcpStream, peer: S
     let mut early_wake = None;
     // Boxed: the task would otherwise keep room for it as long as the connection lives.
     let accepted = Box::pin(accept(&worker, &tls, socket.clone(), peer, &mut early_wake));
-    let tls = match tokio::time::timeout(timeout, accepted).await {
+    let (tls, asked) = match tokio::time::timeout(timeout, accepted).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "handshake failed"),
         Err(_) => return tracing::debug!(%peer, "handshake took too long"),
@@ -62,7 +64,11 @@ async fn handshake(worker: Rc<Worker>, tls: Arc<Tls>, stream: TcpStream, peer: S
     let (_, session) = tls.get_ref();
     let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
     let name = session.server_name().map(Box::from);
-    let client = Rc::new(Client::new(socket, peer, port, name));
+    let mut client = Client::new(socket, peer, port, name);
+    if let Some(rules) = asked {
+        client = client.asked_for(rules, session.peer_certificates());
+    }
+    let client = Rc::new(client);
     client.early_wake.set(early_wake);
     // Boxed: whoever it is handed on to would keep room for a TLS session of his own (1.2 KiB each).
     connection::serve(worker, client, Box::new(tls), protocol).await;
@@ -75,18 +81,20 @@ async fn accept(
     socket: SharedSocket,
     peer: SocketAddr,
     early_wake: &mut Option<Box<EarlyWake>>,
-) -> io::Result<TlsStream<SharedSocket>> {
+) -> io::Result<(TlsStream<SharedSocket>, Option<Arc<ClientCertificate>>)> {
     let mut start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
     let name = start.client_hello().server_name().map(str::to_owned);
-    let config = match tls.admit(name.as_deref()).await {
+    let asked = client_certificate::asked_by(&worker.edge, name.as_deref());
+    let config = match tls.admit(name.as_deref(), asked.as_deref()).await {
         Ok(config) => config,
         Err(refusal) => {
             tls.refuse(refusal, &mut start.io).await;
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, refusal.name()));
         }
     };
-    if worker.edge.wake_at_client_hello {
+    // Whoever may be refused yet wakes nobody.
+    if worker.edge.wake_at_client_hello && asked.is_none() {
         *early_wake = name.and_then(|name| EarlyWake::begin(worker, peer.ip().to_canonical(), &name));
     }
-    start.into_stream(config).await
+    Ok((start.into_stream(config).await?, asked))
 }

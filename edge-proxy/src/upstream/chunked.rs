@@ -207,7 +207,7 @@ pub fn may_trail(name: &HeaderName) -> bool {
     );
     // `content-digest` and its kin are made for trailers.
     let content = name.starts_with("content-") && name != "content-digest" && name != "content-md5";
-    let families = ["if-", "proxy-", "sprite-", "x-forwarded-"];
+    let families = ["client-cert", "client_cert", "if-", "proxy-", "sprite-", "x-forwarded-"];
     !decided && !content && !families.iter().any(|family| name.starts_with(family))
 }
 

@@ -16,6 +16,7 @@ fn row(generation: u64) -> SpriteRow {
         ports: vec![8080],
         access: Access::Public,
         wake: crate::wake::WakeRules::default(),
+        client_certificate: None,
         deleted: false,
         proof: crate::placement::Proof::default(),
     }

@@ -54,6 +54,7 @@ pub(crate) fn row(text: &str, hosts: &[(u64, u32)], generation: u64, serial: u64
         ports: vec![8080],
         access: Access::Public,
         wake: WakeRules::default(),
+        client_certificate: None,
         deleted: false,
         proof: Proof { serial, chain: chain(&name, hosts), seal: None },
     };

@@ -13,6 +13,7 @@ fn route(generation: u64, host: u32) -> Route {
         access: Access::Public,
         wake: None,
         ports: [].into(),
+        client_certificate: None,
         deleted: false,
     }
 }

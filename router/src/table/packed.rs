@@ -2,6 +2,7 @@
 //! wake, which ports) is kept once and pointed at; the defaults are not kept at all.
 
 use crate::access::Access;
+use crate::client_certificate::ClientCertificate;
 use crate::route::{Generation, HostId, Ports, Route, Tenant};
 use crate::wake::WakeRules;
 use std::collections::HashSet;
@@ -26,6 +27,7 @@ struct Policy {
     access: Access,
     wake: Option<Arc<WakeRules>>,
     ports: Ports,
+    client_certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl Packed {
@@ -42,6 +44,7 @@ impl Packed {
             access: policy.map_or(Access::Public, |policy| policy.access.clone()),
             wake: policy.and_then(|policy| policy.wake.clone()),
             ports: policy.map(|policy| policy.ports.clone()).unwrap_or_default(),
+            client_certificate: policy.and_then(|policy| policy.client_certificate.clone()),
             deleted: self.placement & TOMBSTONE != 0,
         }
     }
@@ -63,10 +66,10 @@ const SWEEP_MIN: usize = 1_024;
 
 impl Policies {
     pub(super) fn pack(&self, route: Route) -> Packed {
-        let Route { generation, host, tenant, access, wake, ports, deleted } = route;
+        let Route { generation, host, tenant, access, wake, ports, client_certificate, deleted } = route;
         let placement = generation.min(Generation::MAX).0 | if deleted { TOMBSTONE } else { 0 };
-        let plain = access == Access::Public && wake.is_none() && ports.is_empty();
-        let policy = (!plain).then(|| self.shared(Policy { access, wake, ports }));
+        let plain = access == Access::Public && wake.is_none() && ports.is_empty() && client_certificate.is_none();
+        let policy = (!plain).then(|| self.shared(Policy { access, wake, ports, client_certificate }));
         Packed { placement, host, tenant, policy }
     }
 
@@ -93,6 +96,7 @@ impl Policies {
 mod tests {
     use super::*;
     use crate::access::Private;
+    use crate::client_certificate::ClientMode;
 
     fn route(access: Access, ports: &[u16]) -> Route {
         Route {
@@ -102,6 +106,7 @@ mod tests {
             access,
             wake: None,
             ports: ports.into(),
+            client_certificate: None,
             deleted: false,
         }
     }
@@ -109,12 +114,14 @@ mod tests {
     #[test]
     fn a_route_comes_out_as_it_went_in() {
         let policies = Policies::default();
+        let pass = Arc::new(ClientCertificate { mode: ClientMode::Pass, ca_pem: String::new() });
         let rules = Some(Arc::new(WakeRules { edge_paths: false, ..WakeRules::default() }));
         for route in [
             route(Access::Public, &[]),
             route(Access::Public, &[80, 8080]),
             route(Access::Private(Arc::new(Private::default())), &[]),
             Route { deleted: true, ..route(Access::Public, &[]) },
+            Route { client_certificate: Some(pass), ..route(Access::Public, &[]) },
             Route { wake: rules, deleted: true, generation: Generation::MAX, ..route(Access::Public, &[]) },
         ] {
             assert_eq!(policies.pack(route.clone()).route(), route);

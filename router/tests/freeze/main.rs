@@ -127,6 +127,7 @@ fn route(number: usize, generation: u64) -> Route {
         },
         wake: None,
         ports: if number.is_multiple_of(2) { [].into() } else { [8080].into() },
+        client_certificate: None,
         deleted: false,
     }
 }

@@ -89,6 +89,7 @@ fn request(patience: Duration) -> HoldRequest {
         access: Access::Public,
         wake: None,
         ports: [].into(),
+        client_certificate: None,
         deleted: false,
     };
     HoldRequest {
