@@ -5,7 +5,7 @@
 //! its row and a generation as associated data, so what is sealed for one row opens in no other. A change of
 //! the KEK wraps data keys anew and touches nothing that is sealed under them.
 
-use crate::rows::{Rows, RowsError};
+use crate::rows::{Row, Rows, RowsError};
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -232,7 +232,7 @@ impl Sealer {
     /// [`SealError::UnknownKey`] when there are some and the KEK opens none of them; [`SealError::Rows`].
     pub async fn load(kek: &Arc<Kek>, rows: &dyn Rows) -> Result<Self, SealError> {
         let sealer = Self { kek: Arc::clone(kek), keys: ArcSwap::default() };
-        if sealer.reload(rows).await? == 0 {
+        if sealer.reload(rows).await?.is_empty() {
             match sealer.add(rows).await {
                 // Another PoP was first.
                 Ok(()) | Err(SealError::Rows(RowsError::Conflict)) => sealer.reload(rows).await?,
@@ -245,15 +245,29 @@ impl Sealer {
         }
     }
 
-    /// Reads the data keys again; how many rows there are.
+    /// With the data keys in these rows, as they were kept from an earlier [`Self::reload`]; `None` when the KEK opens
+    /// none of them.
+    #[must_use]
+    pub fn of(kek: &Arc<Kek>, kept: Vec<Row>) -> Option<Self> {
+        let sealer = Self { kek: Arc::clone(kek), keys: ArcSwap::default() };
+        sealer.take(kept).ok()?;
+        (!sealer.keys.load().is_empty()).then_some(sealer)
+    }
+
+    /// Reads the data keys again; the rows there are, sealed as they lie in the store.
     ///
     /// # Errors
     /// [`SealError::Rows`].
     ///
     /// # Cancel safety
     /// Dropping it changes nothing.
-    pub async fn reload(&self, rows: &dyn Rows) -> Result<usize, SealError> {
-        let mut found = rows.scan(SEAL_PREFIX).await?;
+    pub async fn reload(&self, rows: &dyn Rows) -> Result<Vec<Row>, SealError> {
+        let found = rows.scan(SEAL_PREFIX).await?;
+        self.take(found.clone())?;
+        Ok(found)
+    }
+
+    fn take(&self, mut found: Vec<Row>) -> Result<(), SealError> {
         found.sort_unstable_by_key(|row| row.version);
         let skip = found.len().saturating_sub(DATA_KEYS_MAX);
         let mut keys = Vec::new();
@@ -269,7 +283,7 @@ impl Sealer {
             keys.push(Arc::new(Key::new(id.to_be_bytes(), &bytes)?));
         }
         self.keys.store(Arc::new(keys));
-        Ok(found.len())
+        Ok(())
     }
 
     /// Makes a data key; what is sealed after the next [`Self::reload`] is sealed under it. There is one first key: a
@@ -360,6 +374,12 @@ mod tests {
             assert!(far.open("cert/x/1", 1, &changed).is_err(), "byte {at}");
             assert!(far.open("cert/x/1", 1, &sealed[..at]).is_err(), "{at} bytes");
         }
+        // Without the store, from what was kept of it.
+        let kept = far.reload(&rows).await.unwrap();
+        let apart = Sealer::of(&kek(dir.path(), "a", &line(1)), kept.clone()).unwrap();
+        assert_eq!(apart.open("cert/x/1", 1, &sealed).unwrap().as_slice(), b"secret");
+        assert!(Sealer::of(&kek(dir.path(), "b", &line(2)), kept).is_none());
+        assert!(Sealer::of(&kek(dir.path(), "a", &line(1)), Vec::new()).is_none());
         let stranger = Sealer::load(&kek(dir.path(), "b", &line(2)), &rows).await;
         assert!(matches!(stranger, Err(SealError::UnknownKey(_))), "{stranger:?}");
     }

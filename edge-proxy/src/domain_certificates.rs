@@ -5,7 +5,7 @@
 //! certificate there is nothing to issue: that one answers for what it covers.
 
 use acme::local_ca::LocalCa;
-use acme::resolver::{CertResolver, Certificates, Policy, Slot};
+use acme::resolver::{CertResolver, Certificates, Found, Policy, SealedStore, Slot};
 use router::domains::DomainName;
 use router::regions::DomainRegions;
 use rustls::sign::CertifiedKey;
@@ -43,14 +43,19 @@ impl DomainCertificates {
     /// Around what is there from the start; without a CA nothing is issued.
     #[must_use]
     pub fn new(base: Certificates, ca: Option<LocalCa>) -> Arc<Self> {
-        Self::with(base, ca, Policy::default())
+        Self::with(base, ca, Policy::default(), None)
     }
 
-    /// The same, where the operator has said what is done in doubt.
+    /// The same, where the operator has said what is done in doubt; what is sealed lies in `sealed`.
     #[must_use]
-    pub fn with(base: Certificates, ca: Option<LocalCa>, policy: Policy) -> Arc<Self> {
+    pub fn with(
+        base: Certificates,
+        ca: Option<LocalCa>,
+        policy: Policy,
+        sealed: Option<Arc<dyn SealedStore>>,
+    ) -> Arc<Self> {
         let fixed = base.names.keys().cloned().collect();
-        let resolver = CertResolver::with(base, policy, None);
+        let resolver = CertResolver::with(base, policy, sealed);
         Arc::new(Self { resolver, fixed, ca: ca.map(Arc::new), rounds: watch::Sender::new(0) })
     }
 
@@ -63,7 +68,7 @@ impl DomainCertificates {
     /// Whether a handshake for the name would be answered.
     #[must_use]
     pub fn covers(&self, name: &DomainName) -> bool {
-        self.resolver.find(name.as_str()).is_some()
+        !matches!(self.resolver.look(Some(name.as_str())), Found::Unknown)
     }
 
     /// What is served has changed by another hand: whoever waits for a domain's certificate looks again.

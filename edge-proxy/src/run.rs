@@ -9,7 +9,7 @@ use crate::domain_certificates::DomainCertificates;
 use crate::domains::Domains;
 use crate::door::SpriteDoors;
 use crate::fleet::{self, Acks, Moving};
-use crate::from_cas;
+use crate::from_cas::{self, CertificateTable, SealedCertificates};
 use crate::host::Host;
 use crate::listen::{self, bind_per_worker};
 use crate::machine_keys::{self, End};
@@ -274,9 +274,10 @@ impl Running {
 
         let certificates = match role {
             // It ends no TLS.
-            Role::Host => DomainCertificates::new(Certificates::default(), None),
+            Role::Host => (DomainCertificates::new(Certificates::default(), None), None),
             Role::Alone | Role::Pop => certificates(config)?,
         };
+        let (certificates, sealed) = certificates;
         let edge = match listeners.zip(backhaul) {
             Some((listeners, backhaul)) => {
                 let tls = Tls::new(certificates.resolver(), shared_tickets(config, &stores.routes).await?)?;
@@ -292,10 +293,10 @@ impl Running {
             None => None,
         };
         if let Some((side, (dns, _))) = edge.as_ref().and_then(|side| Some((side, side.dns.as_ref()?)))
-            && config.acme.is_on()
+            && let Some(sealed) = &sealed
         {
             let (own, published) = (Arc::clone(tables.domains.own()), dns.published());
-            side.edge.answer_for(from_cas::start(config, &stores.routes, own, &certificates, published)?);
+            side.edge.answer_for(from_cas::start(config, &stores.routes, own, sealed, &certificates, published)?);
         }
         let domains = Arc::new(Domains::new(&config.domains, Arc::clone(&stores.routes), domains, certificates));
         if edge.is_some() {
@@ -530,12 +531,14 @@ async fn publish_later(stores: Stores, host: HostId, owner: OwnerHandle, spec: S
 }
 
 /// The certificates handshakes begin with, and the CA that issues more for custom domains.
-fn certificates(config: &Config) -> anyhow::Result<Arc<DomainCertificates>> {
+fn certificates(config: &Config) -> anyhow::Result<(Arc<DomainCertificates>, Option<Arc<SealedCertificates>>)> {
     let domains = || config.sprites.iter().flat_map(|sprite| sprite.domains.iter().map(|d| d.to_ascii_lowercase()));
     let default_name = Some(config.tls.default_name.to_ascii_lowercase()).filter(|name| !name.is_empty());
     let policy = Policy { default_name, refuse_expired: config.tls.expired == Expired::Refuse };
     if config.acme.is_on() {
-        return Ok(DomainCertificates::with(Certificates::default(), None, policy));
+        let sealed = SealedCertificates::new(Arc::new(CertificateTable::open(&from_cas::file(config))?));
+        let store = Some(Arc::clone(&sealed) as _);
+        return Ok((DomainCertificates::with(Certificates::default(), None, policy, store), Some(sealed)));
     }
     let (key, ca) = if config.tls.certificate.as_os_str().is_empty() {
         let ca = LocalCa::load_or_create(&config.data_dir)?;
@@ -548,7 +551,7 @@ fn certificates(config: &Config) -> anyhow::Result<Arc<DomainCertificates>> {
     let suffixes = config.names.suffixes.iter().map(|suffix| (suffix.to_ascii_lowercase(), Arc::clone(&key))).collect();
     let names = domains().map(|domain| (domain, Arc::clone(&key))).collect();
     let fallback = ca.is_none().then(|| Arc::clone(&key));
-    Ok(DomainCertificates::with(Certificates { suffixes, names, fallback }, ca, policy))
+    Ok((DomainCertificates::with(Certificates { suffixes, names, fallback }, ca, policy, None), None))
 }
 
 /// The ticket keys this edge shares with the others, followed from here on.

@@ -117,19 +117,23 @@ impl Tls {
         name: Option<&str>,
         asks: Option<&ClientCertificate>,
     ) -> Result<Arc<ServerConfig>, Refusal> {
-        match self.resolver.look(name) {
-            Found::Ready(_) => {}
+        let mut found = self.resolver.look(name);
+        if let Found::Sealed(handle) = found {
+            if let Err(error) = self.resolver.open(handle).await {
+                if error != OpenError::Busy {
+                    tracing::warn!(name, %error, "no certificate for a name that has one");
+                }
+                return Err(Refusal::NotOpened);
+            }
+            // Open, it says when it ends.
+            found = self.resolver.look(name);
+        }
+        match found {
+            // Sealed again already: whoever resolves opens it.
+            Found::Ready(_) | Found::Sealed(_) => {}
             Found::Expired(_) if self.resolver.refuses_expired() => return Err(Refusal::Expired),
             Found::Expired(certificate) => {
                 tracing::debug!(name, not_after = certificate.not_after, "an expired certificate is served");
-            }
-            Found::Sealed(handle) => {
-                if let Err(error) = self.resolver.open(handle).await {
-                    if error != OpenError::Busy {
-                        tracing::warn!(name, %error, "no certificate for a name that has one");
-                    }
-                    return Err(Refusal::NotOpened);
-                }
             }
             Found::Unknown => return Err(if name.is_some() { Refusal::UnknownName } else { Refusal::NoName }),
         }

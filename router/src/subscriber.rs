@@ -35,7 +35,14 @@ impl Subscriber {
     /// Of the rows under `prefix`, from the beginning.
     #[must_use]
     pub fn new(store: Store, prefix: &'static str) -> Self {
-        Self { store, prefix, feed: None, cursor: None, failures: 0, again_at: None }
+        Self::resuming(store, prefix, None)
+    }
+
+    /// Of the rows under `prefix`, from a state on that is known already, where the store can still say what has
+    /// happened since; else from the beginning.
+    #[must_use]
+    pub fn resuming(store: Store, prefix: &'static str, cursor: Option<Cursor>) -> Self {
+        Self { store, prefix, feed: None, cursor, failures: 0, again_at: None }
     }
 
     /// The next event, or that there will be none for a while.

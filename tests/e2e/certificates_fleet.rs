@@ -48,7 +48,7 @@ async fn one_order_serves_all_pops_and_when_the_pop_that_works_on_one_dies_anoth
     let service = Service::start().await;
     let driver = machine.data().join("driver.toml");
     std::fs::write(&driver, service.driver()).unwrap();
-    let mut pops: Vec<Option<Demo>> = Vec::new();
+    let (mut machines, mut pops): (Vec<_>, Vec<Option<Demo>>) = Default::default();
     for (number, dns) in addresses.iter().enumerate() {
         let http = SocketAddr::from((dns.ip(), port));
         let sections = format!(
@@ -62,7 +62,9 @@ async fn one_order_serves_all_pops_and_when_the_pop_that_works_on_one_dies_anoth
         // Where the first one's HTTP would be is its DNS.
         let sections =
             if number == 0 { sections.replace(&format!("http = [\"{http}\"]"), "http = []") } else { sections };
-        pops.push(Some(Machine::enrolled_pop(&format!("pop-{number}"), &sections).await.start().await));
+        let machine = Machine::enrolled_pop(&format!("pop-{number}"), &sections).await;
+        pops.push(Some(machine.start().await));
+        machines.push(machine);
     }
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pebble.root().await.as_bytes()).unwrap()).unwrap();
@@ -118,4 +120,11 @@ async fn one_order_serves_all_pops_and_when_the_pop_that_works_on_one_dies_anoth
         pop.stop().await;
     }
     host.stop().await;
+
+    // A PoP that starts while the store is away serves what it had.
+    drop(nats);
+    let alone = machines[lives].start().await;
+    assert_eq!(trusted(&alone, &roots, &name).await, leaves[0]);
+    assert_eq!(trusted(&alone, &roots, DOMAIN).await, served[0]);
+    alone.stop().await;
 }

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod challenges;
+mod opening;
 mod rows;
 mod serving;
 mod table;
@@ -15,22 +16,20 @@ use accounts::Accounts;
 use acme::dns::Published;
 use acme::manager::Manager;
 use acme::order::issue::Issuer;
-use acme::seal::{Kek, SealError, Sealer};
+use acme::seal::Kek;
 use anyhow::Context;
 use challenges::Pops;
 use config::Config;
+pub use opening::SealedCertificates;
 use router::domains::DomainTable;
-use router::registry;
 use router::store::Store;
 use rows::StoreRows;
+use serving::Serving;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use table::CertificateRow;
 pub use table::CertificateTable;
+use tokio::sync::Notify;
 use wishes::Known;
-
-/// Pause between two tries to read the data keys from a store that is away (chosen).
-const AGAIN: Duration = Duration::from_secs(2);
 
 /// What this process is called in leases: another one after each start.
 fn process_name(config: &Config) -> String {
@@ -57,6 +56,12 @@ impl FromCas {
     }
 }
 
+/// Where this machine keeps its copy of the certificates.
+#[must_use]
+pub fn file(config: &Config) -> PathBuf {
+    config.data_dir.join("certificates")
+}
+
 /// Begins to follow, serve and order. Returns at once: a store or a CA that is away is waited for beside.
 ///
 /// # Errors
@@ -65,6 +70,7 @@ pub fn start(
     config: &Config,
     store: &Store,
     domains: Arc<DomainTable>,
+    sealed: &Arc<SealedCertificates>,
     serving: &Arc<DomainCertificates>,
     published: Arc<Published>,
 ) -> anyhow::Result<Arc<FromCas>> {
@@ -74,10 +80,8 @@ pub fn start(
     };
     let kek = kek.context("acme.kek_file")?;
     let accounts = Accounts::new(&config.acme)?;
-    let certificates = Arc::new(CertificateTable::new());
-    let file = config.data_dir.join("certificates.last-known-good");
-    certificates.load(&file).with_context(|| file.display().to_string())?;
-    tokio::spawn(registry::follow(Arc::clone(store), Arc::clone(&certificates), CertificateRow::key, file));
+    let certificates = Arc::clone(sealed.table());
+    tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(store)));
 
     let (rows, me) = (Arc::new(StoreRows(Arc::clone(store))), process_name(config));
     let pops = Pops::start(config, store, Arc::clone(&rows), published, Arc::clone(&accounts), me.clone());
@@ -87,31 +91,15 @@ pub fn start(
         pops: Arc::clone(&pops),
     });
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
-    let serving = Arc::clone(serving);
+    let (sealed, serving) = (Arc::clone(sealed), Arc::clone(serving));
     tokio::spawn(async move {
-        let Some(sealer) = sealer(kek, &rows).await else { return };
-        tokio::spawn(serving::follow(certificates, Arc::clone(&sealer), Arc::clone(&rows), serving));
+        let Some(sealer) = sealed.unlock(kek, &rows).await else { return };
+        let again = Arc::new(Notify::new());
+        tokio::spawn(Serving::new(Arc::clone(&sealed), serving).follow(Arc::clone(&again)));
+        tokio::spawn(sealed.keep(Arc::clone(&sealer), Arc::clone(&rows), move || again.notify_one()));
         tokio::spawn(accounts.keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
         let issuer = Arc::new(Issuer { rows, sealer, challenges: pops });
         Manager::new(issuer, wishes, me).run().await;
     });
     Ok(from_cas)
-}
-
-/// The data keys, as soon as the store says them; `None` when the KEK is not the fleet's: nothing can be done then.
-async fn sealer(kek: Kek, rows: &StoreRows) -> Option<Arc<Sealer>> {
-    let kek = Arc::new(kek);
-    loop {
-        match Sealer::load(&kek, rows).await {
-            Ok(sealer) => return Some(Arc::new(sealer)),
-            Err(SealError::Rows(error)) => {
-                tracing::warn!(%error, "the keys of certificates are not read yet");
-                tokio::time::sleep(AGAIN).await;
-            }
-            Err(error) => {
-                tracing::error!(%error, "certificates from CAs are neither served nor ordered: acme.kek_file is another than the fleet's");
-                return None;
-            }
-        }
-    }
 }

@@ -3,7 +3,7 @@
 //! No sprite has a certificate of its own: its name is under a suffix, and a name in an order is in public logs.
 
 use super::accounts::Accounts;
-use super::table::{CertificateTable, newest};
+use super::table::CertificateTable;
 use acme::ca::{Authority, Kind};
 use acme::certificate::CertRow;
 use acme::manager::{Wish, Wishes};
@@ -12,7 +12,7 @@ use router::domains::DomainTable;
 use std::sync::Arc;
 
 /// Wishes for wildcards begin with this, those for domains with [`DOMAIN`].
-const WILDCARD: &str = "wild";
+pub(super) const WILDCARD: &str = "wild";
 const DOMAIN: &str = "domain";
 
 /// What is known of all that.
@@ -88,7 +88,7 @@ impl Wishes for Known {
     }
 
     fn newest(&self, id: &str) -> Option<Arc<CertRow>> {
-        newest(&self.certificates, id)
+        self.certificates.newest(id)
     }
 
     fn authority(&self, name: &str) -> Option<Arc<dyn Authority>> {

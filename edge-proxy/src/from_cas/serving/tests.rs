@@ -1,0 +1,155 @@
+use super::super::rows::StoreRows;
+use super::*;
+use acme::certificate::{CertRow, cert_key, sealed_as};
+use acme::resolver::{Certificates, Found, Policy};
+use acme::rows::Rows;
+use acme::seal::{Kek, Sealer};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{CertificateParams, KeyPair};
+use router::domains::DomainName;
+use router::store::{Embedded, EmbeddedStore, Store};
+use std::path::Path;
+
+/// One machine on a store of its own.
+struct Machine {
+    dir: tempfile::TempDir,
+    rows: Arc<StoreRows>,
+    store: Store,
+    sealed: Arc<SealedCertificates>,
+    serving: Arc<DomainCertificates>,
+    sealer: Arc<Sealer>,
+    changed: tokio::sync::watch::Receiver<u64>,
+}
+
+fn kek(dir: &Path) -> Kek {
+    Kek::from_file_or_new(&dir.join("kek")).unwrap()
+}
+
+impl Machine {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded(Arc::new(EmbeddedStore::open(&dir.path().join("store")).unwrap())));
+        let rows = Arc::new(StoreRows(Arc::clone(&store)));
+        let table = Arc::new(CertificateTable::open(&dir.path().join("certificates")).unwrap());
+        tokio::spawn(Arc::clone(&table).follow(Arc::clone(&store)));
+        let sealed = SealedCertificates::new(table);
+        let sealer = sealed.unlock(kek(dir.path()), &rows).await.unwrap();
+        let store_of = Some(Arc::clone(&sealed) as _);
+        let serving = DomainCertificates::with(Certificates::default(), None, Policy::default(), store_of);
+        let again = Arc::new(tokio::sync::Notify::new());
+        tokio::spawn(Serving::new(Arc::clone(&sealed), Arc::clone(&serving)).follow(Arc::clone(&again)));
+        let known = move || again.notify_one();
+        tokio::spawn(Arc::clone(&sealed).keep(Arc::clone(&sealer), Arc::clone(&rows), known));
+        let changed = sealed.table().changes();
+        Self { dir, rows, store, sealed, serving, sealer, changed }
+    }
+
+    /// A certificate for `name` as `sealer` seals it; its serial number, to know it by.
+    async fn issue(&self, wish: &str, name: &str, generation: u64, sealer: &Sealer) -> Vec<u8> {
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let sealed_key = sealer.seal(&sealed_as(wish), generation, &key.serialize_der()).unwrap();
+        let row = CertRow {
+            names: vec![name.into()],
+            ca: "first".into(),
+            generation,
+            chain: leaf.pem(),
+            sealed_key: STANDARD.encode(sealed_key),
+            not_before: 0,
+            not_after: 4_000_000_000 + generation,
+            issued_at: 0,
+            ari: None,
+            window: None,
+            compromised: false,
+        };
+        self.rows.compare_and_set(&cert_key(wish, generation), None, Some(&row.encode())).await.unwrap();
+        leaf.der().to_vec()
+    }
+
+    /// What the name is answered with, once that is this.
+    async fn until(&self, name: &str, wanted: &[u8]) {
+        let look = async {
+            loop {
+                let found = match self.serving.resolver().look(Some(name)) {
+                    Found::Sealed(handle) => Some(self.serving.resolver().open(handle).await.unwrap()),
+                    Found::Ready(certificate) => Some(certificate),
+                    Found::Expired(_) | Found::Unknown => None,
+                };
+                if found.is_some_and(|found| found.key.cert[0].as_ref() == wanted) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), look).await.expect("served");
+    }
+
+    /// Waits until the table has this row.
+    async fn heard(&mut self, wish: &str, generation: u64) {
+        let heard = async {
+            while self.sealed.table().newest_summary(wish).is_none_or(|(newest, _)| newest < generation) {
+                self.changed.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), heard).await.expect("heard");
+    }
+}
+
+#[tokio::test]
+async fn a_domains_certificate_lies_sealed_until_somebody_asks_and_a_wildcard_is_open() {
+    let machine = Machine::new().await;
+    let (domain, wild) = ("shop.example", "wild.first.sprites.test");
+    let wildcard = machine.issue(wild, "*.sprites.test", 1, &machine.sealer).await;
+    let own = machine.issue("domain.shop.example", domain, 1, &machine.sealer).await;
+    let name = DomainName::parse(domain).unwrap();
+    let there = async {
+        while !machine.serving.covers(&name) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), there).await.expect("there");
+    let resolver = machine.serving.resolver();
+    assert!(matches!(resolver.look(Some(domain)), Found::Sealed(_)) && resolver.opened() == 0);
+    machine.until(domain, &own).await;
+    assert!(matches!(resolver.look(Some(domain)), Found::Ready(_)) && resolver.opened() == 1);
+    machine.until("any.sprites.test", &wildcard).await;
+    assert_eq!(resolver.opened(), 1);
+    // The next one takes its place, and what was open is let go.
+    let next = machine.issue("domain.shop.example", domain, 2, &machine.sealer).await;
+    machine.until(domain, &next).await;
+    assert_eq!(resolver.opened(), 1);
+    for generation in 1..3 {
+        let key = cert_key("domain.shop.example", generation);
+        let version = machine.rows.get(&key).await.unwrap().map(|row| row.version);
+        machine.store.compare_and_set(&key, version, None).await.unwrap();
+    }
+    let gone = async {
+        while machine.serving.covers(&name) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("gone");
+}
+
+#[tokio::test]
+async fn a_certificate_that_does_not_open_never_takes_an_older_ones_place() {
+    let mut machine = Machine::new().await;
+    let stranger = tempfile::tempdir().unwrap();
+    let elsewhere: Store = Arc::new(Embedded(Arc::new(EmbeddedStore::open(&stranger.path().join("s")).unwrap())));
+    let strange = Sealer::load(&Arc::new(kek(stranger.path())), &StoreRows(elsewhere)).await.unwrap();
+    for (wish, name) in [("domain.shop.example", "shop.example"), ("wild.first.sprites.test", "any.sprites.test")] {
+        let first = machine.issue(wish, name, 1, &machine.sealer).await;
+        machine.until(name, &first).await;
+        machine.issue(wish, name, 2, &strange).await;
+        machine.heard(wish, 2).await;
+        let third = "domain.other.example";
+        // A round later: it was looked at.
+        let other = machine.issue(third, "other.example", u64::from(wish.starts_with('w')) + 1, &machine.sealer).await;
+        machine.until("other.example", &other).await;
+        machine.until(name, &first).await;
+        let last = machine.issue(wish, name, 3, &machine.sealer).await;
+        machine.until(name, &last).await;
+    }
+    assert!(machine.dir.path().join("certificates").exists());
+}

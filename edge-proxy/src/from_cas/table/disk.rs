@@ -1,0 +1,167 @@
+//! The copy of the store's certificates on this machine's disk: what a start without the store serves, and where a
+//! handshake's certificate lies until it is asked for.
+//!
+//! It is a cache. Whatever is in it the store has too, and keys in it are sealed as they are there.
+
+use super::summary::{Stored, Summary};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use router::store::Cursor;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Key of the store's row → what is kept in memory of it.
+const INDEX: TableDefinition<'_, &str, Stored> = TableDefinition::new("index");
+/// Number → key and value of the store's row.
+const ROWS: TableDefinition<'_, u64, (&str, &[u8])> = TableDefinition::new("rows");
+/// Key → value of the store's rows `seal/`: data keys, themselves sealed.
+const DATA_KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("data-keys");
+/// `format`, `next`, `epoch`, `version`.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// Of what is in these tables: another one is begun anew.
+const FORMAT: u64 = 1;
+/// Memory for its pages, bytes (chosen: it is read at a start and at first handshakes).
+const CACHE: usize = 16 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Disk {
+    database: Database,
+}
+
+/// A change of the copy.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// A row whose chain and key lie under this number from now on; the number they lay under before.
+    Put { key: String, value: Vec<u8>, summary: Summary, was: Option<u64> },
+    /// It is gone, with what lies under its number.
+    Gone { key: String, number: u64 },
+    /// Only what is kept in memory of it is another.
+    Noted { key: String, summary: Summary },
+}
+
+pub(super) type Result<T> = std::result::Result<T, redb::Error>;
+
+impl Disk {
+    /// Opens the file; one of another format is begun anew.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let disk = Self::create(path)?;
+        if disk.meta("format")? == Some(FORMAT) {
+            return Ok(disk);
+        }
+        drop(disk);
+        std::fs::remove_file(path).map_err(redb::Error::Io)?;
+        Self::create(path)
+    }
+
+    fn create(path: &Path) -> Result<Self> {
+        let database = Database::builder().set_cache_size(CACHE).create(path)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(redb::Error::Io)?;
+        let write = database.begin_write()?;
+        {
+            let (mut meta, index) = (write.open_table(META)?, write.open_table(INDEX)?);
+            if index.first()?.is_none() && meta.get("format")?.is_none() {
+                meta.insert("format", FORMAT)?;
+            }
+            write.open_table(ROWS)?;
+            write.open_table(DATA_KEYS)?;
+        }
+        write.commit()?;
+        Ok(Self { database })
+    }
+
+    /// All that is to be kept in memory, in order of keys.
+    pub(super) fn index(&self, mut take: impl FnMut(&str, Summary)) -> Result<()> {
+        let index = self.database.begin_read()?.open_table(INDEX)?;
+        for row in index.iter()? {
+            let (key, stored) = row?;
+            take(key.value(), stored.value().into());
+        }
+        Ok(())
+    }
+
+    /// The number the next chain lies under.
+    pub(super) fn next_number(&self) -> Result<u64> {
+        Ok(self.meta("next")?.unwrap_or(1))
+    }
+
+    /// How far the copy is.
+    pub(super) fn cursor(&self) -> Result<Option<Cursor>> {
+        Ok(self.meta("epoch")?.zip(self.meta("version")?).map(|(epoch, version)| Cursor { epoch, version }))
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<u64>> {
+        let meta = self.database.begin_read()?.open_table(META)?;
+        Ok(meta.get(key)?.map(|value| value.value()))
+    }
+
+    /// Key and value of the store's row whose chain lies under this number.
+    pub(super) fn row(&self, number: u64) -> Result<Option<(String, Vec<u8>)>> {
+        let rows = self.database.begin_read()?.open_table(ROWS)?;
+        Ok(rows.get(number)?.map(|row| {
+            let (key, value) = row.value();
+            (key.to_owned(), value.to_vec())
+        }))
+    }
+
+    /// Makes these changes at once. With `cursor` the copy is whole up to there, and on the disk when this returns;
+    /// without one it may be lost, and is heard again.
+    pub(super) fn write(&self, changes: &[Change], next: u64, cursor: Option<Cursor>) -> Result<()> {
+        let mut write = self.database.begin_write()?;
+        if cursor.is_none() {
+            write.set_durability(Durability::None)?;
+        }
+        {
+            let (mut index, mut rows) = (write.open_table(INDEX)?, write.open_table(ROWS)?);
+            for change in changes {
+                match change {
+                    Change::Put { key, value, summary, was } => {
+                        if let Some(was) = was.filter(|was| *was != summary.number) {
+                            rows.remove(was)?;
+                        }
+                        rows.insert(summary.number, (key.as_str(), value.as_slice()))?;
+                        index.insert(key.as_str(), summary.stored())?;
+                    }
+                    Change::Gone { key, number } => {
+                        rows.remove(number)?;
+                        index.remove(key.as_str())?;
+                    }
+                    Change::Noted { key, summary } => drop(index.insert(key.as_str(), summary.stored())?),
+                }
+            }
+            let mut meta = write.open_table(META)?;
+            meta.insert("next", next)?;
+            if let Some(Cursor { epoch, version }) = cursor {
+                meta.insert("epoch", epoch)?;
+                meta.insert("version", version)?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// The data keys of the last run.
+    pub(super) fn data_keys(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let table = self.database.begin_read()?.open_table(DATA_KEYS)?;
+        let mut all = Vec::new();
+        for row in table.iter()? {
+            let (key, value) = row?;
+            all.push((key.value().to_owned(), value.value().to_vec()));
+        }
+        Ok(all)
+    }
+
+    /// Replaces them.
+    pub(super) fn keep_data_keys<'a>(&self, all: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<()> {
+        let write = self.database.begin_write()?;
+        {
+            let mut table = write.open_table(DATA_KEYS)?;
+            table.retain(|_, _| false)?;
+            for (key, value) in all {
+                table.insert(key, value)?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+}
