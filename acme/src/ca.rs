@@ -231,11 +231,12 @@ pub trait Authority: Send + Sync {
     /// [`Problem`].
     fn fetch<'a>(&'a self, url: &'a str) -> Reply<'a, Option<String>>;
 
-    /// When it wants this certificate (DER of the leaf) renewed; `None` when it does not say such things.
+    /// When it wants this certificate (DER of the leaf) renewed; `None` when it does not say such things. `now` in
+    /// seconds since 1970.
     ///
     /// # Errors
     /// [`Problem`].
-    fn window<'a>(&'a self, leaf: &'a [u8]) -> Reply<'a, Option<Window>>;
+    fn window<'a>(&'a self, leaf: &'a [u8], now: u64) -> Reply<'a, Option<Window>>;
 
     /// Revokes a certificate (DER of the leaf); `compromised`: because its key is somebody else's.
     ///

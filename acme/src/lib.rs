@@ -5,6 +5,7 @@
 pub mod account;
 pub mod ca;
 pub mod certificate;
+pub mod clock;
 pub mod compression;
 pub mod dns;
 pub mod lease;

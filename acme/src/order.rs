@@ -9,7 +9,7 @@
 mod crashes;
 pub mod issue;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 pub mod verify;
 
 use crate::ca::{Class, Kind, Problem, Status};
@@ -96,7 +96,7 @@ pub struct OrderRow {
     /// Why it failed last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_problem: Option<Problem>,
-    /// When the present attempt began, seconds since 1970.
+    /// When the present attempt began or its order was placed, seconds since 1970.
     pub began: u64,
 }
 

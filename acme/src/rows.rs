@@ -64,6 +64,17 @@ pub trait Rows: Send + Sync + 'static {
 pub(crate) struct Memory(std::sync::Mutex<(u64, std::collections::BTreeMap<String, Row>)>);
 
 #[cfg(test)]
+impl Memory {
+    /// The last row under a prefix.
+    pub(crate) fn last(&self, prefix: &str) -> Option<Row> {
+        let table = self.0.lock().unwrap();
+        let after = format!("{prefix}\u{10ffff}");
+        let (_, row) = table.1.range(prefix.to_owned()..after).next_back()?;
+        Some(row.clone())
+    }
+}
+
+#[cfg(test)]
 impl Rows for Memory {
     fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Row>> {
         let row = self.0.lock().unwrap().1.get(key).cloned();
@@ -71,7 +82,9 @@ impl Rows for Memory {
     }
 
     fn scan<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Row>> {
-        let rows = self.0.lock().unwrap().1.values().filter(|row| row.key.starts_with(prefix)).cloned().collect();
+        let table = self.0.lock().unwrap();
+        let from = table.1.range(prefix.to_owned()..).map(|(_, row)| row);
+        let rows = from.take_while(|row| row.key.starts_with(prefix)).cloned().collect();
         Box::pin(async { Ok(rows) })
     }
 

@@ -3,7 +3,6 @@
 pub use super::http::Http;
 use super::http::{Noted, noting};
 use super::{Authority, Challenge, Class, Kind, NewOrder, Problem, Reply, Status, View, Window};
-use crate::unix_now;
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error,
     ExternalAccountKey, Identifier, NewAccount, Order, OrderStatus, RevocationReason, RevocationRequest,
@@ -182,7 +181,7 @@ impl Authority for Client {
         })
     }
 
-    fn window<'a>(&'a self, leaf: &'a [u8]) -> Reply<'a, Option<Window>> {
+    fn window<'a>(&'a self, leaf: &'a [u8], now: u64) -> Reply<'a, Option<Window>> {
         Box::pin(async move {
             let leaf = CertificateDer::from(leaf);
             let id = CertificateIdentifier::try_from(&leaf);
@@ -192,7 +191,7 @@ impl Authority for Client {
                 Ok((info, ask_again)) => {
                     let seconds = |time: time::OffsetDateTime| u64::try_from(time.unix_timestamp()).unwrap_or(0);
                     let window = info.suggested_window;
-                    let ask_again = unix_now() + ask_again.as_secs();
+                    let ask_again = now + ask_again.as_secs();
                     Ok(Some(Window { start: seconds(window.start), end: seconds(window.end), ask_again }))
                 }
                 Err(Error::Unsupported(_)) => Ok(None),

@@ -122,7 +122,7 @@ impl Issuer {
                 },
                 Act::Wait(until) => return Ok(Outcome::Wait(until)),
                 Act::SealKey => Ok(self.seal_key(order).await?),
-                Act::Order => self.place(order, ca).await?,
+                Act::Order => self.place(order, ca, now).await?,
                 Act::Prove => self.prove(order, ca, seen.as_ref()).await?,
                 Act::Finalise => self.finalise(order, ca).await?,
                 Act::Fetch => match self.fetch(order, ca, now).await? {
@@ -178,7 +178,7 @@ impl Issuer {
         self.sealer.open(&name, order.row.generation, &sealed)
     }
 
-    async fn place(&self, order: &mut Order, ca: &dyn Authority) -> Result<Result<(), Problem>, Halt> {
+    async fn place(&self, order: &mut Order, ca: &dyn Authority, now: u64) -> Result<Result<(), Problem>, Halt> {
         self.begins(order, Step::Ordering).await?;
         let (names, profile, replaces) = (&order.row.names, &order.row.profile, order.row.replaces.as_deref());
         let view = match ca.order(NewOrder { names, profile, replaces }).await {
@@ -197,7 +197,8 @@ impl Issuer {
             let why = format!("profile {profile:?} was asked for, and the order has {has}");
             return Ok(Err(Problem::new(Class::Rejected, why)));
         }
-        let row = OrderRow { step: Step::Ordered, url: Some(view.url), ..order.row.clone() };
+        // It may have waited for long before.
+        let row = OrderRow { step: Step::Ordered, url: Some(view.url), began: now, ..order.row.clone() };
         self.write(order, row).await?;
         Ok(Ok(()))
     }

@@ -13,6 +13,7 @@ mod wishes;
 
 use crate::domain_certificates::DomainCertificates;
 use accounts::Accounts;
+use acme::clock::Clock;
 use acme::dns::Published;
 use acme::manager::Manager;
 use acme::order::issue::Issuer;
@@ -99,7 +100,7 @@ pub fn start(
         tokio::spawn(sealed.keep(Arc::clone(&sealer), Arc::clone(&rows), move || again.notify_one()));
         tokio::spawn(accounts.keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
         let issuer = Arc::new(Issuer { rows, sealer, challenges: pops });
-        Manager::new(issuer, wishes, me).run().await;
+        Manager::new(issuer, wishes, me, Clock::system()).run().await;
     });
     Ok(from_cas)
 }

@@ -10,6 +10,7 @@ use acme::manager::{Wish, Wishes};
 use config::Config;
 use router::domains::DomainTable;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Wishes for wildcards begin with this, those for domains with [`DOMAIN`].
 pub(super) const WILDCARD: &str = "wild";
@@ -85,6 +86,10 @@ impl Wishes for Known {
         let proved = self.domains.pick(|name, row| row.sprite().is_some().then(|| domain(name.as_str(), &self.cas)));
         // Ours first: every sprite hangs on them.
         self.ours.iter().cloned().chain(proved).collect()
+    }
+
+    fn changes(&self) -> Vec<watch::Receiver<u64>> {
+        vec![self.domains.changes(), self.certificates.changes()]
     }
 
     fn newest(&self, id: &str) -> Option<Arc<CertRow>> {

@@ -1,0 +1,231 @@
+//! When each wish is looked at: by its time, or in its turn at a door that is closed for many.
+//!
+//! Sans-io. A *door* is what a CA or our own limits keep shut until a moment: all who wait for it wait in one queue, and
+//! when it opens they are let through one, two, four at a time for as long as it stays open. So ten thousand that wait
+//! for one thing cost no more than one.
+
+use super::Wish;
+use crate::certificate::CertRow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Most that are let through a door at once (chosen: as many as are worked on).
+const TURN_MAX: usize = super::AT_ONCE;
+/// A certificate that ends so soon goes before those that never were, seconds (chosen: what a failure of days leaves
+/// time for).
+const SOON: u64 = 5 * crate::order::DAY;
+
+/// When to look again at a wish that was worked on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Then, seconds since 1970.
+    At(u64),
+    /// When it is its turn at the door.
+    Turn {
+        /// Which door.
+        door: String,
+        /// When it opens, seconds since 1970.
+        opens: u64,
+        /// When its certificate ends, if there is one.
+        ends: Option<u64>,
+    },
+}
+
+/// What was known of a wish when its time was set: another value sets another time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    generation: u64,
+    compromised: bool,
+    window: Option<(u64, u64)>,
+}
+
+impl Seen {
+    /// Of a wish's newest certificate.
+    pub(super) fn of(newest: Option<&CertRow>) -> Self {
+        let seen = |row: &CertRow| Self {
+            generation: row.generation,
+            compromised: row.compromised,
+            window: row.window.map(|window| (window.start, window.end)),
+        };
+        newest.map(seen).unwrap_or_default()
+    }
+}
+
+#[derive(Debug)]
+enum Place {
+    At(u64),
+    Door(String, Option<u64>),
+    /// It is worked on; let through this door.
+    Working(Option<String>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    wish: Arc<Wish>,
+    /// In the order of their coming.
+    number: u64,
+    seen: Seen,
+    place: Place,
+    /// Something has changed while it was worked on.
+    changed: bool,
+    /// It is wanted no more.
+    gone: bool,
+}
+
+#[derive(Debug)]
+struct Door {
+    opens: u64,
+    /// Those without a certificate, by their number.
+    firsts: BTreeSet<(u64, String)>,
+    /// Those with one, by its end.
+    renewals: BTreeSet<(u64, String)>,
+    /// How many may be on their way through.
+    turn: usize,
+    inside: usize,
+}
+
+impl Door {
+    fn next(&self, now: u64) -> Option<&(u64, String)> {
+        let renewal = self.renewals.first();
+        renewal.filter(|(ends, _)| *ends < now + SOON).or_else(|| self.firsts.first()).or(renewal)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.firsts.is_empty() && self.renewals.is_empty()
+    }
+}
+
+/// All wishes and their times.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    entries: HashMap<String, Entry>,
+    times: BTreeSet<(u64, u64, String)>,
+    doors: BTreeMap<String, Door>,
+    number: u64,
+}
+
+impl Agenda {
+    /// Takes in what is wanted now. `look` says what is known of a wish, and when there is something to do about it.
+    pub(super) fn list(&mut self, wishes: Vec<Wish>, look: impl Fn(&Wish) -> (Seen, u64)) {
+        let mut wanted = HashSet::with_capacity(wishes.len());
+        for wish in wishes {
+            let (seen, at) = look(&wish);
+            wanted.insert(wish.id.clone());
+            self.take_in(wish, seen, at);
+        }
+        if self.entries.len() > wanted.len() {
+            let unwanted: Vec<_> = self.entries.keys().filter(|id| !wanted.contains(*id)).cloned().collect();
+            unwanted.iter().for_each(|id| self.forget(id));
+        }
+    }
+
+    fn take_in(&mut self, wish: Wish, seen: Seen, at: u64) {
+        let id = wish.id.clone();
+        let Some(entry) = self.entries.get_mut(&id) else {
+            self.number += 1;
+            self.times.insert((at, self.number, id.clone()));
+            let (wish, place, number) = (Arc::new(wish), Place::At(at), self.number);
+            self.entries.insert(id, Entry { wish, number, seen, place, changed: false, gone: false });
+            return;
+        };
+        entry.gone = false;
+        if entry.seen == seen && *entry.wish == wish {
+            return;
+        }
+        (entry.seen, entry.wish) = (seen, Arc::new(wish));
+        match &mut entry.place {
+            Place::Working(_) => entry.changed = true,
+            Place::At(time) => {
+                self.times.remove(&(*time, entry.number, id.clone()));
+                *time = at;
+                self.times.insert((at, entry.number, id));
+            }
+            // What it waits for is closed for any certificate.
+            Place::Door(..) => {}
+        }
+    }
+
+    fn forget(&mut self, id: &str) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        match &entry.place {
+            Place::Working(_) => {
+                entry.gone = true;
+                return;
+            }
+            Place::At(time) => drop(self.times.remove(&(*time, entry.number, id.to_owned()))),
+            Place::Door(door, ends) => {
+                if let Some(door) = self.doors.get_mut(door) {
+                    match ends {
+                        Some(ends) => door.renewals.remove(&(*ends, id.to_owned())),
+                        None => door.firsts.remove(&(entry.number, id.to_owned())),
+                    };
+                }
+            }
+        }
+        self.entries.remove(id);
+    }
+
+    /// A wish it is time for; [`Self::done`] follows when it was worked on.
+    pub(super) fn next(&mut self, now: u64) -> Option<Arc<Wish>> {
+        if self.times.first().is_some_and(|(at, ..)| *at <= now) {
+            let (.., id) = self.times.pop_first()?;
+            return self.work(&id, None);
+        }
+        let ready = |door: &Door| door.opens <= now && door.inside < door.turn && !door.is_empty();
+        let (name, door) = self.doors.iter_mut().find(|(_, door)| ready(door))?;
+        let next = door.next(now)?.clone();
+        let _ = door.renewals.remove(&next) || door.firsts.remove(&next);
+        door.inside += 1;
+        let name = name.clone();
+        self.work(&next.1, Some(name))
+    }
+
+    fn work(&mut self, id: &str, through: Option<String>) -> Option<Arc<Wish>> {
+        let entry = self.entries.get_mut(id)?;
+        entry.place = Place::Working(through);
+        Some(Arc::clone(&entry.wish))
+    }
+
+    /// When [`Self::next`] has something again, were nothing to change.
+    pub(super) fn wake(&self) -> Option<u64> {
+        let doors = self.doors.values().filter(|door| door.inside < door.turn && !door.is_empty());
+        let doors = doors.map(|door| door.opens).min();
+        let first = self.times.first().map(|(at, ..)| *at);
+        first.into_iter().chain(doors).min()
+    }
+
+    /// A wish was worked on.
+    pub(super) fn done(&mut self, id: &str, again: Again, now: u64) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let Place::Working(through) = std::mem::replace(&mut entry.place, Place::At(now)) else { return };
+        if let Some(name) = &through {
+            let closed = matches!(&again, Again::Turn { door, .. } if door == name);
+            if let Some(door) = self.doors.get_mut(name) {
+                door.inside = door.inside.saturating_sub(1);
+                door.turn = if closed { 1 } else { (door.turn * 2).min(TURN_MAX) };
+            }
+        }
+        if entry.gone {
+            self.entries.remove(id);
+        } else {
+            let again = if std::mem::take(&mut entry.changed) { Again::At(now) } else { again };
+            match again {
+                Again::At(at) => {
+                    entry.place = Place::At(at);
+                    self.times.insert((at, entry.number, id.to_owned()));
+                }
+                Again::Turn { door: name, opens, ends } => {
+                    let new = || Door { opens, firsts: BTreeSet::new(), renewals: BTreeSet::new(), turn: 1, inside: 0 };
+                    let door = self.doors.entry(name.clone()).or_insert_with(new);
+                    door.opens = door.opens.max(opens);
+                    match ends {
+                        Some(ends) => door.renewals.insert((ends, id.to_owned())),
+                        None => door.firsts.insert((entry.number, id.to_owned())),
+                    };
+                    entry.place = Place::Door(name, ends);
+                }
+            }
+        }
+        self.doors.retain(|_, door| door.inside > 0 || !door.is_empty());
+    }
+}

@@ -1,0 +1,164 @@
+//! Sees to it that every wish has a certificate in time: begins orders when they are due, works on them under a lease, and
+//! leaves a CA alone that says it has had enough.
+//!
+//! What is to be done about a wish is in `decide.rs`, when it is looked at in `agenda.rs`; both are sans-io.
+
+mod agenda;
+mod decide;
+mod gate;
+mod leases;
+#[cfg(test)]
+mod tests;
+mod window;
+mod work;
+
+use crate::ca::{Authority, Kind};
+use crate::certificate::CertRow;
+use crate::clock::Clock;
+use crate::lease::Lease;
+use crate::order::issue::Issuer;
+use crate::rows::RowsError;
+use agenda::{Again, Agenda, Seen};
+use decide::Todo;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Pause before it looks at what has changed (chosen: a domain that was just proved waits that long).
+const TICK: Duration = Duration::from_secs(1);
+/// Orders that are worked on at once (chosen).
+const AT_ONCE: usize = 16;
+/// Longest time one go may take (chosen: below what a lease lasts without being renewed, were one to hang).
+const GO: Duration = Duration::from_secs(120);
+/// Pause after one hung, panicked, or was asked for something it cannot do (chosen).
+const STUCK: u64 = 60;
+
+/// A certificate somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// What tells it from others, in keys of rows: letters, digits, `-` and `.`.
+    pub id: String,
+    /// Names, `*.` in front of one for all below it.
+    pub names: Vec<String>,
+    /// How they are proved.
+    pub kind: Kind,
+    /// CAs by name, the preferred one first, each with its profile or nothing.
+    pub cas: Vec<(String, String)>,
+}
+
+/// What a manager is told by those who have tables.
+pub trait Wishes: Send + Sync + 'static {
+    /// All wishes that are granted: names that were proved to be somebody's, and our own. Those that are first there go
+    /// first when many have to wait.
+    fn all(&self) -> Vec<Wish>;
+    /// Each is told when [`Self::all`] or [`Self::newest`] may say something else. It may be told too often.
+    fn changes(&self) -> Vec<watch::Receiver<u64>>;
+    /// The newest certificate of an id, as this PoP knows it.
+    fn newest(&self, id: &str) -> Option<Arc<CertRow>>;
+    /// A CA with an account, once it could be opened.
+    fn authority(&self, name: &str) -> Option<Arc<dyn Authority>>;
+    /// The account there may be another by now: open it again.
+    fn reopen(&self, name: &str);
+}
+
+/// Works on orders for as long as it runs.
+pub struct Manager {
+    issuer: Arc<Issuer>,
+    wishes: Arc<dyn Wishes>,
+    me: String,
+    clock: Clock,
+    leases: Mutex<HashMap<u64, Lease>>,
+}
+
+/// Why nothing was done just now.
+enum Pause {
+    Until(u64),
+    /// Something that many wait for is closed.
+    Closed {
+        door: String,
+        until: u64,
+    },
+    Rows(RowsError),
+}
+
+impl From<RowsError> for Pause {
+    fn from(error: RowsError) -> Self {
+        Self::Rows(error)
+    }
+}
+
+impl Manager {
+    /// For a process called `me`, unlike any other: one that starts again is another.
+    #[must_use]
+    pub fn new(issuer: Arc<Issuer>, wishes: Arc<dyn Wishes>, me: String, clock: Clock) -> Arc<Self> {
+        Arc::new(Self { issuer, wishes, me, clock, leases: Mutex::default() })
+    }
+
+    /// Works; never returns.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves orders where their rows say they are. Others take over when its leases end.
+    pub async fn run(self: Arc<Self>) {
+        let (changed, _watching) = merged(self.wishes.changes());
+        let mut agenda = Agenda::default();
+        let mut working = JoinSet::new();
+        let mut ids = HashMap::new();
+        let mut list_at = Some(Instant::now());
+        loop {
+            let now = self.clock.now();
+            if list_at.is_some_and(|at| at <= Instant::now()) {
+                list_at = None;
+                agenda.list(self.wishes.all(), |wish| self.look(wish, now));
+            }
+            while working.len() < AT_ONCE
+                && let Some(wish) = agenda.next(now)
+            {
+                let (this, id) = (Arc::clone(&self), wish.id.clone());
+                let task = working.spawn(async move { this.go(&wish).await });
+                ids.insert(task.id(), id);
+            }
+            let wake = if working.len() < AT_ONCE { agenda.wake() } else { None };
+            tokio::select! {
+                Some(done) = working.join_next_with_id() => {
+                    let (task, again) = match done {
+                        Ok(done) => done,
+                        Err(error) => (error.id(), Again::At(self.clock.now() + STUCK)),
+                    };
+                    if let Some(id) = ids.remove(&task) {
+                        agenda.done(&id, again, self.clock.now());
+                    }
+                }
+                () = changed.notified(), if list_at.is_none() => list_at = Some(Instant::now() + TICK),
+                () = tokio::time::sleep_until(list_at.unwrap_or_else(Instant::now)), if list_at.is_some() => {}
+                () = self.clock.sleep_towards(wake.unwrap_or(u64::MAX)) => {}
+            }
+        }
+    }
+
+    /// What is known of a wish, and when there is something to do about it.
+    fn look(&self, wish: &Wish, now: u64) -> (Seen, u64) {
+        let newest = self.wishes.newest(&wish.id);
+        let at = match decide::todo(wish, newest.as_deref(), now) {
+            Todo::Nothing(until) => until,
+            Todo::AskWindow | Todo::Order => now,
+        };
+        (Seen::of(newest.as_deref()), at)
+    }
+}
+
+/// One word for the changes of all, for as long as what comes with it is kept.
+fn merged(all: Vec<watch::Receiver<u64>>) -> (Arc<Notify>, JoinSet<()>) {
+    let (changed, mut watching) = (Arc::new(Notify::new()), JoinSet::new());
+    for mut one in all {
+        let changed = Arc::clone(&changed);
+        watching.spawn(async move {
+            while one.changed().await.is_ok() {
+                changed.notify_one();
+            }
+        });
+    }
+    (changed, watching)
+}

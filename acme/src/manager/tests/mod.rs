@@ -1,0 +1,122 @@
+//! Managers in virtual time, on rows and CAs in memory.
+
+mod cas;
+mod renewal;
+mod takeover;
+
+use super::{Manager, Wish, Wishes};
+use crate::ca::{Authority, Kind};
+use crate::certificate::{CERT_PREFIX, CertRow};
+use crate::clock::Clock;
+use crate::order::sim::World;
+use crate::order::sim::ca::Ca;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub(super) const START: u64 = 1_800_000_000;
+pub(super) const HOUR: u64 = 3600;
+
+/// What a PoP would know of its tables, at once.
+pub(super) struct Tables {
+    world: Arc<World>,
+    wishes: Mutex<Vec<Wish>>,
+    changed: watch::Sender<u64>,
+    pub(super) reopened: Mutex<Vec<String>>,
+    read: Mutex<HashMap<String, (u64, Arc<CertRow>)>>,
+}
+
+impl Tables {
+    pub(super) fn set(&self, wishes: Vec<Wish>) {
+        *self.wishes.lock().unwrap() = wishes;
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+impl Wishes for Tables {
+    fn all(&self) -> Vec<Wish> {
+        self.wishes.lock().unwrap().clone()
+    }
+
+    fn changes(&self) -> Vec<watch::Receiver<u64>> {
+        vec![self.changed.subscribe()]
+    }
+
+    fn newest(&self, id: &str) -> Option<Arc<CertRow>> {
+        let row = self.world.rows.last(&format!("{CERT_PREFIX}{id}/"))?;
+        let mut read = self.read.lock().unwrap();
+        let known = read.get(id).filter(|(version, _)| *version == row.version);
+        if let Some((_, known)) = known {
+            return Some(Arc::clone(known));
+        }
+        let new: Arc<CertRow> = Arc::new(serde_json::from_slice(&row.value).unwrap());
+        read.insert(id.to_owned(), (row.version, Arc::clone(&new)));
+        Some(new)
+    }
+
+    fn authority(&self, name: &str) -> Option<Arc<dyn Authority>> {
+        Some(self.world.ca(name))
+    }
+
+    fn reopen(&self, name: &str) {
+        self.reopened.lock().unwrap().push(name.to_owned());
+    }
+}
+
+/// A world with managers.
+pub(super) struct Fleet {
+    pub(super) world: Arc<World>,
+    pub(super) tables: Arc<Tables>,
+    pub(super) clock: Clock,
+}
+
+impl Fleet {
+    /// With one CA, `sim`, and these wishes.
+    pub(super) fn new(wishes: Vec<Wish>) -> Self {
+        let clock = Clock::starting_at(START);
+        let world = World::new(clock);
+        let tables = Tables {
+            world: Arc::clone(&world),
+            wishes: Mutex::new(wishes),
+            changed: watch::Sender::new(0),
+            reopened: Mutex::default(),
+            read: Mutex::default(),
+        };
+        Self { world, tables: Arc::new(tables), clock }
+    }
+
+    pub(super) fn ca(&self) -> Arc<Ca> {
+        self.world.ca("sim")
+    }
+
+    /// A manager that has just started; it dies when the handle is aborted.
+    pub(super) async fn manager(&self, name: &str) -> JoinHandle<()> {
+        let issuer = Arc::new(self.world.process().await);
+        let wishes: Arc<dyn Wishes> = Arc::clone(&self.tables) as _;
+        tokio::spawn(Manager::new(issuer, wishes, name.to_owned(), self.clock).run())
+    }
+
+    pub(super) fn newest(&self, id: &str) -> Option<Arc<CertRow>> {
+        self.tables.newest(id)
+    }
+
+    /// Goes on to then, seconds since 1970.
+    pub(super) async fn until(&self, unix: u64) {
+        tokio::time::sleep(Duration::from_secs(unix.saturating_sub(self.clock.now()))).await;
+    }
+
+    pub(super) async fn pass(&self, seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+}
+
+pub(super) fn wish(name: &str, cas: &[&str]) -> Wish {
+    Wish {
+        id: format!("domain.{name}"),
+        names: vec![name.to_owned()],
+        kind: Kind::Http01,
+        cas: cas.iter().map(|ca| ((*ca).to_owned(), String::new())).collect(),
+    }
+}

@@ -1,0 +1,157 @@
+//! When certificates are renewed.
+
+use super::{Fleet, HOUR, START, wish};
+use crate::certificate::cert_key;
+use crate::order::DAY;
+use crate::order::sim::ca::Call;
+use crate::rows::Rows;
+
+const ID: &str = "domain.shop.example";
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_is_renewed_at_its_due_point_where_the_ca_has_no_renewal_information() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    let _manager = fleet.manager("a").await;
+    fleet.pass(60).await;
+    let first = fleet.newest(ID).expect("no certificate after a minute");
+    let due = first.due(ID);
+    assert!((START + 28 * DAY..START + 30 * DAY + 60).contains(&due), "{}", due - START);
+    fleet.until(due - 5).await;
+    assert_eq!(fleet.newest(ID).unwrap().generation, 1);
+    fleet.pass(30).await;
+    let second = fleet.newest(ID).unwrap();
+    assert_eq!(second.generation, 2);
+    assert!((due..due + 10).contains(&second.issued_at), "{}", second.issued_at - due);
+    // A CA that has heard of no windows is told of nothing it would not know, and is asked twice a day.
+    let state = fleet.ca();
+    let replaces = |call: &Call| matches!(call, Call::Order { replaces: Some(_), .. });
+    assert!(state.asked(replaces).is_empty());
+    let asked = state.asked(|call| matches!(call, Call::Window(_)));
+    let gaps: Vec<_> = asked.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!((55..62).contains(&asked.len()), "{asked:?}");
+    // The last one is of the new certificate.
+    assert!(gaps[..gaps.len() - 1].iter().all(|gap| (12 * HOUR..12 * HOUR + 10).contains(gap)), "{gaps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_is_asked_for_heeded_and_asked_for_again_when_the_ca_says() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    let ca = fleet.ca();
+    ca.state.lock().unwrap().ari = Some(6 * HOUR);
+    let (start, end) = (START + 10 * DAY, START + 11 * DAY);
+    ca.state.lock().unwrap().says = Box::new(move |_| (start, end));
+    let _manager = fleet.manager("a").await;
+    fleet.pass(60).await;
+    let first = fleet.newest(ID).unwrap();
+    assert_eq!(first.window.map(|window| (window.start, window.end)), Some((start, end)));
+    let due = first.due(ID);
+    assert!((start..end).contains(&due));
+    fleet.until(due - 5).await;
+    assert_eq!(fleet.newest(ID).unwrap().generation, 1);
+    let asked = ca.asked(|call| matches!(call, Call::Window(_)));
+    let gaps: Vec<_> = asked.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(gaps.len() >= 39 && gaps.iter().all(|gap| (6 * HOUR..6 * HOUR + 15).contains(gap)), "{gaps:?}");
+    // From here on windows are what they were at first.
+    ca.state.lock().unwrap().says = Box::new(|issued| (issued.not_before + 20 * DAY, issued.not_before + 21 * DAY));
+    fleet.pass(60).await;
+    let second = fleet.newest(ID).unwrap();
+    assert!(second.generation == 2 && (due..due + 10).contains(&second.issued_at));
+    let replaces = |call: &Call| matches!(call, Call::Order { replaces, .. } if *replaces == first.ari);
+    assert_eq!(ca.asked(replaces).len(), 1, "{:?}", first.ari);
+    // "Now": it is heard at the next time it is asked, and done at once.
+    fleet.pass(DAY).await;
+    let moved = fleet.clock.now();
+    ca.state.lock().unwrap().says = Box::new(|issued| (issued.not_before, issued.not_before + 1));
+    fleet.pass(6 * HOUR + 60).await;
+    let third = fleet.newest(ID).unwrap();
+    assert!(third.generation >= 3, "{:?}", third.generation);
+    let all = fleet.world.rows.get(&cert_key(ID, 3)).await.unwrap().unwrap();
+    let third: crate::certificate::CertRow = serde_json::from_slice(&all.value).unwrap();
+    assert!((moved..moved + 6 * HOUR + 30).contains(&third.issued_at));
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_information_that_does_not_come_keeps_no_certificate_from_its_renewal() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    let ca = fleet.ca();
+    ca.state.lock().unwrap().ari = Some(6 * HOUR);
+    let _manager = fleet.manager("a").await;
+    fleet.pass(4).await;
+    let no = crate::ca::Problem::new(crate::ca::Class::Unavailable, "away");
+    let wait = Some(std::time::Duration::from_secs(40 * DAY));
+    ca.state.lock().unwrap().down = Some(crate::ca::Problem { retry_after: wait, ..no });
+    // The window's point by its life, when it is not said otherwise.
+    fleet.pass(DAY).await;
+    let first = fleet.newest(ID).unwrap();
+    let due = first.due(ID);
+    fleet.until(due - 60).await;
+    ca.state.lock().unwrap().down = None;
+    fleet.pass(120).await;
+    assert_eq!(fleet.newest(ID).unwrap().generation, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_ca_says_of_the_next_time_is_believed_between_a_minute_and_a_day() {
+    for (said, least) in [(0, 60), (1, 60), (40 * DAY, DAY)] {
+        let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+        let ca = fleet.ca();
+        ca.state.lock().unwrap().ari = Some(said);
+        let _manager = fleet.manager("a").await;
+        fleet.pass(3 * DAY).await;
+        let asked = ca.asked(|call| matches!(call, Call::Window(_)));
+        let gaps: Vec<_> = asked.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(gaps.len() >= 2 && gaps.iter().all(|gap| (least..least + 15).contains(gap)), "{said}: {gaps:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_compromised_certificate_is_replaced_as_soon_as_it_is_known_to_be_and_stays_marked() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    fleet.ca().state.lock().unwrap().ari = Some(6 * HOUR);
+    let _manager = fleet.manager("a").await;
+    fleet.pass(DAY).await;
+    let first = fleet.newest(ID).unwrap();
+    let key = cert_key(ID, 1);
+    let found = fleet.world.rows.get(&key).await.unwrap().unwrap();
+    let marked = crate::certificate::CertRow { compromised: true, ..(*first).clone() };
+    fleet.world.rows.compare_and_set(&key, Some(found.version), Some(&marked.encode())).await.unwrap();
+    fleet.tables.set(vec![wish("shop.example", &["sim"])]);
+    fleet.pass(15).await;
+    assert_eq!(fleet.newest(ID).unwrap().generation, 2);
+    let found = fleet.world.rows.get(&key).await.unwrap().unwrap();
+    assert!(serde_json::from_slice::<crate::certificate::CertRow>(&found.value).unwrap().compromised);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_with_other_names_is_ordered_anew_whatever_was_begun() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    let ca = fleet.ca();
+    let _manager = fleet.manager("a").await;
+    fleet.pass(60).await;
+    // With a certificate.
+    let more = |name: &str| {
+        let mut wish = wish("shop.example", &["sim"]);
+        wish.names.push(name.to_owned());
+        wish
+    };
+    fleet.tables.set(vec![more("www.shop.example")]);
+    fleet.pass(30).await;
+    let second = fleet.newest(ID).unwrap();
+    assert_eq!((second.generation, second.names.len()), (2, 2));
+    // With an order that waits for a day.
+    ca.state.lock().unwrap().down = Some(crate::ca::Problem::new(crate::ca::Class::Rejected, "never"));
+    fleet.tables.set(vec![more("m.shop.example")]);
+    fleet.pass(HOUR).await;
+    assert_eq!(fleet.newest(ID).unwrap().generation, 2);
+    ca.state.lock().unwrap().down = None;
+    fleet.tables.set(vec![more("w.shop.example")]);
+    fleet.pass(30).await;
+    let third = fleet.newest(ID).unwrap();
+    assert_eq!((third.generation, third.names.last().unwrap().as_str()), (3, "w.shop.example"));
+    assert!(fleet.world.is_gone(ID).await);
+    // One that is wanted no more is renewed no more.
+    fleet.tables.set(vec![]);
+    let placed = ca.placed().len();
+    fleet.pass(40 * DAY).await;
+    assert_eq!(ca.placed().len(), placed);
+}
