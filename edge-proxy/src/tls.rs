@@ -27,6 +27,8 @@ pub enum Refusal {
     Expired,
     /// The certificate lies sealed and cannot be opened.
     NotOpened,
+    /// It looks for a challenge there is no answer to.
+    NoChallenge,
 }
 
 impl Refusal {
@@ -38,6 +40,7 @@ impl Refusal {
             Self::NoName => "no_name",
             Self::Expired => "expired",
             Self::NotOpened => "not_opened",
+            Self::NoChallenge => "no_challenge",
         }
     }
 
@@ -47,6 +50,7 @@ impl Refusal {
             Self::UnknownName | Self::Expired => 112, // unrecognized_name
             Self::NoName => 109,                      // missing_extension
             Self::NotOpened => 80,                    // internal_error
+            Self::NoChallenge => 120,                 // no_application_protocol (RFC 7301 §3.2)
         }
     }
 }

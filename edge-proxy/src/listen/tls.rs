@@ -4,13 +4,15 @@ use super::{ACCEPT_PAUSE, is_about_one_connection, prepare};
 use crate::client::{Client, SharedSocket};
 use crate::connection::{self, Protocol};
 use crate::early_wake::EarlyWake;
-use crate::tls::Tls;
+use crate::tls::{Refusal, Tls};
 use crate::worker::Worker;
+use acme::alpn;
 use rustls::server::Acceptor;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -55,7 +57,8 @@ async fn handshake(worker: Rc<Worker>, tls: Arc<Tls>, stream: TcpStream, peer: S
     // Boxed: the task would otherwise keep room for it as long as the connection lives.
     let accepted = Box::pin(accept(&worker, &tls, socket.clone(), peer, &mut early_wake));
     let tls = match tokio::time::timeout(timeout, accepted).await {
-        Ok(Ok(tls)) => tls,
+        Ok(Ok(Some(tls))) => tls,
+        Ok(Ok(None)) => return tracing::debug!(%peer, "a challenge was answered"),
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "handshake failed"),
         Err(_) => return tracing::debug!(%peer, "handshake took too long"),
     };
@@ -68,25 +71,41 @@ async fn handshake(worker: Rc<Worker>, tls: Arc<Tls>, stream: TcpStream, peer: S
     connection::serve(worker, client, Box::new(tls), protocol).await;
 }
 
-/// A handshake that goes on with what its ClientHello asks for, and may begin a wake there.
+/// A handshake that goes on with what its ClientHello asks for, and may begin a wake there. `None` when it was there to see
+/// the answer to a challenge: it has ended.
 async fn accept(
     worker: &Rc<Worker>,
     tls: &Tls,
     socket: SharedSocket,
     peer: SocketAddr,
     early_wake: &mut Option<Box<EarlyWake>>,
-) -> io::Result<TlsStream<SharedSocket>> {
+) -> io::Result<Option<TlsStream<SharedSocket>>> {
     let mut start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-    let name = start.client_hello().server_name().map(str::to_owned);
-    let config = match tls.admit(name.as_deref()).await {
+    let hello = start.client_hello();
+    let name = hello.server_name().map(str::to_owned);
+    let is_challenge = hello.alpn().is_some_and(alpn::is_asked);
+    let admitted = match is_challenge {
+        true => {
+            let from_cas = worker.edge.challenged();
+            let found = name.as_deref().and_then(|name| from_cas?.challenge_of(name));
+            found.ok_or(Refusal::NoChallenge)
+        }
+        false => tls.admit(name.as_deref()).await,
+    };
+    let config = match admitted {
         Ok(config) => config,
         Err(refusal) => {
             tls.refuse(refusal, &mut start.io).await;
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, refusal.name()));
         }
     };
+    if is_challenge {
+        // Whatever else it sends stays unread.
+        start.into_stream(config).await?.shutdown().await?;
+        return Ok(None);
+    }
     if worker.edge.wake_at_client_hello {
         *early_wake = name.and_then(|name| EarlyWake::begin(worker, peer.ip().to_canonical(), &name));
     }
-    start.into_stream(config).await
+    start.into_stream(config).await.map(Some)
 }
