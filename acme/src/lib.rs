@@ -3,6 +3,7 @@
 //! of sprites.
 
 pub mod account;
+pub mod alpn;
 pub mod ca;
 pub mod certificate;
 pub mod clock;

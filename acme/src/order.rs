@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod crashes;
 pub mod issue;
+pub mod kinds;
 #[cfg(test)]
 pub(crate) mod sim;
 pub mod verify;
@@ -28,8 +29,6 @@ const WORKS_MAX: u64 = 3600;
 const UNAVAILABLE: u64 = 60;
 /// Longest of those (chosen).
 const UNAVAILABLE_MAX: u64 = 3600;
-/// Pauses after a name was not proved: 5 failures per name and hour are allowed, one every 12 minutes (Let's Encrypt).
-const UNAUTHORIZED: [u64; 3] = [12 * 60, 3600, DAY];
 /// Pause after the name's DNS was at fault, and when an account or request is.
 const HOUR: u64 = 3600;
 /// The longest pause (Let's Encrypt: grow to at most once a day).
@@ -112,6 +111,8 @@ pub enum Act {
     /// Give the answers to every PoP, and tell the CA to look at them: again when either was begun, since nobody
     /// knows which PoP had heard of them.
     Prove,
+    /// Prove the names by this kind: the CA does not offer the one that was to be.
+    Use(Kind),
     /// Hand in the request.
     Finalise,
     /// Fetch the chain.
@@ -145,7 +146,10 @@ pub fn next(row: &OrderRow, seen: Option<&Status>, now: u64) -> Act {
             match mine.peek().is_some() {
                 // All that could be met is met, and the order has not noticed yet.
                 false if challenges.is_empty() => poll(),
-                false => Act::Fail(Problem::new(Class::Rejected, format!("the CA does not offer {}", row.kind))),
+                false => match kinds::offered(row.kind, challenges) {
+                    Some(kind) => Act::Use(kind),
+                    None => Act::Fail(Problem::new(Class::Rejected, format!("the CA does not offer {}", row.kind))),
+                },
                 true if mine.all(|challenge| challenge.asked) => poll(),
                 true => Act::Prove,
             }
@@ -198,9 +202,7 @@ impl OrderRow {
             }
             Class::Unavailable => (doubled(UNAVAILABLE, UNAVAILABLE_MAX), false),
             Class::RateLimited => (GATE, false),
-            Class::Unauthorized => {
-                (UNAUTHORIZED[usize::try_from(failures - 1).unwrap_or(0).min(UNAUTHORIZED.len() - 1)], true)
-            }
+            Class::Unauthorized => (kinds::pause(self.kind, failures), true),
             Class::Dns | Class::Account => (HOUR, true),
             Class::Order => (doubled(1, HOUR), true),
             Class::Rejected => (DAY, true),
@@ -208,8 +210,10 @@ impl OrderRow {
         };
         // At least as long as the CA asks for.
         let pause = problem.retry_after.map_or(pause, |wait| wait.as_secs().max(1).max(if again { pause } else { 0 }));
+        let kind = if problem.class == Class::Unauthorized { kinds::next(self.kind) } else { self.kind };
         let step = if again && self.sealed_key.is_some() { Step::KeySealed } else { self.step };
         Self {
+            kind,
             step,
             url: if again { None } else { self.url.clone() },
             failures,
@@ -280,6 +284,8 @@ mod tests {
         assert_eq!(next(&row(), Some(&Status::Invalid(problem.clone())), NOW), Act::Fail(problem));
         let http = OrderRow { kind: Kind::Http01, ..row() };
         assert!(matches!(next(&http, Some(&pending(&[false])), NOW), Act::Fail(no) if no.class == Class::Rejected));
+        let alpn = Challenge::new("sprites.test".into(), Kind::TlsAlpn01, "t".into(), "p", false);
+        assert_eq!(next(&http, Some(&Status::Pending(vec![alpn])), NOW), Act::Use(Kind::TlsAlpn01));
         assert_eq!(next(&OrderRow { next_try: NOW + 5, ..row() }, None, NOW), Act::Wait(NOW + 5));
     }
 

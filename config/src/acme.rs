@@ -31,8 +31,22 @@ pub struct Acme {
     pub contact: Vec<String>,
     /// The file with the key encryption key; empty for `kek` in the data directory.
     pub kek_file: PathBuf,
+    /// How a CA is shown first that a custom domain leads here.
+    pub challenge: AcmeChallenge,
     /// Other CAs: our own names have a certificate of each, others' names go there when the first one fails.
     pub fallback: Vec<AcmeCa>,
+}
+
+/// How a CA is shown that a name leads here. Where one of them is refused the other one is tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AcmeChallenge {
+    /// A path on port 80.
+    #[default]
+    #[serde(rename = "http-01")]
+    Http01,
+    /// A handshake on port 443.
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
 }
 
 /// A CA.

@@ -35,6 +35,8 @@ pub enum Refusal {
     NotOpened,
     /// Its sprite asks for client certificates by rules that are none.
     NotAsked,
+    /// It looks for a challenge there is no answer to.
+    NoChallenge,
 }
 
 impl Refusal {
@@ -47,6 +49,7 @@ impl Refusal {
             Self::Expired => "expired",
             Self::NotOpened => "not_opened",
             Self::NotAsked => "not_asked",
+            Self::NoChallenge => "no_challenge",
         }
     }
 
@@ -56,6 +59,7 @@ impl Refusal {
             Self::UnknownName | Self::Expired => 112, // unrecognized_name
             Self::NoName => 109,                      // missing_extension
             Self::NotOpened | Self::NotAsked => 80,   // internal_error
+            Self::NoChallenge => 120,                 // no_application_protocol (RFC 7301 §3.2)
         }
     }
 }

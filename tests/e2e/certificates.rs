@@ -19,31 +19,55 @@ pub(crate) const DOMAIN: &str = "shop.example";
 pub(crate) const ISSUED: Duration = Duration::from_secs(60);
 
 /// A machine whose zone and ports the CA knows.
-struct Site {
-    pebble: Pebble,
-    dns: DnsServer,
-    http: SocketAddr,
+pub(crate) struct Site {
+    pub(crate) pebble: Pebble,
+    pub(crate) dns: DnsServer,
+    pub(crate) http: SocketAddr,
+    /// Where the CA looks for HTTPS.
+    pub(crate) https: SocketAddr,
     config: String,
     data: Arc<TempDir>,
-    edge: Demo,
+    pub(crate) edge: Demo,
+}
+
+/// Which port the CA takes for 80.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Port80 {
+    Ours,
+    /// Nobody is there.
+    Dead,
 }
 
 impl Site {
     async fn start(moods: Moods) -> Option<Self> {
-        let own = cluster::addresses(2);
-        let (dns, http) = (own[0], own[1]);
+        Self::with(moods, Port80::Ours, "").await
+    }
+
+    /// With more sections, and perhaps nobody where the CA looks for HTTP.
+    pub(crate) async fn with(moods: Moods, port_80: Port80, more: &str) -> Option<Self> {
+        let own = cluster::addresses(4);
+        let (dns, http, https, dead) = (own[0], own[1], own[2], own[3]);
         let resolver = DnsServer::start().await;
         resolver.delegate(SUFFIX, dns);
         resolver.set_address(DOMAIN, http.ip());
-        let pebble = Pebble::start(resolver.address, http.port(), 1, moods).await?;
+        let port_80 = if port_80 == Port80::Ours { http } else { dead };
+        let pebble = Pebble::start(resolver.address, port_80.port(), https.port(), moods).await?;
         let data = Arc::new(tempfile::Builder::new().prefix("edge-e2e-").tempdir().unwrap());
-        let config = config(&pebble, &resolver, dns, http, moods, &data);
+        let config = config(&pebble, &resolver, [dns, http, https], moods, &data) + more;
         let edge = start(&config, &data).await;
-        Some(Self { pebble, dns: resolver, http, config, data, edge })
+        Some(Self { pebble, dns: resolver, http, https, config, data, edge })
+    }
+
+    /// Claims a domain for a sprite, sets the record that proves it, and has it looked at.
+    pub(crate) async fn prove(&self, domain: &str, sprite: &str) -> serde_json::Value {
+        let added = self.edge.admin(&["domain", "add", domain, sprite]).await;
+        self.dns.set_txt(added["txt_name"].as_str().unwrap(), added["txt_value"].as_str().unwrap());
+        self.edge.admin(&["domain", "check", domain]).await;
+        added
     }
 
     /// Whom visitors trust.
-    async fn roots(&self) -> RootCertStore {
+    pub(crate) async fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pebble.root().await.as_bytes()).unwrap()).unwrap();
         roots
@@ -53,8 +77,7 @@ impl Site {
 fn config(
     pebble: &Pebble,
     resolver: &DnsServer,
-    dns: SocketAddr,
-    http: SocketAddr,
+    [dns, http, https]: [SocketAddr; 3],
     moods: Moods,
     data: &TempDir,
 ) -> String {
@@ -67,7 +90,7 @@ fn config(
         false => String::new(),
     };
     format!(
-        "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"{http}\"]\n\
+        "[listen]\nhttps = [\"127.0.0.1:0\", \"{https}\"]\nhttp = [\"{http}\"]\n\
          [dns]\nlisten = [\"{dns}\"]\naddresses = [\"127.0.0.1\"]\nname_servers = [{{ name = \"ns.example.net\" }}]\n\
          [domains]\nresolvers = [\"{}\"]\n\
          [acme]\ndirectory = {:?}\nca_file = {:?}\ncontact = [\"mailto:ops@example.org\"]\n{eab}",
@@ -106,9 +129,7 @@ async fn a_machine_with_nothing_but_a_directory_has_a_wildcard_and_custom_domain
     // A custom domain, as soon as it is proved to be somebody's.
     site.edge.create_guest("shop").await;
     assert!(leaf(&site.edge, &roots, DOMAIN).await.is_err());
-    let added = site.edge.admin(&["domain", "add", DOMAIN, "shop"]).await;
-    site.dns.set_txt(added["txt_name"].as_str().unwrap(), added["txt_value"].as_str().unwrap());
-    site.edge.admin(&["domain", "check", DOMAIN]).await;
+    site.prove(DOMAIN, "shop").await;
     let own = trusted(&site.edge, &roots, DOMAIN).await;
     assert_ne!(own, wildcard);
 

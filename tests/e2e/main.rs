@@ -6,6 +6,7 @@ mod acknowledged;
 mod answers;
 mod bodies;
 mod certificates;
+mod certificates_alpn;
 mod certificates_fleet;
 mod client_certificates;
 mod client_gone;

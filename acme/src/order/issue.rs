@@ -123,6 +123,10 @@ impl Issuer {
                 Act::Wait(until) => return Ok(Outcome::Wait(until)),
                 Act::SealKey => Ok(self.seal_key(order).await?),
                 Act::Order => self.place(order, ca, now).await?,
+                Act::Use(kind) => {
+                    self.write(order, OrderRow { kind, ..order.row.clone() }).await?;
+                    Ok(())
+                }
                 Act::Prove => self.prove(order, ca, seen.as_ref()).await?,
                 Act::Finalise => self.finalise(order, ca).await?,
                 Act::Fetch => match self.fetch(order, ca, now).await? {

@@ -5,6 +5,8 @@
 //! says nothing for a while is not waited for.
 
 use super::accounts::Accounts;
+use super::alpn::AlpnAnswers;
+use super::challenge_rows::{ChallengeRow, Given, HERE, HereRow, PREFIX, mark};
 use super::rows::StoreRows;
 use acme::ca::{Challenge, Class, Kind, Problem, Reply};
 use acme::dns::Published;
@@ -12,10 +14,9 @@ use acme::order::issue::Challenges;
 use acme::rows::{Rows, RowsError};
 use acme::unix_now;
 use config::Config;
-use router::registry::{self, Registry, RegistryRow};
-use router::rows::RowError;
+use router::registry::{self, Registry, RegistryRow as _};
 use router::store::Store;
-use serde::{Deserialize, Serialize};
+use rustls::ServerConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,99 +34,13 @@ const LIVES: u64 = 3600;
 /// Tries of one write against others' (chosen: two CAs may prove a name at once).
 const TRIES: usize = 8;
 
-/// A row `chal/KIND/NAME`: KIND is `txt` or `http`, NAME a record's name or a token.
-#[derive(Clone, Debug)]
-struct ChallengeRow {
-    at: String,
-    answers: Vec<Given>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Given {
-    value: String,
-    /// Of which order.
-    id: String,
-    /// Its end, seconds since 1970.
-    until: u64,
-}
-
-const PREFIX: &str = "chal/";
-
-impl RegistryRow for ChallengeRow {
-    type Id = String;
-    const PREFIX: &'static str = PREFIX;
-    const WHAT: &'static str = "challenge";
-    const MAY_ALL_GO: bool = true;
-
-    fn id(&self) -> String {
-        self.at.clone()
-    }
-
-    fn id_in(key: &str) -> Option<String> {
-        key.strip_prefix(PREFIX).map(str::to_owned)
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.answers).unwrap_or_default()
-    }
-
-    fn decode(key: &str, value: &[u8]) -> Result<Self, RowError> {
-        let at = Self::id_in(key).ok_or(RowError::Field("key"))?;
-        Ok(Self { at, answers: serde_json::from_slice(value).map_err(RowError::Value)? })
-    }
-}
-
-/// A row `here/POP`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct HereRow {
-    pop: String,
-    /// The process that says so, and how often it has.
-    process: String,
-    beat: u64,
-    /// Marks of the challenges it answers.
-    answers: BTreeSet<String>,
-}
-
-const HERE: &str = "here/";
-
-impl RegistryRow for HereRow {
-    type Id = String;
-    const PREFIX: &'static str = HERE;
-    const WHAT: &'static str = "PoP's presence";
-    const MAY_ALL_GO: bool = true;
-
-    fn id(&self) -> String {
-        self.pop.clone()
-    }
-
-    fn id_in(key: &str) -> Option<String> {
-        key.strip_prefix(HERE).map(str::to_owned)
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    fn decode(key: &str, value: &[u8]) -> Result<Self, RowError> {
-        let row: Self = serde_json::from_slice(value).map_err(RowError::Value)?;
-        match Self::id_in(key).as_deref() == Some(&row.pop) {
-            true => Ok(row),
-            false => Err(RowError::Field("pop")),
-        }
-    }
-}
-
-/// A mark of an answer: short, and the same on every PoP.
-fn mark(at: &str, value: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{at}\n{value}").as_bytes());
-    digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The PoPs of the fleet; a machine that stands alone is the only one.
 pub(super) struct Pops {
     rows: Arc<StoreRows>,
     table: Arc<Registry<ChallengeRow>>,
     accounts: Arc<Accounts>,
+    /// What a handshake of TLS-ALPN-01 is answered with.
+    alpn: AlpnAnswers,
     /// Marks of what this PoP answers.
     answered: watch::Sender<BTreeSet<String>>,
     here: Arc<Registry<HereRow>>,
@@ -148,7 +63,8 @@ impl Pops {
         let pop = Some(config.fleet.name.clone()).filter(|name| !name.is_empty());
         let (table, here) = (Arc::new(Registry::new()), Arc::new(Registry::new()));
         let answered = watch::Sender::new(BTreeSet::new());
-        let pops = Arc::new(Self { rows, table, accounts, answered, here, pop, seen: Mutex::default() });
+        let alpn = AlpnAnswers::default();
+        let pops = Arc::new(Self { rows, table, accounts, alpn, answered, here, pop, seen: Mutex::default() });
         let file = |name: &str| config.data_dir.join(name);
         let (store, table, here) = (Arc::clone(store), Arc::clone(&pops.table), Arc::clone(&pops.here));
         let challenges = registry::follow(
@@ -175,7 +91,12 @@ impl Pops {
         row.answers.first().map(|given| given.value.clone())
     }
 
-    /// Keeps the DNS as the table is.
+    /// What a handshake that looks for a challenge of this name goes on with.
+    pub(super) fn alpn(&self, name: &str) -> Option<Arc<ServerConfig>> {
+        self.alpn.find(name)
+    }
+
+    /// Keeps what this PoP answers as the table is.
     async fn answer(self: Arc<Self>, published: Arc<Published>) {
         let mut changes = self.table.changes();
         let mut known = BTreeSet::new();
@@ -187,18 +108,26 @@ impl Pops {
                 .flat_map(|row| row.answers.iter().map(|given| (row.at.clone(), given.value.clone())))
                 .collect();
             for (at, value) in known.difference(&all) {
-                if let Some(name) = at.strip_prefix("txt/") {
-                    published.remove(name, value);
+                match at.split_once('/') {
+                    Some(("txt", name)) => drop(published.remove(name, value)),
+                    Some(("alpn", name)) => self.alpn.remove(name),
+                    _ => {}
                 }
             }
+            let mut answered = all.clone();
             for (at, value) in all.difference(&known) {
-                let Some(name) = at.strip_prefix("txt/") else { continue };
-                if let Err(error) = published.add(name, value) {
-                    tracing::warn!(name, %error, "a challenge is not answered");
+                let added = match at.split_once('/') {
+                    Some(("txt", name)) => published.add(name, value).map_err(|error| error.to_string()),
+                    Some(("alpn", name)) => self.alpn.add(name, value).map_err(|error| error.to_string()),
+                    _ => Ok(()),
+                };
+                if let Err(error) = added {
+                    tracing::warn!(at, error, "a challenge is not answered");
+                    answered.remove(&(at.clone(), value.clone()));
                 }
             }
-            self.answered.send_replace(all.iter().map(|(at, value)| mark(at, value)).collect());
-            known = all;
+            self.answered.send_replace(answered.iter().map(|(at, value)| mark(at, value)).collect());
+            known = answered;
             if changes.changed().await.is_err() {
                 return;
             }
@@ -305,7 +234,8 @@ impl Pops {
                 let firsts = self.accounts.thumbprint().is_some_and(|first| *first == thumbprint);
                 (!firsts).then(|| (format!("http/{}", challenge.token), challenge.key_authorization.clone()))
             }
-            Kind::TlsAlpn01 => None,
+            // One answer at a time: a handshake has room for no other (RFC 8737 §3).
+            Kind::TlsAlpn01 => Some((format!("alpn/{}", challenge.name), challenge.txt.clone())),
         }
     }
 }
@@ -330,9 +260,10 @@ impl Challenges for Pops {
     fn publish<'a>(&'a self, id: &'a str, challenges: &'a [Challenge]) -> Reply<'a, ()> {
         Box::pin(async move {
             let mut marks = Vec::new();
-            for (at, value) in challenges.iter().filter_map(|challenge| self.place(challenge)) {
+            for challenge in challenges {
+                let Some((at, value)) = self.place(challenge) else { continue };
                 let add = |answers: &mut Vec<Given>| {
-                    answers.retain(|given| given.value != value);
+                    answers.retain(|given| given.value != value && challenge.kind != Kind::TlsAlpn01);
                     answers.push(Given { value: value.clone(), id: id.to_owned(), until: unix_now() + LIVES });
                 };
                 self.change(&at, add).await.map_err(|error| problem(&error))?;

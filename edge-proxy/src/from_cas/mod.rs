@@ -4,6 +4,8 @@
 //! on orders when it holds their lease ([`acme::manager`]). Nothing of this is in the way of a handshake.
 
 mod accounts;
+mod alpn;
+mod challenge_rows;
 mod challenges;
 mod opening;
 mod rows;
@@ -25,6 +27,7 @@ pub use opening::SealedCertificates;
 use router::domains::DomainTable;
 use router::store::Store;
 use rows::StoreRows;
+use rustls::ServerConfig;
 use serving::Serving;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,6 +57,12 @@ impl FromCas {
     pub fn key_authorization(&self, token: &str) -> Option<String> {
         let stateless = || Some(format!("{token}.{}", self.accounts.thumbprint()?));
         self.pops.http(token).or_else(stateless)
+    }
+
+    /// What a handshake goes on with that asks for the answer to a challenge of `name` (lower case), and for nothing else.
+    #[must_use]
+    pub fn challenge_of(&self, name: &str) -> Option<Arc<ServerConfig>> {
+        self.pops.alpn(name)
     }
 }
 

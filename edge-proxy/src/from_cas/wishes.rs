@@ -7,7 +7,7 @@ use super::table::CertificateTable;
 use acme::ca::{Authority, Kind};
 use acme::certificate::CertRow;
 use acme::manager::{Wish, Wishes};
-use config::Config;
+use config::{AcmeChallenge, Config};
 use router::domains::DomainTable;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -19,6 +19,8 @@ const DOMAIN: &str = "domain";
 /// What is known of all that.
 pub(super) struct Known {
     ours: Vec<Wish>,
+    /// How a custom domain is proved, unless that fails.
+    kind: Kind,
     cas: Vec<(String, String)>,
     domains: Arc<DomainTable>,
     certificates: Arc<CertificateTable>,
@@ -35,9 +37,13 @@ impl Known {
         let cas: Vec<_> = config.acme.cas().into_iter().map(|ca| (ca.name, ca.profile)).collect();
         let suffixes = config.names.suffixes.iter().map(|suffix| suffix.to_ascii_lowercase());
         let fixed = config.sprites.iter().flat_map(|sprite| sprite.domains.iter());
-        let fixed = fixed.map(|name| domain(&name.to_ascii_lowercase(), &cas));
+        let kind = match config.acme.challenge {
+            AcmeChallenge::Http01 => Kind::Http01,
+            AcmeChallenge::TlsAlpn01 => Kind::TlsAlpn01,
+        };
+        let fixed = fixed.map(|name| domain(&name.to_ascii_lowercase(), kind, &cas));
         let ours = suffixes.flat_map(|suffix| wildcards(&suffix, &cas)).chain(fixed).collect();
-        Arc::new(Self { ours, cas, domains, certificates, accounts })
+        Arc::new(Self { ours, kind, cas, domains, certificates, accounts })
     }
 }
 
@@ -52,8 +58,8 @@ fn wildcards(suffix: &str, cas: &[(String, String)]) -> Vec<Wish> {
     cas.iter().map(wish).collect()
 }
 
-fn domain(name: &str, cas: &[(String, String)]) -> Wish {
-    Wish { id: format!("{DOMAIN}.{name}"), names: vec![name.to_owned()], kind: Kind::Http01, cas: cas.to_vec() }
+fn domain(name: &str, kind: Kind, cas: &[(String, String)]) -> Wish {
+    Wish { id: format!("{DOMAIN}.{name}"), names: vec![name.to_owned()], kind, cas: cas.to_vec() }
 }
 
 /// What a wish is for, by its id.
@@ -83,7 +89,8 @@ impl<'a> For<'a> {
 
 impl Wishes for Known {
     fn all(&self) -> Vec<Wish> {
-        let proved = self.domains.pick(|name, row| row.sprite().is_some().then(|| domain(name.as_str(), &self.cas)));
+        let proved =
+            self.domains.pick(|name, row| row.sprite().is_some().then(|| domain(name.as_str(), self.kind, &self.cas)));
         // Ours first: every sprite hangs on them.
         self.ours.iter().cloned().chain(proved).collect()
     }

@@ -5,14 +5,17 @@ use crate::client::{Client, SharedSocket};
 use crate::client_certificate;
 use crate::connection::{self, Protocol};
 use crate::early_wake::EarlyWake;
-use crate::tls::Tls;
+use crate::tls::{Refusal, Tls};
 use crate::worker::Worker;
+use acme::alpn;
 use router::client_certificate::ClientCertificate;
+use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -57,7 +60,8 @@ async fn handshake(worker: Rc<Worker>, tls: Arc<Tls>, stream: TcpStream, peer: S
     // Boxed: the task would otherwise keep room for it as long as the connection lives.
     let accepted = Box::pin(accept(&worker, &tls, socket.clone(), peer, &mut early_wake));
     let (tls, asked) = match tokio::time::timeout(timeout, accepted).await {
-        Ok(Ok(tls)) => tls,
+        Ok(Ok(Some(accepted))) => accepted,
+        Ok(Ok(None)) => return tracing::debug!(%peer, "a challenge was answered"),
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "handshake failed"),
         Err(_) => return tracing::debug!(%peer, "handshake took too long"),
     };
@@ -74,27 +78,46 @@ async fn handshake(worker: Rc<Worker>, tls: Arc<Tls>, stream: TcpStream, peer: S
     connection::serve(worker, client, Box::new(tls), protocol).await;
 }
 
-/// A handshake that goes on with what its ClientHello asks for, and may begin a wake there.
+/// A handshake that goes on with what its ClientHello asks for, and may begin a wake there. `None` when it was there to see
+/// the answer to a challenge: it has ended.
 async fn accept(
     worker: &Rc<Worker>,
     tls: &Tls,
     socket: SharedSocket,
     peer: SocketAddr,
     early_wake: &mut Option<Box<EarlyWake>>,
-) -> io::Result<(TlsStream<SharedSocket>, Option<Arc<ClientCertificate>>)> {
+) -> io::Result<Option<(TlsStream<SharedSocket>, Option<Arc<ClientCertificate>>)>> {
     let mut start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-    let name = start.client_hello().server_name().map(str::to_owned);
+    let hello = start.client_hello();
+    let name = hello.server_name().map(str::to_owned);
+    if hello.alpn().is_some_and(alpn::is_asked) {
+        let from_cas = worker.edge.challenged();
+        let found = name.as_deref().and_then(|name| from_cas?.challenge_of(name));
+        let config = admitted(tls, found.ok_or(Refusal::NoChallenge), &mut start.io).await?;
+        // Whatever else it sends stays unread.
+        start.into_stream(config).await?.shutdown().await?;
+        return Ok(None);
+    }
     let asked = client_certificate::asked_by(&worker.edge, name.as_deref());
-    let config = match tls.admit(name.as_deref(), asked.as_deref()).await {
-        Ok(config) => config,
-        Err(refusal) => {
-            tls.refuse(refusal, &mut start.io).await;
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, refusal.name()));
-        }
-    };
+    let config = admitted(tls, tls.admit(name.as_deref(), asked.as_deref()).await, &mut start.io).await?;
     // Whoever may be refused yet wakes nobody.
     if worker.edge.wake_at_client_hello && asked.is_none() {
         *early_wake = name.and_then(|name| EarlyWake::begin(worker, peer.ip().to_canonical(), &name));
     }
-    Ok((start.into_stream(config).await?, asked))
+    Ok(Some((start.into_stream(config).await?, asked)))
+}
+
+/// With what it goes on; one that is refused is told so.
+async fn admitted(
+    tls: &Tls,
+    admitted: Result<Arc<ServerConfig>, Refusal>,
+    socket: &mut SharedSocket,
+) -> io::Result<Arc<ServerConfig>> {
+    match admitted {
+        Ok(config) => Ok(config),
+        Err(refusal) => {
+            tls.refuse(refusal, socket).await;
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, refusal.name()))
+        }
+    }
 }
