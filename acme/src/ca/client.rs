@@ -15,6 +15,11 @@ use zeroize::Zeroizing;
 /// Names of one order (Let's Encrypt's profiles allow 25, `classic` 100).
 pub const NAMES_MAX: usize = 100;
 
+/// Renewal information is not asked for more often than this, seconds, whatever the CA says (RFC 9773 §4.3.2).
+const ASK_MIN: u64 = 60;
+/// And at least so often (the same).
+const ASK_MAX: u64 = 24 * 3600;
+
 /// What a CA gave out-of-band to bind an account to a customer (RFC 8555 §7.3.4).
 pub struct External {
     /// The key's id.
@@ -124,11 +129,12 @@ impl Authority for Client {
             }
             let (placed, noted) = noting(self.account.new_order(&order)).await;
             match placed {
-                Ok(mut order) => view(&mut order, &self.thumbprint).await,
+                Err(error @ Error::Unsupported(_)) => Err(Problem::new(Class::Rejected, error.to_string())),
+                Ok(mut order) => Ok(placed_as(&mut order)),
                 // It exists, but the library dislikes something about it: most of all that `replaces` is not echoed.
                 Err(Error::Other(_) | Error::Str(_) | Error::Json(_)) if noted.status == 201 => {
                     let url = noted.location.ok_or_else(|| Problem::new(Class::Other, "an order without a URL"))?;
-                    view(&mut self.found(&url).await?, &self.thumbprint).await
+                    Ok(placed_as(&mut self.found(&url).await?))
                 }
                 Err(error) => Err(problem(&error, &noted)),
             }
@@ -192,7 +198,7 @@ impl Authority for Client {
                 Ok((info, ask_again)) => {
                     let seconds = |time: time::OffsetDateTime| u64::try_from(time.unix_timestamp()).unwrap_or(0);
                     let window = info.suggested_window;
-                    let ask_again = unix_now() + ask_again.as_secs();
+                    let ask_again = unix_now() + ask_again.as_secs().clamp(ASK_MIN, ASK_MAX);
                     Ok(Some(Window { start: seconds(window.start), end: seconds(window.end), ask_again }))
                 }
                 Err(Error::Unsupported(_)) => Ok(None),
@@ -218,6 +224,12 @@ fn kind_of(kind: Kind) -> ChallengeType {
         Kind::Http01 => ChallengeType::Http01,
         Kind::TlsAlpn01 => ChallengeType::TlsAlpn01,
     }
+}
+
+/// An order that was just placed, without its challenges: were they asked for, the order would be lost with an answer.
+fn placed_as(order: &mut Order) -> View {
+    let profile = order.state().profile.clone();
+    View { url: order.url().to_owned(), status: Status::Pending(Vec::new()), profile }
 }
 
 async fn view(order: &mut Order, thumbprint: &str) -> Result<View, Problem> {
@@ -296,7 +308,8 @@ fn problem(error: &Error, noted: &Noted) -> Problem {
         }
         // The library reads the nonce's reply no further than its status.
         error if noted.status == 429 => Problem::new(Class::RateLimited, error.to_string()),
-        error if noted.status == 0 || noted.status >= 500 => Problem::new(Class::Unavailable, chain(error)),
+        error if noted.status == 0 => Problem::new(Class::Lost, chain(error)),
+        error if noted.status >= 500 => Problem::new(Class::Unavailable, chain(error)),
         error => Problem::new(Class::Other, chain(error)),
     };
     let retry_after = noted.retry_after.filter(|wait| *wait > Duration::ZERO);
