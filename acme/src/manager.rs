@@ -3,12 +3,13 @@
 
 use crate::ca::{Authority, Class, Kind};
 use crate::certificate::{CertRow, cert_key};
-use crate::lease::{LEASE_PREFIX, Lease, LeaseRow, Next, shard};
+use crate::lease::{LEASE_PREFIX, Lease, LeaseRow, Next, RENEW, shard};
 use crate::order::issue::{Halt, Issuer, Outcome};
 use crate::order::{GATE, OrderRow};
 use crate::rows::RowsError;
 use crate::unix_now;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -22,6 +23,9 @@ const AT_ONCE: usize = 16;
 const STEPS_MAX: usize = 32;
 /// Longest time one go may take (chosen: below what a lease lasts without being renewed, were one to hang).
 const GO: Duration = Duration::from_secs(120);
+/// Longest pause between two looks at a lease that somebody else has, seconds (chosen: a dead PoP's is missed that much
+/// later, and all that is to be below the 20 s a fail-over may take).
+const LOOK_MAX: u64 = 2;
 /// Pause after the table did not answer.
 const ROWS_AWAY: u64 = 5;
 /// Failures at one CA before the next one is asked, when little of the old certificate's life is left
@@ -197,7 +201,12 @@ impl Manager {
                 return Ok(now + 1);
             }
             let failures = order.row.failures;
-            let outcome = match self.issuer.step(&mut order, &*ca, now).await {
+            // A CA may take its time, and nobody else is to begin the same meanwhile.
+            let stepped = tokio::select! {
+                stepped = self.issuer.step(&mut order, &*ca, now) => stepped,
+                never = self.keep(shard(&wish.id)) => match never {},
+            };
+            let outcome = match stepped {
                 Ok(outcome) => outcome,
                 Err(Halt::Rows(error)) => return Err(error.into()),
                 Err(error) => {
@@ -296,6 +305,18 @@ impl Manager {
         leases.get(&shard)?.fence(Instant::now())
     }
 
+    /// Writes the lease of a shard for as long as it is awaited. One that is lost is not taken again here: whoever has
+    /// it has a higher fence, and what was begun under this one cannot be written down.
+    async fn keep(&self, shard: u64) -> Infallible {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            if self.fence(shard).is_some() {
+                // The store may be away; then the lease ends in its time.
+                let _ = self.hold(shard).await;
+            }
+        }
+    }
+
     /// Holds the lease of a shard; its fence.
     async fn hold(&self, shard: u64) -> Result<u64, Pause> {
         let key = format!("{LEASE_PREFIX}{shard}");
@@ -320,7 +341,7 @@ impl Manager {
             Some(Next::Wait(until)) => match self.fence(shard) {
                 Some(fence) => Ok(fence),
                 None => {
-                    let wait = until.saturating_duration_since(Instant::now()).as_secs().clamp(1, 5);
+                    let wait = until.saturating_duration_since(Instant::now()).as_secs().clamp(1, LOOK_MAX);
                     Err(Pause::Until(unix_now() + wait))
                 }
             },
