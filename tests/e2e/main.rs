@@ -6,6 +6,7 @@ mod acknowledged;
 mod answers;
 mod bodies;
 mod certificates;
+mod certificates_faults;
 mod certificates_fleet;
 mod client_gone;
 mod cold_and_warm_wake;
