@@ -122,8 +122,12 @@ pub struct Window {
 pub enum Class {
     /// The nonce was stale: at once.
     BadNonce,
-    /// The CA is out of order, or there is no way to it.
+    /// The CA says that it is out of order.
     Unavailable,
+    /// No answer came. Whether it was done is seen by looking again, and soon, since mostly it was.
+    Lost,
+    /// It is we who are not ready: some PoP does not answer the challenge yet. Nothing was asked of the CA.
+    Unready,
     /// Too many of something: nothing is asked of this CA for a while, by no PoP.
     RateLimited,
     /// It did not find what was to prove the name.
@@ -201,7 +205,7 @@ pub trait Authority: Send + Sync {
     /// The account's key thumbprint (RFC 7638): what follows the dot of a key authorization.
     fn thumbprint(&self) -> &str;
 
-    /// Places an order.
+    /// Places an order. The answer may leave its challenges out: they are seen by looking, when its URL is safe.
     ///
     /// # Errors
     /// [`Problem`].

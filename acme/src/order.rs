@@ -27,7 +27,10 @@ const POLL_MAX: Duration = Duration::from_secs(3);
 const WORKS_MAX: u64 = 3600;
 /// First pause after a CA was out of order, doubled each time (`tls-acme-dns.md` §3).
 const UNAVAILABLE: u64 = 60;
-/// Longest of those (chosen).
+/// First pause after no answer came, or after a PoP did not answer a challenge in time, doubled each time (chosen: what
+/// was lost mostly was done, and a PoP that has died is waited for no longer soon).
+const SOON: u64 = 2;
+/// Longest of all those (chosen).
 const UNAVAILABLE_MAX: u64 = 3600;
 /// Pause after the name's DNS was at fault, and when an account or request is.
 const HOUR: u64 = 3600;
@@ -201,6 +204,7 @@ impl OrderRow {
                 return Self { next_try: 0, failures, last_problem: Some(problem), ..self.clone() };
             }
             Class::Unavailable => (doubled(UNAVAILABLE, UNAVAILABLE_MAX), false),
+            Class::Lost | Class::Unready => (doubled(SOON, UNAVAILABLE_MAX), false),
             Class::RateLimited => (GATE, false),
             Class::Unauthorized => (kinds::pause(self.kind, failures), true),
             Class::Dns | Class::Account => (HOUR, true),
@@ -217,7 +221,8 @@ impl OrderRow {
             step,
             url: if again { None } else { self.url.clone() },
             failures,
-            failures_here: self.failures_here.saturating_add(1),
+            // Another CA would not find us readier.
+            failures_here: self.failures_here.saturating_add((problem.class != Class::Unready).into()),
             next_try: now + pause,
             began: now + pause,
             last_problem: Some(problem),
@@ -303,11 +308,21 @@ mod tests {
         };
         assert_eq!(waits(Class::Unauthorized, 5), [720, 3600, DAY, DAY, DAY]);
         assert_eq!(waits(Class::Unavailable, 8), [60, 120, 240, 480, 960, 1920, 3600, 3600]);
+        assert_eq!(waits(Class::Lost, 4), [2, 4, 8, 16]);
+        assert_eq!(waits(Class::Unready, 13).last(), Some(&3600));
+        let here = |class| failed(&row(), class).failures_here;
+        assert_eq!((here(Class::Lost), here(Class::Unready)), (1, 0));
         assert_eq!(waits(Class::Dns, 3), [3600; 3]);
         assert_eq!(waits(Class::RateLimited, 2), [GATE; 2]);
         let stale = failed(&row(), Class::BadNonce);
         assert_eq!((stale.next_try, stale.step, &stale.url), (0, Step::Ordered, &row().url));
-        for (class, url) in [(Class::Unavailable, true), (Class::RateLimited, true), (Class::Unauthorized, false)] {
+        for (class, url) in [
+            (Class::Unavailable, true),
+            (Class::Lost, true),
+            (Class::Unready, true),
+            (Class::RateLimited, true),
+            (Class::Unauthorized, false),
+        ] {
             let failed = failed(&row(), class);
             assert_eq!((failed.url.is_some(), failed.sealed_key.is_some()), (url, true), "{class:?}");
         }

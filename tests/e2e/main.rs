@@ -7,6 +7,7 @@ mod answers;
 mod bodies;
 mod certificates;
 mod certificates_alpn;
+mod certificates_faults;
 mod certificates_fleet;
 mod client_certificates;
 mod client_gone;

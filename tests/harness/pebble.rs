@@ -70,6 +70,12 @@ impl Pebble {
         format!("https://{}/dir", self.address)
     }
 
+    /// Where it answers.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Whom to trust to speak to it.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {

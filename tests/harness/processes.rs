@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -65,15 +66,33 @@ fn field_kib(text: &str, field: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
 }
 
+/// Whether `pid` has a TCP socket whose own end is `local`: IPv4 alone.
+#[must_use]
+pub fn has_connection(pid: u32, local: SocketAddr) -> bool {
+    let SocketAddr::V4(local) = local else { return false };
+    // As the machine has it in memory, lowest byte first.
+    let wanted = format!("{:08X}:{:04X}", u32::from_le_bytes(local.ip().octets()), local.port());
+    let sockets = sockets(pid);
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.nth(1) == Some(&wanted) && fields.nth(7).is_some_and(|inode| sockets.contains(inode))
+    })
+}
+
+/// The inodes of the sockets `pid` has open.
+fn sockets(pid: u32) -> HashSet<String> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files
+        .filter_map(|file| fs::read_link(file.path()).ok())
+        .filter_map(|target| Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect()
+}
+
 /// TCP ports `pid` listens on at 127.0.0.1.
 #[must_use]
 pub fn listening_ports(pid: u32) -> Vec<u16> {
-    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
-    let sockets: HashSet<String> = files
-        .flatten()
-        .filter_map(|file| fs::read_link(file.path()).ok())
-        .filter_map(|target| Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
-        .collect();
+    let sockets = sockets(pid);
     let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let mut ports: Vec<u16> = table
         .lines()

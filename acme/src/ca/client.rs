@@ -123,11 +123,12 @@ impl Authority for Client {
             }
             let (placed, noted) = noting(self.account.new_order(&order)).await;
             match placed {
-                Ok(mut order) => view(&mut order, &self.thumbprint).await,
+                Err(error @ Error::Unsupported(_)) => Err(Problem::new(Class::Rejected, error.to_string())),
+                Ok(mut order) => Ok(placed_as(&mut order)),
                 // It exists, but the library dislikes something about it: most of all that `replaces` is not echoed.
                 Err(Error::Other(_) | Error::Str(_) | Error::Json(_)) if noted.status == 201 => {
                     let url = noted.location.ok_or_else(|| Problem::new(Class::Other, "an order without a URL"))?;
-                    view(&mut self.found(&url).await?, &self.thumbprint).await
+                    Ok(placed_as(&mut self.found(&url).await?))
                 }
                 Err(error) => Err(problem(&error, &noted)),
             }
@@ -219,6 +220,12 @@ fn kind_of(kind: Kind) -> ChallengeType {
     }
 }
 
+/// An order that was just placed, without its challenges: were they asked for, the order would be lost with an answer.
+fn placed_as(order: &mut Order) -> View {
+    let profile = order.state().profile.clone();
+    View { url: order.url().to_owned(), status: Status::Pending(Vec::new()), profile }
+}
+
 async fn view(order: &mut Order, thumbprint: &str) -> Result<View, Problem> {
     let url = order.url().to_owned();
     let state = order.state();
@@ -295,7 +302,8 @@ fn problem(error: &Error, noted: &Noted) -> Problem {
         }
         // The library reads the nonce's reply no further than its status.
         error if noted.status == 429 => Problem::new(Class::RateLimited, error.to_string()),
-        error if noted.status == 0 || noted.status >= 500 => Problem::new(Class::Unavailable, chain(error)),
+        error if noted.status == 0 => Problem::new(Class::Lost, chain(error)),
+        error if noted.status >= 500 => Problem::new(Class::Unavailable, chain(error)),
         error => Problem::new(Class::Other, chain(error)),
     };
     let retry_after = noted.retry_after.filter(|wait| *wait > Duration::ZERO);

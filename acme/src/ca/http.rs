@@ -22,7 +22,7 @@ const BYTES_MAX: usize = 1 << 20;
 /// Longest Retry-After that is believed (chosen: Let's Encrypt's longest is 36 h).
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What the last reply of a call said in its head.
+/// What the reply to the last request of a call said in its head; nothing (status 0) when none came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Noted {
     pub(super) status: u16,
@@ -64,6 +64,8 @@ impl HttpClient for Http {
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
         let connector = self.connector.clone();
         Box::pin(async move {
+            // What an earlier reply of the call said is not said of this one, which may never come.
+            let _ = NOTED.try_with(|noted| *noted.borrow_mut() = Noted::default());
             let whole = tokio::time::timeout(CALL, exchange(&connector, request)).await;
             let response = whole.unwrap_or_else(|_| Err(format!("no reply within {} s", CALL.as_secs()).into()));
             let response = response.map_err(Error::Other)?;

@@ -1,15 +1,32 @@
 //! The leases this process holds on shares of the orders.
 
 use super::{Manager, Pause};
-use crate::lease::{LEASE_PREFIX, Lease, LeaseRow, Next};
+use crate::lease::{LEASE_PREFIX, Lease, LeaseRow, Next, RENEW};
+use std::convert::Infallible;
 use std::sync::PoisonError;
 use tokio::time::Instant;
+
+/// Longest pause between two looks at a lease that somebody else has, seconds (chosen: a dead PoP's is missed that much
+/// later, and all that is to be below the 20 s a fail-over may take).
+const LOOK_MAX: u64 = 2;
 
 impl Manager {
     /// The fence of a share, while its lease is held.
     pub(super) fn fence(&self, shard: u64) -> Option<u64> {
         let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         leases.get(&shard)?.fence(Instant::now())
+    }
+
+    /// Writes the lease of a share for as long as it is awaited. One that is lost is not taken again here: whoever has
+    /// it has a higher fence, and what was begun under this one cannot be written down.
+    pub(super) async fn keep(&self, shard: u64) -> Infallible {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            if self.fence(shard).is_some() {
+                // The store may be away; then the lease ends in its time.
+                let _ = self.hold(shard).await;
+            }
+        }
     }
 
     /// Holds the lease of a share; its fence.
@@ -36,7 +53,7 @@ impl Manager {
             Some(Next::Wait(until)) => match self.fence(shard) {
                 Some(fence) => Ok(fence),
                 None => {
-                    let wait = until.saturating_duration_since(Instant::now()).as_secs().clamp(1, 5);
+                    let wait = until.saturating_duration_since(Instant::now()).as_secs().clamp(1, LOOK_MAX);
                     Err(Pause::Until(self.clock.now() + wait))
                 }
             },

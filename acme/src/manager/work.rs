@@ -101,7 +101,12 @@ impl Manager {
             return Ok(Some(now + 1));
         }
         let failures = order.row.failures;
-        let outcome = match self.issuer.step(order, &*ca, now).await {
+        // A CA may take its time, and nobody else is to begin the same meanwhile.
+        let stepped = tokio::select! {
+            stepped = self.issuer.step(order, &*ca, now) => stepped,
+            never = self.keep(shard(&wish.id)) => match never {},
+        };
+        let outcome = match stepped {
             Ok(outcome) => outcome,
             Err(Halt::Rows(error)) => return Err(error.into()),
             Err(error) => {

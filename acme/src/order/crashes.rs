@@ -83,6 +83,8 @@ async fn what_a_ca_refuses_is_tried_again_in_its_time() {
     for (class, least, orders) in [
         (Class::BadNonce, 0, 1),
         (Class::Unavailable, 60, 1),
+        (Class::Lost, 2, 1),
+        (Class::Unready, 2, 1),
         (Class::RateLimited, 3600, 1),
         (Class::Dns, 3600, 2),
         (Class::Unauthorized, 720, 2),

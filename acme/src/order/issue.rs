@@ -17,7 +17,7 @@ pub trait Challenges: Send + Sync {
     /// Returns when every PoP that is announced has them.
     ///
     /// # Errors
-    /// [`Class::Unavailable`]: some PoP could not be told in time.
+    /// [`Class::Unready`]: some PoP could not be told in time.
     ///
     /// # Cancel safety
     /// Some PoPs may have them; they stay until [`Self::withdraw`] or their end.
@@ -187,8 +187,9 @@ impl Issuer {
         let (names, profile, replaces) = (&order.row.names, &order.row.profile, order.row.replaces.as_deref());
         let view = match ca.order(NewOrder { names, profile, replaces }).await {
             Ok(view) => view,
-            // A CA that does not know what is replaced issues all the same when it is not told.
-            Err(problem) if problem.class == Class::Rejected && replaces.is_some() => {
+            // A CA that dislikes what is replaced issues all the same when it is not told: one says `alreadyReplaced`,
+            // another `malformed`, and one that has renewal information no more is not even asked.
+            Err(problem) if matches!(problem.class, Class::Rejected | Class::Other) && replaces.is_some() => {
                 tracing::warn!(id = order.id, %problem, "the CA does not take the renewal for one");
                 self.write(order, OrderRow { replaces: None, ..order.row.clone() }).await?;
                 return Ok(Ok(()));

@@ -1,7 +1,7 @@
 //! The accounts at the CAs, opened beside everything else and opened again when a CA does not know them.
 
 use super::rows::StoreRows;
-use acme::account::{self, Ca};
+use acme::account::{self, AccountError, Ca};
 use acme::ca::Authority;
 use acme::ca::client::{External, Http};
 use acme::seal::Sealer;
@@ -94,15 +94,21 @@ impl Account {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(ca = self.ca.name, %error, ?pause, "the account at a CA is not open");
-                    tokio::time::sleep(pause).await;
+                    // Not before the CA wants to hear of it again.
+                    let asked_for = match &error {
+                        AccountError::Problem(problem) => problem.retry_after.unwrap_or_default(),
+                        _ => Duration::ZERO,
+                    };
+                    let wait = pause.max(asked_for);
+                    tracing::warn!(ca = self.ca.name, %error, pause = ?wait, "the account at a CA is not open");
+                    tokio::time::sleep(wait).await;
                     pause = (pause * 2).min(AGAIN_MAX);
                 }
             }
         }
     }
 
-    async fn look(&self, rows: &StoreRows, sealer: &Sealer) -> Result<(), account::AccountError> {
+    async fn look(&self, rows: &StoreRows, sealer: &Sealer) -> Result<(), AccountError> {
         let find = || account::find(&self.ca, rows);
         let here = |row: &account::AccountRow| row.directory == self.ca.directory;
         let mut found = find().await?.filter(|(row, _)| here(row));
