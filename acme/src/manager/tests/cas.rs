@@ -89,7 +89,7 @@ async fn a_name_without_a_certificate_goes_to_the_next_ca_after_two_failures_not
 async fn a_refusal_waits_by_its_class() {
     for (class, waits) in [
         (Class::Unavailable, vec![60, 120, 240, 480, 960, 1920, 3600, 3600]),
-        (Class::Unauthorized, vec![720, 3600, DAY, DAY]),
+        (Class::Unauthorized, vec![1, 720, 3600, DAY, DAY]),
         (Class::Dns, vec![HOUR; 5]),
         (Class::Rejected, vec![DAY; 3]),
         (Class::RateLimited, vec![HOUR; 3]),
