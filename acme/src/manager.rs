@@ -61,8 +61,8 @@ pub struct Manager {
     wishes: Arc<dyn Wishes>,
     me: String,
     leases: Mutex<HashMap<u64, Lease>>,
-    /// When each wish is looked at again.
-    again: Mutex<HashMap<String, u64>>,
+    /// When each wish is looked at again, and when it was due then: somebody may want it sooner.
+    again: Mutex<HashMap<String, (u64, u64)>>,
 }
 
 /// Why nothing was done just now.
@@ -97,9 +97,9 @@ impl Manager {
             tokio::select! {
                 _ = tick.tick() => {}
                 Some(done) = working.join_next() => {
-                    if let Ok((id, until)) = done {
+                    if let Ok((id, again)) = done {
                         busy.remove(&id);
-                        self.again.lock().unwrap_or_else(PoisonError::into_inner).insert(id, until);
+                        self.again.lock().unwrap_or_else(PoisonError::into_inner).insert(id, again);
                     }
                     continue;
                 }
@@ -115,14 +115,14 @@ impl Manager {
                     continue;
                 }
                 busy.insert(wish.id.clone());
-                let this = Arc::clone(&self);
+                let (this, due) = (Arc::clone(&self), self.due(&wish));
                 working.spawn(async move {
                     let until = tokio::time::timeout(GO, this.go(&wish)).await;
                     let until = until.unwrap_or_else(|_| {
                         tracing::warn!(id = wish.id, "an order hung; it is gone on with later");
                         unix_now() + ROWS_AWAY
                     });
-                    (wish.id, until)
+                    (wish.id, (until, due))
                 });
             }
         }
@@ -136,9 +136,14 @@ impl Manager {
         }
     }
 
+    /// When its newest certificate is due; at once without one.
+    fn due(&self, wish: &Wish) -> u64 {
+        self.wishes.newest(&wish.id).map_or(0, |newest| newest.due(&wish.id))
+    }
+
     fn is_time(&self, wish: &Wish, now: u64) -> bool {
         let again = self.again.lock().unwrap_or_else(PoisonError::into_inner).get(&wish.id).copied();
-        if again.is_some_and(|again| now < again) {
+        if again.is_some_and(|(again, due)| now < again && due <= self.due(wish)) {
             return false;
         }
         self.wishes

@@ -201,7 +201,7 @@ impl OrderRow {
             Class::Unauthorized => {
                 (UNAUTHORIZED[usize::try_from(failures - 1).unwrap_or(0).min(UNAUTHORIZED.len() - 1)], true)
             }
-            Class::Dns | Class::Account => (HOUR, true),
+            Class::Dns | Class::Caa | Class::Account => (HOUR, true),
             Class::Order => (doubled(1, HOUR), true),
             Class::Rejected => (DAY, true),
             Class::Other => (doubled(UNAVAILABLE, DAY), true),

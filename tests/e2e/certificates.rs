@@ -13,23 +13,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-const SUFFIX: &str = "sprites.test";
+pub(crate) const SUFFIX: &str = "sprites.test";
 pub(crate) const DOMAIN: &str = "shop.example";
 /// From the start to a certificate: a second for Pebble, more on a busy machine.
 pub(crate) const ISSUED: Duration = Duration::from_secs(60);
 
 /// A machine whose zone and ports the CA knows.
-struct Site {
-    pebble: Pebble,
-    dns: DnsServer,
+pub(crate) struct Site {
+    pub(crate) pebble: Pebble,
+    pub(crate) dns: DnsServer,
     http: SocketAddr,
     config: String,
     data: Arc<TempDir>,
-    edge: Demo,
+    pub(crate) edge: Demo,
 }
 
 impl Site {
-    async fn start(moods: Moods) -> Option<Self> {
+    pub(crate) async fn start(moods: Moods) -> Option<Self> {
         let own = cluster::addresses(2);
         let (dns, http) = (own[0], own[1]);
         let resolver = DnsServer::start().await;
@@ -43,7 +43,7 @@ impl Site {
     }
 
     /// Whom visitors trust.
-    async fn roots(&self) -> RootCertStore {
+    pub(crate) async fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pebble.root().await.as_bytes()).unwrap()).unwrap();
         roots

@@ -4,8 +4,13 @@
 //! on orders when it holds their lease ([`acme::manager`]). Nothing of this is in the way of a handshake.
 
 mod accounts;
+pub(crate) mod asked;
+pub mod causes;
 mod challenges;
+mod keys;
+mod report;
 mod rows;
+mod served;
 mod serving;
 mod table;
 mod wishes;
@@ -15,22 +20,20 @@ use accounts::Accounts;
 use acme::dns::Published;
 use acme::manager::Manager;
 use acme::order::issue::Issuer;
-use acme::seal::{Kek, SealError, Sealer};
+use acme::seal::Kek;
 use anyhow::Context;
 use challenges::Pops;
 use config::Config;
+use keys::{Keys, KeysHere};
 use router::domains::DomainTable;
 use router::registry;
 use router::store::Store;
 use rows::StoreRows;
+use served::Served;
 use std::sync::Arc;
-use std::time::Duration;
 use table::CertificateRow;
 pub use table::CertificateTable;
 use wishes::Known;
-
-/// Pause between two tries to read the data keys from a store that is away (chosen).
-const AGAIN: Duration = Duration::from_secs(2);
 
 /// What this process is called in leases: another one after each start.
 fn process_name(config: &Config) -> String {
@@ -46,6 +49,10 @@ pub struct FromCas {
     pub certificates: Arc<CertificateTable>,
     accounts: Arc<Accounts>,
     pops: Arc<Pops>,
+    wishes: Arc<Known>,
+    rows: Arc<StoreRows>,
+    served: Arc<Served>,
+    keys: Arc<Keys>,
 }
 
 impl FromCas {
@@ -80,38 +87,29 @@ pub fn start(
     tokio::spawn(registry::follow(Arc::clone(store), Arc::clone(&certificates), CertificateRow::key, file));
 
     let (rows, me) = (Arc::new(StoreRows(Arc::clone(store))), process_name(config));
-    let pops = Pops::start(config, store, Arc::clone(&rows), published, Arc::clone(&accounts), me.clone());
-    let from_cas = Arc::new(FromCas {
-        certificates: Arc::clone(&certificates),
-        accounts: Arc::clone(&accounts),
-        pops: Arc::clone(&pops),
-    });
+    let (served, keys) = (Arc::<Served>::default(), Arc::<Keys>::default());
+    let (followed, answers) = (Arc::clone(&served), Arc::clone(&accounts));
+    let pops = Pops::start(config, store, Arc::clone(&rows), published, answers, followed, me.clone());
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
-    let serving = Arc::clone(serving);
-    tokio::spawn(async move {
-        let Some(sealer) = sealer(kek, &rows).await else { return };
-        tokio::spawn(serving::follow(certificates, Arc::clone(&sealer), Arc::clone(&rows), serving));
-        tokio::spawn(accounts.keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
-        let issuer = Arc::new(Issuer { rows, sealer, challenges: pops });
-        Manager::new(issuer, wishes, me).run().await;
-    });
+    let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, keys });
+    tokio::spawn(Arc::clone(&from_cas).work(kek, Arc::clone(serving), me));
     Ok(from_cas)
 }
 
-/// The data keys, as soon as the store says them; `None` when the KEK is not the fleet's: nothing can be done then.
-async fn sealer(kek: Kek, rows: &StoreRows) -> Option<Arc<Sealer>> {
-    let kek = Arc::new(kek);
-    loop {
-        match Sealer::load(&kek, rows).await {
-            Ok(sealer) => return Some(Arc::new(sealer)),
-            Err(SealError::Rows(error)) => {
-                tracing::warn!(%error, "the keys of certificates are not read yet");
-                tokio::time::sleep(AGAIN).await;
-            }
-            Err(error) => {
-                tracing::error!(%error, "certificates from CAs are neither served nor ordered: acme.kek_file is another than the fleet's");
-                return None;
-            }
-        }
+impl FromCas {
+    /// Serves and orders, as soon as keys open; returns when they never will.
+    async fn work(self: Arc<Self>, kek: Kek, serving: Arc<DomainCertificates>, me: String) {
+        let Some(sealer) = self.keys.open(kek, &self.rows).await else { return };
+        let (certificates, rows) = (Arc::clone(&self.certificates), Arc::clone(&self.rows));
+        tokio::spawn(serving::follow(
+            certificates,
+            Arc::clone(&sealer),
+            Arc::clone(&rows),
+            serving,
+            Arc::clone(&self.served),
+        ));
+        tokio::spawn(Arc::clone(&self.accounts).keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
+        let issuer = Arc::new(Issuer { rows, sealer, challenges: Arc::clone(&self.pops) as _ });
+        Manager::new(issuer, Arc::clone(&self.wishes) as _, me).run().await;
     }
 }
