@@ -132,8 +132,10 @@ pub enum Class {
     RateLimited,
     /// It did not find what was to prove the name.
     Unauthorized,
-    /// The name's DNS does not answer, or forbids this CA (CAA).
+    /// The name's DNS does not answer.
     Dns,
+    /// The name's CAA records forbid this CA (RFC 8659).
+    Caa,
     /// The account is not known, or its key is another one.
     Account,
     /// It will never issue this: name or profile.
@@ -179,7 +181,8 @@ impl Problem {
             "badNonce" => Class::BadNonce,
             "rateLimited" => Class::RateLimited,
             "unauthorized" | "incorrectResponse" | "connection" | "tls" => Class::Unauthorized,
-            "dns" | "caa" => Class::Dns,
+            "dns" => Class::Dns,
+            "caa" => Class::Caa,
             "accountDoesNotExist" | "externalAccountRequired" | "userActionRequired" => Class::Account,
             "rejectedIdentifier" | "unsupportedIdentifier" | "invalidProfile" | "badCSR" | "alreadyReplaced" => {
                 Class::Rejected
@@ -263,7 +266,7 @@ mod tests {
             ("", 503, Class::Unavailable),
             ("unauthorized", 403, Class::Unauthorized),
             ("connection", 400, Class::Unauthorized),
-            ("caa", 403, Class::Dns),
+            ("caa", 403, Class::Caa),
             ("dns", 400, Class::Dns),
             ("rejectedIdentifier", 400, Class::Rejected),
             ("invalidProfile", 400, Class::Rejected),

@@ -34,9 +34,12 @@ pub struct CertRow {
     /// When its CA wants it renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
-    /// Its key is somebody else's too: never served again.
+    /// Its key is somebody else's too: served only as long as there is no other one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub compromised: bool,
+    /// When somebody asked for a new one, seconds since 1970: it is due from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew_asked: Option<u64>,
 }
 
 /// The key of a certificate's row. Generations sort as numbers.
@@ -73,12 +76,28 @@ impl CertRow {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
+    /// Whether others wait until nobody serves it any more.
+    #[must_use]
+    pub const fn is_being_withdrawn(&self) -> bool {
+        self.compromised
+    }
+
+    /// When its CA is to be asked when it wants it renewed, seconds since 1970; `u64::MAX` when it has no id to ask by.
+    #[must_use]
+    pub fn asks_at(&self) -> u64 {
+        match (&self.ari, self.window) {
+            (None, _) => u64::MAX,
+            (Some(_), None) => 0,
+            (Some(_), Some(window)) => window.ask_again,
+        }
+    }
+
     /// When it is to be renewed, seconds since 1970: at a point of the CA's window (RFC 9773 §4.2), else when two thirds
     /// of its life are over, or half of a short one, and a little earlier, so that not all come at once. Every PoP
     /// computes the same.
     #[must_use]
     pub fn due(&self, id: &str) -> u64 {
-        if self.compromised {
+        if self.compromised || self.renew_asked.is_some() {
             return 0;
         }
         if let Some(window) = self.window {
@@ -110,6 +129,7 @@ mod tests {
             ari: None,
             window: None,
             compromised: false,
+            renew_asked: None,
         }
     }
 
@@ -125,6 +145,7 @@ mod tests {
         let told = CertRow { window: Some(window), ..long.clone() };
         assert!((window.start..window.end).contains(&told.due("x")));
         assert_eq!(told.due("x"), told.due("x"));
+        assert_eq!(CertRow { renew_asked: Some(1), ..told.clone() }.due("x"), 0);
         assert_eq!(CertRow { compromised: true, ..told }.due("x"), 0);
     }
 

@@ -207,7 +207,7 @@ impl OrderRow {
             Class::Lost | Class::Unready => (doubled(SOON, UNAVAILABLE_MAX), false),
             Class::RateLimited => (GATE, false),
             Class::Unauthorized => (kinds::pause(self.kind, failures), true),
-            Class::Dns | Class::Account => (HOUR, true),
+            Class::Dns | Class::Caa | Class::Account => (HOUR, true),
             Class::Order => (doubled(1, HOUR), true),
             Class::Rejected => (DAY, true),
             Class::Other => (doubled(UNAVAILABLE, DAY), true),

@@ -1,5 +1,6 @@
 //! The command line: what was typed, and which exit code it ends with.
 
+use crate::admin::cert_client::CertCommand;
 use crate::admin::ticket_client::TicketCommand;
 use crate::fleet::{self, FleetCommand};
 use crate::run::Role;
@@ -102,6 +103,9 @@ enum Command {
     /// The DNS authority of the edge (docs/dns.md).
     #[command(subcommand)]
     Dns(DnsCommand),
+    /// Certificates from public CAs (docs/certificates.md).
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Keys of the session tickets, which all edges share (docs/tls.md).
     #[command(subcommand)]
     Ticket(TicketCommand),
@@ -554,6 +558,7 @@ pub fn run_from_arguments() -> ExitCode {
         Command::Sprite(command) => client(admin::client::sprite(&cli.admin, cli.json, command)),
         Command::Domain(command) => client(admin::domain_client::domain(&cli.admin, cli.json, command)),
         Command::Dns(command) => client(admin::dns_client::dns(&cli.admin, cli.json, command)),
+        Command::Cert(command) => client(admin::cert_client::cert(&cli.admin, cli.json, command)),
         Command::Ticket(command) => client(admin::ticket_client::ticket(&cli.admin, cli.json, command)),
         Command::Metrics => client(admin::client::metrics(&cli.admin)),
         Command::Status => client(admin::client::status(&cli.admin, cli.json)),

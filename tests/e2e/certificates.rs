@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-const SUFFIX: &str = "sprites.test";
+pub(crate) const SUFFIX: &str = "sprites.test";
 pub(crate) const DOMAIN: &str = "shop.example";
 /// From the start to a certificate: a second for Pebble, more on a busy machine.
 pub(crate) const ISSUED: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ pub(crate) enum Port80 {
 }
 
 impl Site {
-    async fn start(moods: Moods) -> Option<Self> {
+    pub(crate) async fn start(moods: Moods) -> Option<Self> {
         Self::with(moods, Port80::Ours, "").await
     }
 

@@ -5,6 +5,7 @@ mod access;
 mod acknowledged;
 mod answers;
 mod bodies;
+mod certificate_commands;
 mod certificates;
 mod certificates_alpn;
 mod certificates_faults;

@@ -4,8 +4,7 @@
 //! when it opens they are let through one, two, four at a time for as long as it stays open. So ten thousand that wait
 //! for one thing cost no more than one.
 
-use super::Wish;
-use crate::certificate::CertRow;
+use super::{Newest, Wish};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -35,19 +34,13 @@ pub(super) enum Again {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     generation: u64,
-    compromised: bool,
-    window: Option<(u64, u64)>,
+    due: u64,
 }
 
 impl Seen {
     /// Of a wish's newest certificate.
-    pub(super) fn of(newest: Option<&CertRow>) -> Self {
-        let seen = |row: &CertRow| Self {
-            generation: row.generation,
-            compromised: row.compromised,
-            window: row.window.map(|window| (window.start, window.end)),
-        };
-        newest.map(seen).unwrap_or_default()
+    pub(super) fn of(newest: Option<Newest>) -> Self {
+        newest.map(|Newest { generation, due, .. }| Self { generation, due }).unwrap_or_default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is to be done about a wish: no clock, no rows, no CA.
 
-use super::Wish;
+use super::{Newest, Wish};
 use crate::certificate::CertRow;
 use crate::order::OrderRow;
 
@@ -20,17 +20,12 @@ pub(super) enum Todo {
 }
 
 /// What to do about a wish whose newest certificate is this one.
-pub(super) fn todo(wish: &Wish, newest: Option<&CertRow>, now: u64) -> Todo {
-    let Some(newest) = newest.filter(|newest| newest.names == wish.names) else { return Todo::Order };
-    let due = newest.due(&wish.id);
-    if due <= now {
-        return Todo::Order;
-    }
-    match (&newest.ari, newest.window) {
-        (None, _) => Todo::Nothing(due),
-        (Some(_), None) => Todo::AskWindow,
-        (Some(_), Some(window)) if window.ask_again <= now => Todo::AskWindow,
-        (Some(_), Some(window)) => Todo::Nothing(due.min(window.ask_again)),
+pub(super) fn todo(newest: Option<Newest>, now: u64) -> Todo {
+    match newest.filter(|newest| newest.has_its_names) {
+        None => Todo::Order,
+        Some(newest) if newest.due <= now => Todo::Order,
+        Some(newest) if newest.ask <= now => Todo::AskWindow,
+        Some(newest) => Todo::Nothing(newest.due.min(newest.ask)),
     }
 }
 

@@ -49,6 +49,28 @@ pub struct Wish {
     pub cas: Vec<(String, String)>,
 }
 
+/// What the newest certificate of a wish says of the time to do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// Which of its wish's it is.
+    pub generation: u64,
+    /// When it is to be renewed, seconds since 1970.
+    pub due: u64,
+    /// When its CA is to be asked for its window (again), seconds since 1970; `u64::MAX` for one without.
+    pub ask: u64,
+    /// It is for the names of the wish.
+    pub has_its_names: bool,
+}
+
+impl Newest {
+    /// Of a wish's certificate.
+    #[must_use]
+    pub fn of(wish: &Wish, row: &CertRow) -> Self {
+        let has_its_names = row.names == wish.names;
+        Self { generation: row.generation, due: row.due(&wish.id), ask: row.asks_at(), has_its_names }
+    }
+}
+
 /// What a manager is told by those who have tables.
 pub trait Wishes: Send + Sync + 'static {
     /// All wishes that are granted: names that were proved to be somebody's, and our own. Those that are first there go
@@ -58,6 +80,11 @@ pub trait Wishes: Send + Sync + 'static {
     fn changes(&self) -> Vec<watch::Receiver<u64>>;
     /// The newest certificate of an id, as this PoP knows it.
     fn newest(&self, id: &str) -> Option<Arc<CertRow>>;
+    /// What it says of the time to do something. Asked for every wish at each change: a table that keeps certificates on a
+    /// disk answers from memory.
+    fn newest_of(&self, wish: &Wish) -> Option<Newest> {
+        self.newest(&wish.id).map(|row| Newest::of(wish, &row))
+    }
     /// A CA with an account, once it could be opened.
     fn authority(&self, name: &str) -> Option<Arc<dyn Authority>>;
     /// The account there may be another by now: open it again.
@@ -140,12 +167,12 @@ impl Manager {
 
     /// What is known of a wish, and when there is something to do about it.
     fn look(&self, wish: &Wish, now: u64) -> (Seen, u64) {
-        let newest = self.wishes.newest(&wish.id);
-        let at = match decide::todo(wish, newest.as_deref(), now) {
+        let newest = self.wishes.newest_of(wish);
+        let at = match decide::todo(newest, now) {
             Todo::Nothing(until) => until,
             Todo::AskWindow | Todo::Order => now,
         };
-        (Seen::of(newest.as_deref()), at)
+        (Seen::of(newest), at)
     }
 }
 

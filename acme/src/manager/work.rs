@@ -2,7 +2,7 @@
 
 use super::agenda::Again;
 use super::decide::{self, Todo, elsewhere, todo};
-use super::{GO, Manager, Pause, STUCK, Wish};
+use super::{GO, Manager, Newest, Pause, STUCK, Wish};
 use crate::certificate::CertRow;
 use crate::lease::shard;
 use crate::order::OrderRow;
@@ -43,13 +43,13 @@ impl Manager {
     }
 
     async fn work(&self, wish: &Wish) -> Result<u64, Pause> {
-        let newest = self.wishes.newest(&wish.id);
-        if let Todo::Nothing(until) = todo(wish, newest.as_deref(), self.clock.now()) {
+        if let Todo::Nothing(until) = todo(self.wishes.newest_of(wish), self.clock.now()) {
             return Ok(until);
         }
         let fence = self.hold(shard(&wish.id)).await?;
         let newest = self.wishes.newest(&wish.id);
-        match (todo(wish, newest.as_deref(), self.clock.now()), &newest) {
+        let says = newest.as_deref().map(|row| Newest::of(wish, row));
+        match (todo(says, self.clock.now()), &newest) {
             (Todo::Nothing(until), _) => Ok(until),
             (Todo::AskWindow, Some(newest)) => self.ask_window(wish, newest).await,
             _ => self.order(wish, newest.as_deref(), fence).await,

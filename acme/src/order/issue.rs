@@ -262,6 +262,7 @@ impl Issuer {
             ari: fit.ari,
             window: None,
             compromised: false,
+            renew_asked: None,
         };
         match self.rows.compare_and_set(&cert_key(&order.id, row.generation), None, Some(&issued.encode())).await {
             // Written by whoever was here before, as the same key shows.

@@ -50,7 +50,11 @@ impl Admin {
 
     pub(super) async fn explain_domain(&self, name: &str) -> Result<Value, Problem> {
         let name = parse(name).map_err(failed)?;
-        self.domains.explain(&name, |sprite| self.route(sprite)).await.map_err(failed)
+        let certificate = match self.edge.as_ref().and_then(|edge| edge.challenged()) {
+            Some(from_cas) => from_cas.explain_domain(name.as_str()).await,
+            None => self.domains.explain_own_certificate(&name),
+        };
+        self.domains.explain(&name, certificate, |sprite| self.route(sprite)).await.map_err(failed)
     }
 
     pub(super) async fn remove_domain(&self, name: &str) -> Result<Value, Problem> {

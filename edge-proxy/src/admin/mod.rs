@@ -5,6 +5,8 @@
 
 pub mod access;
 pub mod api;
+pub mod cert_client;
+mod certificates;
 pub mod client;
 pub mod dns_client;
 pub mod domain_client;

@@ -38,6 +38,36 @@ pub(super) fn tickets(value: &Value) -> String {
     columns(value, &["policy", "epoch", "state", "made_at", "opened", "issued_here", "edges"])
 }
 
+pub(super) fn certificates(value: &Value) -> String {
+    columns(value, &["id", "names", "ca", "generation", "days_left", "served_here", "state"])
+}
+
+pub(super) fn asked(value: &Value) -> String {
+    columns(value, &["id", "generation"])
+}
+
+/// What answers for a name, and each certificate that may.
+pub(super) fn certificate(value: &Value) -> String {
+    let answers = &value["answers"];
+    let answer = match answers["id"].as_str() {
+        Some(id) => format!("generation {} of {id} answers here", answers["generation"]),
+        None => "nothing answers here".to_owned(),
+    };
+    let mut text = format!("{}: {answer}: {}\n", cell(&value["asked"]), cell(&value["why"]));
+    for one in value["certificates"].as_array().into_iter().flatten() {
+        let mut fields = one.clone();
+        for part in ["explained", "order"] {
+            let inner = fields.as_object_mut().and_then(|fields| fields.remove(part));
+            for (name, value) in inner.as_ref().and_then(Value::as_object).into_iter().flatten() {
+                fields[if part == "order" { format!("order_{name}") } else { name.clone() }] = value.clone();
+            }
+        }
+        text.push('\n');
+        text.push_str(&object(&fields));
+    }
+    text
+}
+
 /// The steps of a domain, and whether it is served.
 pub(super) fn steps(value: &Value) -> String {
     let serves = if value["serves"] == true { "is served" } else { "is not served" };

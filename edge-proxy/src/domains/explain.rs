@@ -2,6 +2,7 @@
 
 use super::dns::NoAnswer;
 use super::{Domains, DomainsError, record_name, record_value, seen};
+use crate::from_cas::causes::Explained;
 use router::domains::proof::{GRACE, PROOF_LIFE, Seen};
 use router::domains::row::{Claim, Holder};
 use router::domains::table::DomainLookup;
@@ -53,13 +54,14 @@ impl Domains {
         json!({ "domain": name, "state": "config", "sprite": sprite, "claims": 0 })
     }
 
-    /// Every step of a domain; `route` says where a sprite lives.
+    /// Every step of a domain; `route` says where a sprite lives, `certificate` how its certificate is.
     ///
     /// # Errors
     /// [`DomainsError`]; a domain nobody claims is explained too.
     pub async fn explain(
         &self,
         name: &DomainName,
+        certificate: Explained,
         route: impl Fn(&SpriteName) -> Option<Route>,
     ) -> Result<Value, DomainsError> {
         let row = self.stored(name).await?.map(|(_, row)| row);
@@ -73,7 +75,8 @@ impl Domains {
             steps.push(self.proved(name, row).await);
         }
         steps.push(self.points_here(name).await);
-        steps.push(self.certificate(name));
+        let covered = self.certificates.covers(name);
+        steps.push(Step { step: "certificate", done: Some(covered), detail: certificate.in_words() });
         if let Some(sprite) = sprite.or(claimed) {
             let exists = route(sprite).is_some();
             let is = if exists { "exists" } else { "does not exist; the domain answers as its own name does" };
@@ -81,7 +84,8 @@ impl Domains {
         }
         let serves = matches!(self.table.lookup(name.as_str()), DomainLookup::Sprite(_));
         let missing: Vec<_> = steps.iter().filter(|step| step.done != Some(true)).map(|step| step.step).collect();
-        Ok(json!({ "domain": name, "serves": serves, "missing": missing, "steps": steps }))
+        let certificate = certificate.to_json();
+        Ok(json!({ "domain": name, "serves": serves, "missing": missing, "steps": steps, "certificate": certificate }))
     }
 
     fn claimed(&self, name: &DomainName, row: Option<&DomainRow>) -> Step {
@@ -152,12 +156,10 @@ impl Domains {
         Step { step: "address", done, detail }
     }
 
-    fn certificate(&self, name: &DomainName) -> Step {
-        let done = self.certificates.covers(name);
-        let detail = if done { "there is one" } else { "none; the local CA issues one when the domain is proved" };
-        let configured = "none; the one of tls.certificate does not cover it";
-        let detail = if !done && !self.certificates.issues() { configured } else { detail };
-        Step { step: "certificate", done: Some(done), detail: detail.into() }
+    /// How the certificate of a domain is on an edge that asks no CA.
+    #[must_use]
+    pub fn explain_own_certificate(&self, name: &DomainName) -> Explained {
+        Explained::without_cas(self.certificates.covers(name), self.certificates.issues())
     }
 }
 

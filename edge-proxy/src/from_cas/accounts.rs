@@ -2,8 +2,8 @@
 
 use super::rows::StoreRows;
 use acme::account::{self, AccountError, Ca};
-use acme::ca::Authority;
 use acme::ca::client::{External, Http};
+use acme::ca::{Authority, Class, Problem};
 use acme::seal::Sealer;
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
@@ -26,6 +26,8 @@ struct Account {
     ca: Ca,
     open: ArcSwapOption<Opened>,
     thumbprint: ArcSwapOption<String>,
+    /// Why it is not open.
+    trouble: ArcSwapOption<Problem>,
     again: Notify,
 }
 
@@ -45,7 +47,8 @@ impl Accounts {
             let http = Http::new(trusts);
             let contact = acme.contact.clone();
             let ca = Ca { name: ca.name, directory: ca.directory, contact, external, http };
-            Ok(Account { ca, open: ArcSwapOption::empty(), thumbprint: ArcSwapOption::empty(), again: Notify::new() })
+            let (open, thumbprint, trouble) = (ArcSwapOption::empty(), ArcSwapOption::empty(), ArcSwapOption::empty());
+            Ok(Account { ca, open, thumbprint, trouble, again: Notify::new() })
         };
         Ok(Arc::new(Self(acme.cas().into_iter().map(open).collect::<Result<_, _>>()?)))
     }
@@ -56,6 +59,13 @@ impl Accounts {
 
     pub(super) fn authority(&self, name: &str) -> Option<Arc<dyn Authority>> {
         Some(Arc::clone(&self.find(name)?.open.load_full()?.authority))
+    }
+
+    /// Why the account at a CA is not open, as far as that is known.
+    pub(super) fn trouble(&self, name: &str) -> Option<Problem> {
+        let account = self.find(name)?;
+        let unopened = account.open.load().is_none();
+        unopened.then(|| account.trouble.load_full().as_deref().cloned()).flatten()
     }
 
     pub(super) fn reopen(&self, name: &str) {
@@ -88,6 +98,7 @@ impl Account {
             match self.look(rows, sealer).await {
                 Ok(()) => {
                     pause = AGAIN;
+                    self.trouble.store(None);
                     tokio::select! {
                         () = self.again.notified() => tokio::time::sleep(AGAIN).await,
                         () = tokio::time::sleep(READ) => {}
@@ -101,6 +112,10 @@ impl Account {
                     };
                     let wait = pause.max(asked_for);
                     tracing::warn!(ca = self.ca.name, %error, pause = ?wait, "the account at a CA is not open");
+                    self.trouble.store(Some(Arc::new(match error {
+                        AccountError::Problem(problem) => problem,
+                        error => Problem::new(Class::Unavailable, error.to_string()),
+                    })));
                     tokio::time::sleep(wait).await;
                     pause = (pause * 2).min(AGAIN_MAX);
                 }

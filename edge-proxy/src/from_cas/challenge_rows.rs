@@ -3,7 +3,7 @@
 use router::registry::RegistryRow;
 use router::rows::RowError;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A row `chal/KIND/NAME`: KIND is `txt`, `alpn` or `http`, NAME a record's name, a domain, or a token.
 #[derive(Clone, Debug)]
@@ -57,6 +57,9 @@ pub(super) struct HereRow {
     pub(super) beat: u64,
     /// Marks of the challenges it answers.
     pub(super) answers: BTreeSet<String>,
+    /// Of the certificates somebody may wait for, which generation it serves; 0 for none.
+    #[serde(default)]
+    pub(super) serves: BTreeMap<String, u64>,
 }
 
 pub(super) const HERE: &str = "here/";

@@ -8,6 +8,7 @@ use super::accounts::Accounts;
 use super::alpn::AlpnAnswers;
 use super::challenge_rows::{ChallengeRow, Given, HERE, HereRow, PREFIX, mark};
 use super::rows::StoreRows;
+use super::served::Served;
 use acme::ca::{Challenge, Class, Kind, Problem, Reply};
 use acme::dns::Published;
 use acme::order::issue::Challenges;
@@ -44,6 +45,7 @@ pub(super) struct Pops {
     alpn: AlpnAnswers,
     /// Marks of what this PoP answers.
     answered: watch::Sender<BTreeSet<String>>,
+    served: Arc<Served>,
     here: Arc<Registry<HereRow>>,
     /// The own row's name; none for a machine that stands alone.
     pop: Option<String>,
@@ -59,13 +61,15 @@ impl Pops {
         rows: Arc<StoreRows>,
         published: Arc<Published>,
         accounts: Arc<Accounts>,
+        served: Arc<Served>,
         process: String,
     ) -> Arc<Self> {
         let pop = Some(config.fleet.name.clone()).filter(|name| !name.is_empty());
         let (table, here) = (Arc::new(Registry::new()), Arc::new(Registry::new()));
         let answered = watch::Sender::new(BTreeSet::new());
         let alpn = AlpnAnswers::default();
-        let pops = Arc::new(Self { rows, table, accounts, alpn, answered, here, pop, seen: Mutex::default() });
+        let seen = Mutex::default();
+        let pops = Arc::new(Self { rows, table, accounts, alpn, answered, served, here, pop, seen });
         let file = |name: &str| config.data_dir.join(name);
         let (store, table, here) = (Arc::clone(store), Arc::clone(&pops.table), Arc::clone(&pops.here));
         let challenges = registry::follow(
@@ -159,20 +163,41 @@ impl Pops {
     /// Says what this PoP answers, at each change and each [`BEAT`].
     async fn say(self: Arc<Self>, pop: String, process: String) {
         let key = format!("{HERE}{pop}");
-        let mut answered = self.answered.subscribe();
+        let (mut answered, mut spoken) = (self.answered.subscribe(), self.served.spoken());
         let mut beat = 0;
         loop {
-            let answers = answered.borrow_and_update().clone();
+            let (answers, serves) = (answered.borrow_and_update().clone(), spoken.borrow_and_update().clone());
             beat += 1;
-            let row = HereRow { pop: pop.clone(), process: process.clone(), beat, answers };
+            let row = HereRow { pop: pop.clone(), process: process.clone(), beat, answers, serves };
             if let Err(error) = put(&self.rows, &key, &row.encode()).await {
                 tracing::debug!(%error, "the PoP's presence is not written");
             }
             tokio::select! {
                 changed = answered.changed() => if changed.is_err() { return },
+                changed = spoken.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(BEAT) => {}
             }
         }
+    }
+
+    /// Where the answers to the challenges of an order are, and who does not answer them.
+    pub(super) fn challenges_of(&self, id: &str) -> (Vec<String>, Vec<String>) {
+        let rows = self.table.all();
+        let given = rows.iter().flat_map(|row| row.answers.iter().map(|given| (&row.at, given)));
+        let of_it: Vec<_> = given.filter(|(_, given)| given.id == id).collect();
+        let marks: Vec<_> = of_it.iter().map(|(at, given)| mark(at, &given.value)).collect();
+        (of_it.into_iter().map(|(at, _)| at.clone()).collect(), self.lacking(&marks))
+    }
+
+    /// What each PoP that lives says it serves of a wish: a generation, 0 for none, nothing when it does not say. This one
+    /// comes first.
+    pub(super) fn serving(&self, wish: &str) -> Vec<(String, Option<u64>)> {
+        let own = self.pop.as_deref().unwrap_or("this machine");
+        let here = self.served.spoken().borrow().get(wish).copied();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = seen.iter().filter(|(pop, (_, since))| *pop != own && since.elapsed() < SILENT);
+        let others = others.map(|(pop, (row, _))| (pop.clone(), row.serves.get(wish).copied()));
+        std::iter::once((own.to_owned(), here)).chain(others).collect()
     }
 
     /// Who does not answer all of this yet.

@@ -5,10 +5,15 @@
 
 mod accounts;
 mod alpn;
+pub(crate) mod asked;
+pub mod causes;
 mod challenge_rows;
 mod challenges;
+mod keys;
 mod opening;
+mod report;
 mod rows;
+mod served;
 mod serving;
 mod table;
 mod wishes;
@@ -23,11 +28,13 @@ use acme::seal::Kek;
 use anyhow::Context;
 use challenges::Pops;
 use config::Config;
+use keys::KeysHere;
 pub use opening::SealedCertificates;
 use router::domains::DomainTable;
 use router::store::Store;
 use rows::StoreRows;
 use rustls::ServerConfig;
+use served::Served;
 use serving::Serving;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +56,10 @@ pub struct FromCas {
     pub certificates: Arc<CertificateTable>,
     accounts: Arc<Accounts>,
     pops: Arc<Pops>,
+    wishes: Arc<Known>,
+    rows: Arc<StoreRows>,
+    served: Arc<Served>,
+    sealed: Arc<SealedCertificates>,
 }
 
 impl FromCas {
@@ -94,22 +105,26 @@ pub fn start(
     tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(store)));
 
     let (rows, me) = (Arc::new(StoreRows(Arc::clone(store))), process_name(config));
-    let pops = Pops::start(config, store, Arc::clone(&rows), published, Arc::clone(&accounts), me.clone());
-    let from_cas = Arc::new(FromCas {
-        certificates: Arc::clone(&certificates),
-        accounts: Arc::clone(&accounts),
-        pops: Arc::clone(&pops),
-    });
+    let served = Arc::<Served>::default();
+    let (followed, answers) = (Arc::clone(&served), Arc::clone(&accounts));
+    let pops = Pops::start(config, store, Arc::clone(&rows), published, answers, followed, me.clone());
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
-    let (sealed, serving) = (Arc::clone(sealed), Arc::clone(serving));
-    tokio::spawn(async move {
+    let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, sealed: Arc::clone(sealed) });
+    tokio::spawn(Arc::clone(&from_cas).work(kek, Arc::clone(serving), me));
+    Ok(from_cas)
+}
+
+impl FromCas {
+    /// Serves and orders, as soon as keys open; returns when they never will.
+    async fn work(self: Arc<Self>, kek: Kek, serving: Arc<DomainCertificates>, me: String) {
+        let (sealed, rows) = (Arc::clone(&self.sealed), Arc::clone(&self.rows));
         let Some(sealer) = sealed.unlock(kek, &rows).await else { return };
         let again = Arc::new(Notify::new());
-        tokio::spawn(Serving::new(Arc::clone(&sealed), serving).follow(Arc::clone(&again)));
+        let serves = Serving::new(Arc::clone(&sealed), serving, Arc::clone(&self.served));
+        tokio::spawn(serves.follow(Arc::clone(&again)));
         tokio::spawn(sealed.keep(Arc::clone(&sealer), Arc::clone(&rows), move || again.notify_one()));
-        tokio::spawn(accounts.keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
-        let issuer = Arc::new(Issuer { rows, sealer, challenges: pops });
-        Manager::new(issuer, wishes, me, Clock::system()).run().await;
-    });
-    Ok(from_cas)
+        tokio::spawn(Arc::clone(&self.accounts).keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
+        let issuer = Arc::new(Issuer { rows, sealer, challenges: Arc::clone(&self.pops) as _ });
+        Manager::new(issuer, Arc::clone(&self.wishes) as _, me, Clock::system()).run().await;
+    }
 }

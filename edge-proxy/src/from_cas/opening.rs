@@ -1,12 +1,14 @@
 //! Opens certificates that lie sealed on this machine's disk, when a handshake asks for the first time, and keeps the data
 //! keys that open them: also without the store, from what was kept of it.
 
+use super::keys::KeysHere;
 use super::rows::StoreRows;
 use super::table::{CertificateRow, CertificateTable};
 use acme::certificate::sealed_as;
 use acme::order::verify;
 use acme::resolver::{Certificate, Handle, OpenError, SealedStore};
 use acme::seal::{Kek, SealError, Sealer};
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::sync::{Arc, OnceLock};
@@ -24,6 +26,7 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct SealedCertificates {
     table: Arc<CertificateTable>,
     sealer: OnceLock<Arc<Sealer>>,
+    keys: ArcSwap<KeysHere>,
     /// Something was sealed under a data key that is not known here.
     unknown: Notify,
 }
@@ -32,7 +35,13 @@ impl SealedCertificates {
     /// Opens nothing yet.
     #[must_use]
     pub fn new(table: Arc<CertificateTable>) -> Arc<Self> {
-        Arc::new(Self { table, sealer: OnceLock::new(), unknown: Notify::new() })
+        let keys = ArcSwap::from_pointee(KeysHere::Away("the store has not been asked yet".into()));
+        Arc::new(Self { table, sealer: OnceLock::new(), keys, unknown: Notify::new() })
+    }
+
+    /// Whether they open.
+    pub(super) fn keys(&self) -> Arc<KeysHere> {
+        self.keys.load_full()
     }
 
     /// The certificates, sealed.
@@ -74,10 +83,12 @@ impl SealedCertificates {
                     Ok(sealer) => break sealer,
                     Err(SealError::Rows(error)) => {
                         tracing::warn!(%error, "the keys of certificates are not read yet");
+                        self.keys.store(Arc::new(KeysHere::Away(error.to_string())));
                         tokio::time::sleep(AGAIN).await;
                     }
                     Err(error) => {
                         tracing::error!(%error, "certificates from CAs are neither served nor ordered: acme.kek_file is another than the fleet's");
+                        self.keys.store(Arc::new(KeysHere::Wrong(error.to_string())));
                         return None;
                     }
                 }
@@ -86,6 +97,7 @@ impl SealedCertificates {
         let sealer = Arc::new(sealer);
         // This is the only one who sets it.
         let _ = self.sealer.set(Arc::clone(&sealer));
+        self.keys.store(Arc::new(KeysHere::Open));
         Some(sealer)
     }
 

@@ -8,8 +8,9 @@
 mod tests;
 
 use super::opening::SealedCertificates;
+use super::served::{Served, Target, target};
 use super::table::{CertificateTable, Summary};
-use super::wishes::{self, For};
+use super::wishes;
 use crate::domain_certificates::DomainCertificates;
 use acme::resolver::{Certificate, Handle, Slot};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,8 @@ const BATCH: usize = 4_096;
 pub(super) struct Serving {
     sealed: Arc<SealedCertificates>,
     to: Arc<DomainCertificates>,
+    /// For people and for the other PoPs.
+    served: Arc<Served>,
     /// What is served of a suffix: of which wish, under which number.
     suffixes: BTreeMap<String, (Box<str>, u64)>,
     /// Wishes with a certificate that could not be opened: tried again.
@@ -34,8 +37,8 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub(super) const fn new(sealed: Arc<SealedCertificates>, to: Arc<DomainCertificates>) -> Self {
-        Self { sealed, to, suffixes: BTreeMap::new(), failed: BTreeSet::new() }
+    pub(super) const fn new(sealed: Arc<SealedCertificates>, to: Arc<DomainCertificates>, served: Arc<Served>) -> Self {
+        Self { sealed, to, served, suffixes: BTreeMap::new(), failed: BTreeSet::new() }
     }
 
     /// Serves what the table says; never returns. `again`: what could not be opened may be opened now.
@@ -47,7 +50,7 @@ impl Serving {
             wishes.append(&mut self.failed);
             // On a thread for such work: it reads the disk.
             let round = tokio::task::spawn_blocking(move || {
-                self.round(wishes);
+                self.round(&wishes, acme::unix_now());
                 self
             });
             match round.await {
@@ -67,38 +70,53 @@ impl Serving {
         self.sealed.table()
     }
 
-    fn round(&mut self, changed: BTreeSet<Box<str>>) {
-        self.suffixes(acme::unix_now());
+    fn round(&mut self, changed: &BTreeSet<Box<str>>, now: u64) {
+        self.suffixes(now);
         let mut names = Vec::new();
         for wish in changed {
-            if let Some(For::Domain(name)) = For::of(&wish)
-                && let Some(slot) = self.domain(&wish)
-            {
-                names.push((name.to_owned(), slot));
+            let Some((false, name)) = target(wish) else { continue };
+            if let Some(found) = self.domain(wish, now) {
+                names.push((name, &**wish, found));
             }
             if names.len() >= BATCH {
-                self.to.resolver().change(names.drain(..));
-                self.to.brought_up_to_date();
+                self.tell(&mut names);
             }
         }
-        self.to.resolver().change(names);
+        self.tell(&mut names);
+        self.served.speak(self.table(), now);
         self.to.brought_up_to_date();
     }
 
-    /// What a domain has from now on: its newest certificate that opens, or nothing; `None`: what it has stays.
-    fn domain(&mut self, wish: &str) -> Option<Option<Slot>> {
-        let all = self.table().generations(wish);
-        for (generation, summary) in all.iter().rev().filter(|(_, summary)| !summary.compromised) {
-            if summary.checked || self.check(wish, *generation, summary).is_some() {
-                return Some(Handle::new(summary.number).map(Slot::Sealed));
+    /// Tells the resolver what domains have, with which generation; and then everybody else: nothing is said to be
+    /// served before it is.
+    fn tell(&self, names: &mut Vec<(String, &str, Has)>) {
+        let slots = names.iter().map(|(name, _, found)| (name.clone(), found.map(|(_, handle)| Slot::Sealed(handle))));
+        self.to.resolver().change(slots);
+        for (name, wish, found) in names.drain(..) {
+            match found {
+                Some((generation, _)) => self.served.put((false, name), wish, generation),
+                None => self.served.remove(&(false, name), wish),
             }
-            self.failed.insert(wish.into());
         }
-        // None was there, or none is left; one that does not open yet takes nothing away.
-        (!self.failed.contains(wish)).then_some(None)
+        self.to.brought_up_to_date();
     }
 
-    fn check(&self, wish: &str, generation: u64, summary: &Summary) -> Option<Certificate> {
+    /// What a domain has from now on: its best certificate that opens, or nothing; `None`: what it has stays.
+    fn domain(&mut self, wish: &str, now: u64) -> Option<Has> {
+        let all = ranked(self.table(), &[wish.into()], now);
+        if all.is_empty() {
+            return Some(None);
+        }
+        for Candidate { generation, summary, .. } in all {
+            if summary.checked || self.check(wish, generation, &summary).is_some() {
+                return Some(Handle::new(summary.number).map(|handle| (generation, handle)));
+            }
+        }
+        // One that does not open yet takes nothing away.
+        None
+    }
+
+    fn check(&mut self, wish: &str, generation: u64, summary: &Summary) -> Option<Certificate> {
         match self.sealed.open_number(summary.number) {
             Ok(certificate) => {
                 if !summary.checked {
@@ -108,33 +126,30 @@ impl Serving {
             }
             Err(error) => {
                 tracing::error!(wish, generation, %error, "a certificate cannot be served");
+                self.served.failed(wish, generation, format!("{error:#}"));
+                self.failed.insert(wish.into());
                 None
             }
         }
     }
 
-    /// The best certificate of each suffix: one that has not ended before one that has, then the one that ends last.
     fn suffixes(&mut self, now: u64) {
-        let mut best: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
+        let mut of_suffix: BTreeMap<Target, Vec<Box<str>>> = BTreeMap::new();
         for wish in self.table().wishes(wishes::WILDCARD) {
-            let Some(For::Suffix { suffix, .. }) = For::of(&wish) else { continue };
-            let all = self.table().generations(&wish);
-            // Of one CA the newest that is nobody else's, and an older one only when that does not open.
-            for (generation, summary) in all.into_iter().filter(|(_, summary)| !summary.compromised) {
-                let candidate = Candidate { wish: wish.clone(), generation, summary };
-                best.entry(suffix.to_owned()).or_default().push(candidate);
+            if let Some(target) = target(&wish).filter(|target| target.0) {
+                of_suffix.entry(target).or_default().push(wish);
             }
         }
-        for (suffix, mut candidates) in best {
-            candidates.sort_unstable_by_key(|candidate| std::cmp::Reverse(candidate.rank(now)));
-            for Candidate { wish, generation, summary } in candidates {
+        for (target, wishes) in of_suffix {
+            for Candidate { wish, generation, summary } in ranked(self.table(), &wishes, now) {
                 let served = (wish, summary.number);
-                if self.suffixes.get(&suffix) == Some(&served) {
+                if self.suffixes.get(&target.1) == Some(&served) {
                     break;
                 }
                 if let Some(certificate) = self.check(&served.0, generation, &summary) {
-                    self.to.resolver().put_suffix(&suffix, certificate.key);
-                    self.suffixes.insert(suffix, served);
+                    self.to.resolver().put_suffix(&target.1, certificate.key);
+                    self.served.put(target.clone(), &served.0, generation);
+                    self.suffixes.insert(target.1, served);
                     break;
                 }
             }
@@ -142,7 +157,11 @@ impl Serving {
     }
 }
 
-/// A certificate a suffix may have.
+/// What a domain has: its generation, and where it lies; or nothing.
+type Has = Option<(u64, Handle)>;
+
+/// A certificate that may answer.
+#[derive(Debug)]
 struct Candidate {
     wish: Box<str>,
     generation: u64,
@@ -150,7 +169,27 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn rank(&self, now: u64) -> (bool, u64, u64) {
-        (self.summary.not_after > now, self.summary.not_after, self.generation)
+    fn fit(&self, now: u64) -> (bool, bool) {
+        (!self.summary.compromised, self.summary.not_after > now)
     }
+}
+
+/// The certificates of these wishes, the best first: one whose key is nobody else's before one whose key is, one that has
+/// not ended before one that has; then of each wish the newest, and of several wishes the one that lasts longest. All others
+/// come after these.
+fn ranked(table: &CertificateTable, wishes: &[Box<str>], now: u64) -> Vec<Candidate> {
+    let (mut first, mut others) = (Vec::new(), Vec::new());
+    for wish in wishes {
+        let all = table.generations(wish).into_iter();
+        let mut all: Vec<_> =
+            all.map(|(generation, summary)| Candidate { wish: wish.clone(), generation, summary }).collect();
+        all.sort_unstable_by_key(|one| std::cmp::Reverse((one.fit(now), one.generation)));
+        let mut all = all.into_iter();
+        first.extend(all.next());
+        others.extend(all);
+    }
+    first.sort_by_key(|one| std::cmp::Reverse((one.fit(now), one.summary.not_after)));
+    others.sort_by_key(|one| std::cmp::Reverse((one.fit(now), one.generation)));
+    first.extend(others);
+    first
 }

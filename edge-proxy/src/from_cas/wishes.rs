@@ -3,12 +3,14 @@
 //! No sprite has a certificate of its own: its name is under a suffix, and a name in an order is in public logs.
 
 use super::accounts::Accounts;
-use super::table::CertificateTable;
+use super::causes::Records;
+use super::table::{CertificateTable, names};
+use crate::domains::{record_name, record_value};
 use acme::ca::{Authority, Kind};
 use acme::certificate::CertRow;
-use acme::manager::{Wish, Wishes};
+use acme::manager::{Newest, Wish, Wishes};
 use config::{AcmeChallenge, Config};
-use router::domains::DomainTable;
+use router::domains::{DomainName, DomainTable};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -25,6 +27,11 @@ pub(super) struct Known {
     domains: Arc<DomainTable>,
     certificates: Arc<CertificateTable>,
     accounts: Arc<Accounts>,
+    suffixes: Vec<String>,
+    /// What names of others and of ours are to say.
+    leads_here: Vec<String>,
+    name_servers: Vec<String>,
+    caa: String,
 }
 
 impl Known {
@@ -35,15 +42,83 @@ impl Known {
         accounts: Arc<Accounts>,
     ) -> Arc<Self> {
         let cas: Vec<_> = config.acme.cas().into_iter().map(|ca| (ca.name, ca.profile)).collect();
-        let suffixes = config.names.suffixes.iter().map(|suffix| suffix.to_ascii_lowercase());
+        let suffixes: Vec<_> = config.names.suffixes.iter().map(|suffix| suffix.to_ascii_lowercase()).collect();
         let fixed = config.sprites.iter().flat_map(|sprite| sprite.domains.iter());
         let kind = match config.acme.challenge {
             AcmeChallenge::Http01 => Kind::Http01,
             AcmeChallenge::TlsAlpn01 => Kind::TlsAlpn01,
         };
         let fixed = fixed.map(|name| domain(&name.to_ascii_lowercase(), kind, &cas));
-        let ours = suffixes.flat_map(|suffix| wildcards(&suffix, &cas)).chain(fixed).collect();
-        Arc::new(Self { ours, kind, cas, domains, certificates, accounts })
+        let ours = suffixes.iter().flat_map(|suffix| wildcards(suffix, &cas)).chain(fixed).collect();
+        let cname = Some(&config.domains.cname).filter(|cname| !cname.is_empty());
+        let addresses = config.domains.addresses.iter().map(|address| match address {
+            std::net::IpAddr::V4(_) => format!("A {address}"),
+            std::net::IpAddr::V6(_) => format!("AAAA {address}"),
+        });
+        let leads_here = cname.map(|cname| format!("CNAME {cname}")).into_iter().chain(addresses).collect();
+        let name_servers = config.dns.name_servers.iter().map(|server| server.name.clone()).collect();
+        let issuer = config.dns.issuers.first().map_or("the CA's name", |issuer| &issuer.ca);
+        let caa = format!("CAA 0 issue \"{issuer}\"");
+        Arc::new(Self { ours, kind, cas, domains, certificates, accounts, suffixes, leads_here, name_servers, caa })
+    }
+
+    /// How many CAs are configured.
+    pub(super) const fn cas(&self) -> usize {
+        self.cas.len()
+    }
+
+    /// The wish of an id, if there is one.
+    pub(super) fn find(&self, id: &str) -> Option<Wish> {
+        if let Some(ours) = self.ours.iter().find(|wish| wish.id == id) {
+            return Some(ours.clone());
+        }
+        let Some(For::Domain(name)) = For::of(id) else { return None };
+        let row = self.domains.row(&DomainName::parse(name).ok()?)?;
+        row.sprite().is_some().then(|| domain(name, self.kind, &self.cas))
+    }
+
+    /// The ids whose certificates may answer for a name: those of its suffix, from each CA, or its own.
+    pub(super) fn ids_of(&self, name: &str) -> Vec<String> {
+        let name = name.strip_prefix("*.").unwrap_or(name).trim_end_matches('.');
+        let is_under = |suffix: &&String| {
+            let label = name.strip_suffix(suffix.as_str()).and_then(|label| label.strip_suffix('.'));
+            name == suffix.as_str() || label.is_some_and(|label| !label.is_empty() && !label.contains('.'))
+        };
+        match self.suffixes.iter().find(is_under) {
+            Some(suffix) => wildcards(suffix, &self.cas).into_iter().map(|wish| wish.id).collect(),
+            None => vec![format!("{DOMAIN}.{name}")],
+        }
+    }
+
+    /// Whether somebody claims the domain of an id.
+    pub(super) fn is_claimed(&self, id: &str) -> bool {
+        let Some(For::Domain(name)) = For::of(id) else { return false };
+        DomainName::parse(name).is_ok_and(|name| self.domains.row(&name).is_some_and(|row| !row.is_empty()))
+    }
+
+    /// The records that help the certificate of an id.
+    pub(super) fn records(&self, id: &str) -> Records {
+        let name = match For::of(id) {
+            Some(For::Suffix { suffix, .. }) => suffix,
+            Some(For::Domain(name)) => name,
+            None => return Records::default(),
+        };
+        let row = DomainName::parse(name).ok().and_then(|name| Some((self.domains.row(&name)?, name)));
+        let proof = row.and_then(|(row, name)| {
+            let claim = row.claims.last().or_else(|| row.holder.as_ref().map(|holder| &holder.claim))?;
+            Some(format!("{} TXT {}", record_name(&name), record_value(&name, claim)))
+        });
+        let all = |records: &[String]| match records {
+            [] => String::new(),
+            records => format!("{name} {}", records.join(", or ")),
+        };
+        let delegation: Vec<_> = self.name_servers.iter().map(|server| format!("NS {server}")).collect();
+        Records {
+            points_here: all(&self.leads_here),
+            proof,
+            caa: format!("{name} {}", self.caa),
+            delegation: all(&delegation).replace(", or ", ", "),
+        }
     }
 }
 
@@ -101,6 +176,12 @@ impl Wishes for Known {
 
     fn newest(&self, id: &str) -> Option<Arc<CertRow>> {
         self.certificates.newest(id)
+    }
+
+    fn newest_of(&self, wish: &Wish) -> Option<Newest> {
+        let (generation, summary) = self.certificates.newest_summary(&wish.id)?;
+        let has_its_names = summary.names == names(&wish.names);
+        Some(Newest { generation, due: summary.due, ask: summary.ask, has_its_names })
     }
 
     fn authority(&self, name: &str) -> Option<Arc<dyn Authority>> {

@@ -1,4 +1,5 @@
 use super::super::rows::StoreRows;
+use super::super::table::CertificateRow;
 use super::*;
 use acme::certificate::{CertRow, cert_key, sealed_as};
 use acme::resolver::{Certificates, Found, Policy};
@@ -38,7 +39,9 @@ impl Machine {
         let store_of = Some(Arc::clone(&sealed) as _);
         let serving = DomainCertificates::with(Certificates::default(), None, Policy::default(), store_of);
         let again = Arc::new(tokio::sync::Notify::new());
-        tokio::spawn(Serving::new(Arc::clone(&sealed), Arc::clone(&serving)).follow(Arc::clone(&again)));
+        tokio::spawn(
+            Serving::new(Arc::clone(&sealed), Arc::clone(&serving), Arc::default()).follow(Arc::clone(&again)),
+        );
         let known = move || again.notify_one();
         tokio::spawn(Arc::clone(&sealed).keep(Arc::clone(&sealer), Arc::clone(&rows), known));
         let changed = sealed.table().changes();
@@ -62,6 +65,7 @@ impl Machine {
             ari: None,
             window: None,
             compromised: false,
+            renew_asked: None,
         };
         self.rows.compare_and_set(&cert_key(wish, generation), None, Some(&row.encode())).await.unwrap();
         leaf.der().to_vec()
@@ -152,4 +156,40 @@ async fn a_certificate_that_does_not_open_never_takes_an_older_ones_place() {
         machine.until(name, &last).await;
     }
     assert!(machine.dir.path().join("certificates").exists());
+}
+
+#[test]
+fn the_best_is_the_newest_of_the_ca_that_lasts_longest_and_one_with_a_stolen_key_is_the_last_resort() {
+    const NOW: u64 = 1_800_000_000;
+    let table = CertificateTable::new();
+    let wishes: Vec<Box<str>> = ["a", "b"].map(|ca| format!("wild.{ca}.sprites.test").into()).into();
+    let put = |ca: &str, generation, not_after, compromised| {
+        let row = CertRow {
+            names: vec!["*.sprites.test".into()],
+            ca: ca.into(),
+            generation,
+            chain: format!("{ca} {generation}"),
+            sealed_key: String::new(),
+            not_before: NOW - 1000,
+            not_after,
+            issued_at: NOW - 1000,
+            ari: None,
+            window: None,
+            compromised,
+            renew_asked: None,
+        };
+        table.apply_put(CertificateRow { wish: format!("wild.{ca}.sprites.test"), row: Arc::new(row) });
+        let ranked = ranked(&table, &wishes, NOW);
+        let all: Vec<_> = ranked.iter().map(|one| format!("{}{}", &one.wish[5..6], one.generation)).collect();
+        all.join(" ")
+    };
+    assert_eq!(put("a", 1, NOW + 100, false), "a1");
+    assert_eq!(put("a", 2, NOW + 90, false), "a2 a1");
+    assert_eq!(put("a", 1, NOW + 100, true), "a2 a1");
+    // Nothing else is there, so it is served on.
+    assert_eq!(put("a", 2, NOW + 90, true), "a2 a1");
+    assert_eq!(put("b", 7, NOW + 10, false), "b7 a2 a1");
+    assert_eq!(put("a", 3, NOW + 80, false), "a3 b7 a2 a1");
+    assert_eq!(put("b", 8, NOW + 200, false), "b8 a3 b7 a2 a1");
+    assert_eq!(put("b", 8, NOW - 1, false), "a3 b7 b8 a2 a1");
 }

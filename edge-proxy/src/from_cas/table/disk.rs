@@ -57,6 +57,16 @@ impl Disk {
     fn create(path: &Path) -> Result<Self> {
         let database = Database::builder().set_cache_size(CACHE).create(path)?;
         std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(redb::Error::Io)?;
+        Self::begin(database)
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_memory() -> Self {
+        let backend = redb::backends::InMemoryBackend::new();
+        Self::begin(Database::builder().create_with_backend(backend).unwrap()).unwrap()
+    }
+
+    fn begin(database: Database) -> Result<Self> {
         let write = database.begin_write()?;
         {
             let (mut meta, index) = (write.open_table(META)?, write.open_table(INDEX)?);

@@ -6,7 +6,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-pub(super) use summary::Summary;
+pub(super) use summary::{Summary, names};
 
 use acme::certificate::{CERT_PREFIX, CertRow, cert_key, parse_cert_key};
 use acme::rows::Row;
@@ -62,6 +62,11 @@ pub struct CertificateTable {
 #[derive(Debug, Default)]
 struct Snapshot(Option<HashSet<(Box<str>, u64)>>);
 
+/// The newest of a wish.
+pub(super) fn newest(table: &CertificateTable, wish: &str) -> Option<Arc<CertRow>> {
+    table.newest(wish)
+}
+
 impl CertificateTable {
     /// Opens the copy of the last run, or begins one.
     ///
@@ -69,15 +74,18 @@ impl CertificateTable {
     /// The file cannot be read or is another process's.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let what = || format!("{}: it is a copy of what the store has; deleted, it is made anew", path.display());
-        let disk = Disk::open(path).with_context(what)?;
+        Self::of(Disk::open(path).with_context(what)?).with_context(what)
+    }
+
+    fn of(disk: Disk) -> anyhow::Result<Self> {
         let mut index = Index::new();
         let into = |key: &str, summary| {
             if let Some((wish, generation)) = parse_cert_key(key) {
                 index.insert((wish.into(), generation), summary);
             }
         };
-        disk.index(into).with_context(what)?;
-        let next = disk.next_number().with_context(what)?;
+        disk.index(into)?;
+        let next = disk.next_number()?;
         let changed = index.keys().map(|(wish, _)| wish.clone()).collect();
         Ok(Self {
             disk,
@@ -143,6 +151,12 @@ impl CertificateTable {
         let from = (prefix.into(), 0)..;
         let all = self.index();
         all.range(from).map(|((wish, _), _)| wish).take_while(|wish| wish.starts_with(prefix)).cloned().collect()
+    }
+
+    /// Those in memory of every certificate that this is true of, by wish.
+    #[must_use]
+    pub fn wishes_where(&self, is: impl Fn(&Summary) -> bool) -> Vec<(Box<str>, Summary)> {
+        self.index().iter().filter(|(_, one)| is(one)).map(|((wish, _), one)| (wish.clone(), *one)).collect()
     }
 
     /// Every row, by wish and generation; all are read from the disk: for people.
@@ -308,5 +322,19 @@ impl CertificateTable {
         }
         drop((index, changed));
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// In memory alone.
+    #[cfg(test)]
+    pub(super) fn new() -> Self {
+        Self::of(Disk::in_memory()).unwrap()
+    }
+
+    /// As if the store had said so.
+    #[cfg(test)]
+    pub(super) fn apply_put(&self, row: CertificateRow) {
+        let (key, value) = (cert_key(&row.wish, row.row.generation), row.row.encode());
+        let cursor = Cursor { epoch: 1, version: 1 };
+        self.apply(vec![FeedEvent::Put(Entry { key, value, version: 1 }, cursor)], &mut Snapshot::default());
     }
 }

@@ -2,13 +2,15 @@
 
 use acme::certificate::CertRow;
 
-/// Of one certificate. 56 bytes, where the row has some 3 KiB.
+/// Of one certificate. 64 bytes, where the row has some 3 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// Of its chain and key on this machine's disk: another chain has another number.
     pub number: u64,
     /// Its last second, seconds since 1970.
     pub not_after: u64,
+    /// When it came, seconds since 1970.
+    pub issued_at: u64,
     /// When it is to be renewed, seconds since 1970.
     pub due: u64,
     /// When its CA is to be asked for its window again; `u64::MAX` for one that has none.
@@ -22,23 +24,19 @@ pub struct Summary {
 }
 
 /// As it lies on the disk: see [`Summary`], in this order; the last is bits.
-pub(super) type Stored = (u64, u64, u64, u64, u64, u8);
+pub(super) type Stored = (u64, u64, u64, u64, u64, u64, u8);
 
 const COMPROMISED: u8 = 1;
 const CHECKED: u8 = 2;
 
 impl Summary {
     pub(super) fn of(id: &str, row: &CertRow, number: u64, checked: bool) -> Self {
-        let ask = match (&row.ari, row.window) {
-            (None, _) => u64::MAX,
-            (Some(_), None) => 0,
-            (Some(_), Some(window)) => window.ask_again,
-        };
         Self {
             number,
             not_after: row.not_after,
+            issued_at: row.issued_at,
             due: row.due(id),
-            ask,
+            ask: row.asks_at(),
             names: names(&row.names),
             compromised: row.compromised,
             checked,
@@ -47,19 +45,19 @@ impl Summary {
 
     pub(super) fn stored(&self) -> Stored {
         let bits = u8::from(self.compromised) * COMPROMISED + u8::from(self.checked) * CHECKED;
-        (self.number, self.not_after, self.due, self.ask, self.names, bits)
+        (self.number, self.not_after, self.issued_at, self.due, self.ask, self.names, bits)
     }
 }
 
 impl From<Stored> for Summary {
-    fn from((number, not_after, due, ask, names, bits): Stored) -> Self {
+    fn from((number, not_after, issued_at, due, ask, names, bits): Stored) -> Self {
         let (compromised, checked) = (bits & COMPROMISED != 0, bits & CHECKED != 0);
-        Self { number, not_after, due, ask, names, compromised, checked }
+        Self { number, not_after, issued_at, due, ask, names, compromised, checked }
     }
 }
 
 /// A number that tells a set of names from another, the same in every process: 64 bits of SHA-256.
-fn names(names: &[String]) -> u64 {
+pub(crate) fn names(names: &[String]) -> u64 {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, names.join("\n").as_bytes());
     digest.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }

@@ -15,6 +15,7 @@ fn row(wish: &str, generation: u64, chain: &str) -> Entry {
         ari: None,
         window: None,
         compromised: false,
+        renew_asked: None,
     };
     Entry { key: cert_key(wish, generation), value: row.encode(), version: 1 }
 }

@@ -1,0 +1,93 @@
+//! The CLI's half of `cert …`.
+
+use super::client::{Show, call, print};
+use super::table;
+use crate::cli::Exit;
+use crate::domains::parse;
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use http::Method;
+use serde_json::Value;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often is looked whether it is done.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long `--wait` waits (chosen: an order takes seconds, and a CA some minutes on a bad day).
+const WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// What is done with certificates from public CAs.
+#[derive(Debug, Subcommand)]
+pub enum CertCommand {
+    /// All of them: whose, until when, whether this edge serves them, and how they are.
+    List,
+    /// Which one answers for a name and why; what is on its way, what keeps it, and what helps.
+    Explain {
+        /// A host name, or an id as in `cert list`.
+        name: String,
+    },
+    /// Order a new one now, before it is due.
+    Renew {
+        /// A host name, or an id as in `cert list`.
+        name: String,
+        /// Until every PoP that lives serves it, 5 minutes at most.
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+/// Runs one `cert …` command and prints its result.
+pub async fn cert(socket: &Path, json: bool, command: CertCommand) -> Exit {
+    print(run(socket, command).await, json)
+}
+
+async fn run(socket: &Path, command: CertCommand) -> anyhow::Result<(Value, Show)> {
+    Ok(match command {
+        CertCommand::List => (call(socket, Method::GET, "/v1/certificates", None).await?, table::certificates as Show),
+        CertCommand::Explain { name } => {
+            let path = format!("/v1/certificates/{}", plain(&name)?);
+            (call(socket, Method::GET, &path, None).await?, table::certificate as Show)
+        }
+        CertCommand::Renew { name, wait } => {
+            let path = format!("/v1/certificates/{}/renew", plain(&name)?);
+            let asked = call(socket, Method::POST, &path, None).await?;
+            if wait {
+                wait_for(socket, &asked, is_renewed).await?;
+            }
+            (asked, table::asked as Show)
+        }
+    })
+}
+
+/// A name as it goes into a path: what is none never becomes one.
+fn plain(name: &str) -> anyhow::Result<String> {
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    Ok(parse(name)?.as_str().to_owned())
+}
+
+/// Whether every PoP that lives serves a newer one than that.
+fn is_renewed(now: &Value, generation: u64) -> bool {
+    let everywhere = now["not_served_by"].as_array().is_some_and(Vec::is_empty);
+    now["generation"].as_u64().is_some_and(|newest| newest > generation) && everywhere
+}
+
+/// Waits until all that was asked for is as it was to be.
+async fn wait_for(socket: &Path, asked: &Value, done: impl Fn(&Value, u64) -> bool) -> anyhow::Result<()> {
+    let end = Instant::now() + WAIT_MAX;
+    for one in asked.as_array().context("the answer is no list")? {
+        let (id, generation) = (one["id"].as_str().unwrap_or_default(), one["generation"].as_u64().unwrap_or(0));
+        loop {
+            let now = call(socket, Method::GET, &format!("/v1/certificates/{id}"), None).await?;
+            let now = &now["certificates"][0];
+            if done(now, generation) {
+                break;
+            }
+            if Instant::now() >= end {
+                let why = &now["explained"];
+                bail!("{id}: not done after {} s: {} {}", WAIT_MAX.as_secs(), why["cause"], why["evidence"]);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! `edge-proxy cert …`: what is said of certificates, and what is done with them by hand.
+
+use crate::certificates::{DOMAIN, ISSUED, SUFFIX, Site, leaf, trusted};
+use harness::pebble::Moods;
+use harness::until;
+
+#[tokio::test]
+async fn certificates_are_listed_explained_and_renewed_before_their_time() {
+    let Some(site) = Site::start(Moods::default()).await else { return };
+    let roots = site.roots().await;
+    let edge = &site.edge;
+    let first = trusted(edge, &roots, "any.sprites.test").await;
+    let listed = until("it to be served", ISSUED, async || {
+        let list = edge.admin(&["cert", "list"]).await;
+        (list[0]["state"] == "served").then_some(list)
+    })
+    .await;
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    let one = &listed[0];
+    assert_eq!(one["id"], "wild.first.sprites.test");
+    assert_eq!(one["names"], serde_json::json!(["*.sprites.test", "sprites.test"]));
+    assert_eq!((&one["ca"], &one["generation"], &one["served_here"]), (&"first".into(), &1.into(), &1.into()));
+    assert!(one["days_left"].as_u64().unwrap() > 300 && one["due_unix_s"].as_u64() < one["not_after_unix_s"].as_u64());
+    for name in ["any.sprites.test", SUFFIX, "*.sprites.test", "wild.first.sprites.test"] {
+        let explained = edge.admin(&["cert", "explain", name]).await;
+        assert_eq!(explained["answers"]["id"], "wild.first.sprites.test", "{name}");
+        assert_eq!(explained["certificates"][0]["explained"]["cause"], "served", "{name}");
+        assert_eq!(explained["certificates"][0]["not_served_by"], serde_json::json!([]), "{name}");
+    }
+    let socket = edge.data().join("admin.sock");
+    let text = harness::admin::run(&["--admin", socket.to_str().unwrap(), "cert", "explain", SUFFIX]).await;
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.starts_with("sprites.test: generation 1 of wild.first.sprites.test answers here"), "{text}");
+
+    // A domain that is claimed and not proved, and one that nobody claims.
+    edge.create_guest("shop").await;
+    let added = edge.admin(&["domain", "add", DOMAIN, "shop"]).await;
+    let (record, value) = (added["txt_name"].as_str().unwrap(), added["txt_value"].as_str().unwrap());
+    let explained = edge.admin(&["domain", "explain", DOMAIN]).await;
+    assert_eq!(explained["certificate"]["cause"], "not_proved");
+    assert_eq!(explained["certificate"]["record"], format!("{record} TXT {value}"));
+    let other = edge.admin(&["cert", "explain", "other.example"]).await;
+    assert_eq!(other["certificates"][0]["explained"]["cause"], "not_wanted");
+    assert!(other["answers"].is_null());
+    let none = edge.try_admin(&["cert", "renew", "other.example"]).await;
+    assert_eq!(none.status.code(), Some(70));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("not_wanted"));
+
+    // Proved where the CA does not find it: nothing listens at that address.
+    site.dns.clear(DOMAIN);
+    site.dns.set_address(DOMAIN, std::net::Ipv4Addr::new(127, 0, 0, 99).into());
+    site.dns.set_txt(record, value);
+    edge.admin(&["domain", "check", DOMAIN]).await;
+    let explained = until("the CA to have looked", ISSUED, async || {
+        let explained = edge.admin(&["domain", "explain", DOMAIN]).await;
+        (explained["certificate"]["cause"] == "challenge_not_found").then_some(explained)
+    })
+    .await;
+    assert!(explained["certificate"]["next_try_unix_s"].as_u64().unwrap() > 0, "{explained}");
+    let listed = edge.admin(&["cert", "list"]).await;
+    assert_eq!(listed[0]["id"], format!("domain.{DOMAIN}"));
+    assert_eq!(
+        (&listed[0]["state"], &listed[0]["generation"]),
+        (&"challenge_not_found".into(), &serde_json::Value::Null)
+    );
+
+    // Renewed by hand, however long its CA was not to be asked again.
+    let renewed = edge.admin(&["cert", "renew", SUFFIX, "--wait"]).await;
+    assert_eq!(renewed, serde_json::json!([{ "id": "wild.first.sprites.test", "generation": 1 }]));
+    let second = leaf(edge, &roots, "any.sprites.test").await.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(edge.admin(&["cert", "list"]).await[1]["generation"], 2);
+    site.edge.stop().await;
+}
