@@ -9,6 +9,7 @@ pub mod clock;
 pub mod compression;
 pub mod dns;
 pub mod lease;
+pub mod limits;
 pub mod load;
 pub mod local_ca;
 pub mod manager;

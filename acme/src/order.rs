@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod crashes;
 pub mod issue;
+pub mod ours;
 #[cfg(test)]
 pub(crate) mod sim;
 pub mod verify;
@@ -197,7 +198,7 @@ impl OrderRow {
                 return Self { next_try: 0, failures, last_problem: Some(problem), ..self.clone() };
             }
             Class::Unavailable => (doubled(UNAVAILABLE, UNAVAILABLE_MAX), false),
-            Class::RateLimited => (GATE, false),
+            Class::RateLimited | Class::Held => (GATE, false),
             Class::Unauthorized => {
                 (UNAUTHORIZED[usize::try_from(failures - 1).unwrap_or(0).min(UNAUTHORIZED.len() - 1)], true)
             }

@@ -14,8 +14,10 @@ use crate::domain_certificates::DomainCertificates;
 use accounts::Accounts;
 use acme::clock::Clock;
 use acme::dns::Published;
+use acme::limits::{Limiter, Limits};
 use acme::manager::Manager;
 use acme::order::issue::Issuer;
+use acme::order::ours::Ours;
 use acme::seal::{Kek, SealError, Sealer};
 use anyhow::Context;
 use challenges::Pops;
@@ -88,12 +90,15 @@ pub fn start(
         pops: Arc::clone(&pops),
     });
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
+    let limits = config.acme.cas().into_iter().map(|ca| (ca.name.clone(), Limits::from(&ca)));
+    let limits = Arc::new(Limiter::new(limits));
+    let ours = Ours::new(config.names.suffixes.iter().cloned());
     let serving = Arc::clone(serving);
     tokio::spawn(async move {
         let Some(sealer) = sealer(kek, &rows).await else { return };
         tokio::spawn(serving::follow(certificates, Arc::clone(&sealer), Arc::clone(&rows), serving));
         tokio::spawn(accounts.keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
-        let issuer = Arc::new(Issuer { rows, sealer, challenges: pops });
+        let issuer = Arc::new(Issuer { rows, sealer, challenges: pops, limits, ours });
         Manager::new(issuer, wishes, me, Clock::system()).run().await;
     });
     Ok(from_cas)

@@ -8,7 +8,7 @@ use acme::ca::{Authority, Kind};
 use acme::certificate::CertRow;
 use acme::manager::{Wish, Wishes};
 use config::Config;
-use router::domains::DomainTable;
+use router::domains::{DomainName, DomainTable};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -83,7 +83,11 @@ impl<'a> For<'a> {
 
 impl Wishes for Known {
     fn all(&self) -> Vec<Wish> {
-        let proved = self.domains.pick(|name, row| row.sprite().is_some().then(|| domain(name.as_str(), &self.cas)));
+        // A row under a name of ours is nobody's domain, whoever wrote it: it would be a sprite's name.
+        let theirs = |name: &DomainName| !self.domains.is_ours(name);
+        let proved = self
+            .domains
+            .pick(|name, row| (row.sprite().is_some() && theirs(name)).then(|| domain(name.as_str(), &self.cas)));
         // Ours first: every sprite hangs on them.
         self.ours.iter().cloned().chain(proved).collect()
     }
@@ -120,5 +124,23 @@ mod tests {
         assert_eq!(For::of(ids[0]), Some(For::Suffix { ca: "first", suffix: "sprites.test" }));
         assert_eq!(For::of("domain.shop.example"), Some(For::Domain("shop.example")));
         assert_eq!(For::of("nonsense"), None);
+    }
+
+    #[test]
+    fn a_row_under_one_of_our_suffixes_is_no_wish() {
+        let config = "[names]\nsuffixes = [\"sprites.test\"]\n";
+        let config = Config::parse(config, "f").unwrap();
+        let suffixes = [router::names::Suffix::parse("sprites.test").unwrap()];
+        let domains = Arc::new(DomainTable::new(std::collections::HashMap::new(), &suffixes, &[]));
+        let row = br#"{"version":1,"holder":{"claim":{"tenant":"t","sprite":"a","challenge":"c","claimed_at":1},"proved_at":2}}"#;
+        for name in ["shop.example", "a.sprites.test", "a.b.sprites.test", "sprites.test", "notsprites.test"] {
+            let (name, row) = router::domains::DomainRow::decode(&format!("domain/{name}"), row).unwrap();
+            domains.apply_put(name, row);
+        }
+        let accounts = Accounts::new(&config.acme).unwrap();
+        let known = Known::new(&config, domains, Arc::new(CertificateTable::new()), accounts);
+        let mut names: Vec<_> = known.all().into_iter().flat_map(|wish| wish.names).collect();
+        names.sort();
+        assert_eq!(names, ["notsprites.test", "shop.example"]);
     }
 }
