@@ -142,6 +142,8 @@ pub enum Class {
     Rejected,
     /// The order is not where it was believed to be.
     Order,
+    /// Not the CA's word: one of our own limits for it is used up ([`crate::limits`]).
+    Held,
     /// It answered nonsense.
     Other,
 }

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod compression;
 pub mod dns;
 pub mod lease;
+pub mod limits;
 pub mod load;
 pub mod local_ca;
 pub mod manager;

@@ -9,6 +9,7 @@
 mod crashes;
 pub mod issue;
 pub mod kinds;
+pub mod ours;
 #[cfg(test)]
 pub(crate) mod sim;
 pub mod verify;
@@ -205,7 +206,7 @@ impl OrderRow {
             }
             Class::Unavailable => (doubled(UNAVAILABLE, UNAVAILABLE_MAX), false),
             Class::Lost | Class::Unready => (doubled(SOON, UNAVAILABLE_MAX), false),
-            Class::RateLimited => (GATE, false),
+            Class::RateLimited | Class::Held => (GATE, false),
             Class::Unauthorized => (kinds::pause(self.kind, failures), true),
             Class::Dns | Class::Caa | Class::Account => (HOUR, true),
             Class::Order => (doubled(1, HOUR), true),

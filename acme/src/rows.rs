@@ -65,12 +65,11 @@ pub(crate) struct Memory(std::sync::Mutex<(u64, std::collections::BTreeMap<Strin
 
 #[cfg(test)]
 impl Memory {
-    /// The last row under a prefix.
-    pub(crate) fn last(&self, prefix: &str) -> Option<Row> {
+    /// What `read` makes of the last row under a prefix.
+    pub(crate) fn last<T>(&self, prefix: &str, read: impl FnOnce(&Row) -> T) -> Option<T> {
         let table = self.0.lock().unwrap();
-        let after = format!("{prefix}\u{10ffff}");
-        let (_, row) = table.1.range(prefix.to_owned()..after).next_back()?;
-        Some(row.clone())
+        let (key, row) = table.1.range(..format!("{prefix}\u{10ffff}")).next_back()?;
+        key.starts_with(prefix).then(|| read(row))
     }
 }
 

@@ -11,6 +11,19 @@ const NAME_BYTES_MAX: usize = 32;
 /// Most contacts (chosen).
 const CONTACTS_MAX: usize = 8;
 
+/// Which limits of a CA are kept below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AcmeLimits {
+    /// Let's Encrypt's where its directory is one of theirs, else none.
+    #[default]
+    Directory,
+    /// Let's Encrypt's.
+    LetsEncrypt,
+    /// None: what is ordered is ordered until the CA refuses.
+    None,
+}
+
 /// Section `[acme]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -27,6 +40,8 @@ pub struct Acme {
     pub eab_id: String,
     /// The file with the binding's key, base64url as the CA gives it.
     pub eab_key_file: PathBuf,
+    /// Which limits of that CA are kept below.
+    pub limits: AcmeLimits,
     /// Who is written to about certificates, `mailto:` URLs.
     pub contact: Vec<String>,
     /// The file with the key encryption key; empty for `kek` in the data directory.
@@ -65,6 +80,8 @@ pub struct AcmeCa {
     pub eab_id: String,
     /// As [`Acme::eab_key_file`].
     pub eab_key_file: PathBuf,
+    /// As [`Acme::limits`].
+    pub limits: AcmeLimits,
 }
 
 impl Acme {
@@ -88,6 +105,7 @@ impl Acme {
             ca_file: self.ca_file.clone(),
             eab_id: self.eab_id.clone(),
             eab_key_file: self.eab_key_file.clone(),
+            limits: self.limits,
         };
         std::iter::once(first).chain(self.fallback.iter().cloned()).collect()
     }
@@ -147,7 +165,7 @@ impl Acme {
 
 #[cfg(test)]
 mod tests {
-    use crate::Config;
+    use crate::{AcmeLimits, Config};
 
     const FINE: &str = "[acme]\ndirectory = \"https://ca.example/dir\"\n";
     const DNS: &str = "[dns]\nlisten = [\"127.0.0.1:5353\"]\nname_servers = [{ name = \"ns.example.net\" }]\naddresses = [\"192.0.2.1\"]\n";
@@ -157,6 +175,12 @@ mod tests {
         let config = Config::parse(&format!("{DNS}{FINE}"), "f").unwrap();
         assert_eq!(config.acme.cas()[0].name, "first");
         assert!(Config::default().acme.cas().is_empty());
+        let fallback =
+            "limits = \"letsencrypt\"\n[[acme.fallback]]\nname = \"b\"\ndirectory = \"https://b\"\nlimits = \"none\"\n";
+        let limited = Config::parse(&format!("{DNS}{FINE}{fallback}"), "f").unwrap();
+        let limits: Vec<_> = limited.acme.cas().iter().map(|ca| ca.limits).collect();
+        assert_eq!(limits, [AcmeLimits::LetsEncrypt, AcmeLimits::None]);
+        assert_eq!(config.acme.limits, AcmeLimits::Directory);
         for (text, said) in [
             (FINE.to_owned(), "dns.listen"),
             (format!("{DNS}[acme]\ndirectory = \"http://ca.example\"\n"), "no https"),

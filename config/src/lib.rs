@@ -22,7 +22,7 @@ mod store;
 mod text;
 mod webhook;
 
-pub use acme::{Acme, AcmeCa, AcmeChallenge};
+pub use acme::{Acme, AcmeCa, AcmeChallenge, AcmeLimits};
 pub use backhaul::{BackhaulConfig, Link};
 pub use dns::{Dns, Issuer, NameServer, Text};
 pub use domains::Domains;

@@ -14,6 +14,9 @@ const TURN_MAX: usize = super::AT_ONCE;
 /// time for).
 const SOON: u64 = 5 * crate::order::DAY;
 
+/// Nothing is looked at again sooner, whatever it is that went wrong with it, seconds.
+const AGAIN: u64 = 1;
+
 /// When to look again at a wish that was worked on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Again {
@@ -195,7 +198,7 @@ impl Agenda {
             let closed = matches!(&again, Again::Turn { door, .. } if door == name);
             if let Some(door) = self.doors.get_mut(name) {
                 door.inside = door.inside.saturating_sub(1);
-                door.turn = if closed { 1 } else { (door.turn * 2).min(TURN_MAX) };
+                door.turn = if closed { 1 } else { (door.turn + 1).min(TURN_MAX) };
             }
         }
         if entry.gone {
@@ -204,13 +207,14 @@ impl Agenda {
             let again = if std::mem::take(&mut entry.changed) { Again::At(now) } else { again };
             match again {
                 Again::At(at) => {
+                    let at = at.max(now + AGAIN);
                     entry.place = Place::At(at);
                     self.times.insert((at, entry.number, id.to_owned()));
                 }
                 Again::Turn { door: name, opens, ends } => {
                     let new = || Door { opens, firsts: BTreeSet::new(), renewals: BTreeSet::new(), turn: 1, inside: 0 };
                     let door = self.doors.entry(name.clone()).or_insert_with(new);
-                    door.opens = door.opens.max(opens);
+                    door.opens = door.opens.max(opens).max(now + AGAIN);
                     match ends {
                         Some(ends) => door.renewals.insert((ends, id.to_owned())),
                         None => door.firsts.insert((entry.number, id.to_owned())),
@@ -222,3 +226,6 @@ impl Agenda {
         self.doors.retain(|_, door| door.inside > 0 || !door.is_empty());
     }
 }
+
+#[cfg(test)]
+mod tests;

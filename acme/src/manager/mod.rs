@@ -7,6 +7,7 @@ mod agenda;
 mod decide;
 mod gate;
 mod leases;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -129,7 +130,8 @@ impl Manager {
     /// # Cancel safety
     /// Dropping it leaves orders where their rows say they are. Others take over when its leases end.
     pub async fn run(self: Arc<Self>) {
-        let (changed, _watching) = merged(self.wishes.changes());
+        let (changed, mut beside) = merged(self.wishes.changes());
+        beside.spawn(Arc::clone(&self).sweep());
         let mut agenda = Agenda::default();
         let mut working = JoinSet::new();
         let mut ids = HashMap::new();

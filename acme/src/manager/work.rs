@@ -125,6 +125,8 @@ impl Manager {
                 Ok(None)
             }
             Outcome::Wait(until) => Ok(Some(until)),
+            Outcome::Held(held) if held.shared => Err(Pause::Closed { door: held.bucket, until: held.until }),
+            Outcome::Held(held) => Ok(Some(held.until)),
             Outcome::Issued(row) => {
                 tracing::info!(id = wish.id, names = ?row.names, ca = row.ca, not_after = row.not_after, "a certificate");
                 Ok(Some(now + TOLD))

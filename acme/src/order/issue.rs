@@ -1,9 +1,11 @@
 //! Does what [`super::next`] says, one thing at a time, and writes each down before it is done.
 
+use super::ours::Ours;
 use super::verify::{self, Unfit};
 use super::{Act, DAY, ORDER_PREFIX, OrderRow, Step, next};
-use crate::ca::{Authority, Challenge, Class, NewOrder, Problem, Reply, Status};
+use crate::ca::{Authority, Challenge, Class, Kind, NewOrder, Problem, Reply, Status};
 use crate::certificate::{CertRow, cert_key, sealed_as};
+use crate::limits::{About, Held, Limiter, date};
 use crate::rows::{Rows, RowsError};
 use crate::seal::{SealError, Sealer};
 use base64::Engine as _;
@@ -35,6 +37,10 @@ pub struct Issuer {
     pub sealer: Arc<Sealer>,
     /// Where answers go.
     pub challenges: Arc<dyn Challenges>,
+    /// What is taken from before a CA is asked.
+    pub limits: Arc<Limiter>,
+    /// What is never in an order.
+    pub ours: Ours,
 }
 
 /// An order this process works on.
@@ -55,6 +61,8 @@ pub enum Outcome {
     Again,
     /// Nothing before then, seconds since 1970.
     Wait(u64),
+    /// One of our own limits is used up; the row says so.
+    Held(Held),
     /// It is done, and the order's row is gone.
     Issued(Box<CertRow>),
 }
@@ -112,7 +120,14 @@ impl Issuer {
     pub async fn step(&self, order: &mut Order, ca: &dyn Authority, now: u64) -> Result<Outcome, Halt> {
         let mut seen = None;
         loop {
-            let did = match next(&order.row, seen.as_ref(), now) {
+            let act = match next(&order.row, seen.as_ref(), now) {
+                Act::Order => self.ours.check(&order.row.names).map_or(Act::Order, Act::Fail),
+                act => act,
+            };
+            if let Some(held) = self.take(order, &act, seen.as_ref(), now).await? {
+                return self.held(order, held).await;
+            }
+            let did = match act {
                 Act::Look => match ca.look(order.row.url.as_deref().unwrap_or_default()).await {
                     Ok(view) => {
                         seen = Some(view.status);
@@ -149,6 +164,33 @@ impl Issuer {
                 }
             };
         }
+    }
+
+    /// Takes from our own limits what the CA is about to count.
+    async fn take(&self, order: &Order, act: &Act, seen: Option<&Status>, now: u64) -> Result<Option<Held>, RowsError> {
+        let row = &order.row;
+        let proofs: Vec<_>;
+        let about = match act {
+            // What the CA knows as a renewal it does not count (Let's Encrypt, of ARI's `replaces`).
+            Act::Order if row.replaces.is_none() => About::Order(&row.names),
+            Act::Finalise if row.replaces.is_none() => About::Issue(&row.names),
+            Act::Prove => {
+                proofs = mine(seen, row.kind).into_iter().map(|challenge| challenge.name).collect();
+                About::Prove(&proofs)
+            }
+            _ => return Ok(None),
+        };
+        self.limits.take(&*self.rows, &row.ca, about, now).await
+    }
+
+    /// Writes down what an order waits for. It has not failed, and whoever comes next asks the bucket again.
+    async fn held(&self, order: &mut Order, held: Held) -> Result<Outcome, Halt> {
+        let why = format!("our own limit {} is used up; at the earliest at {}", held.bucket, date(held.until));
+        let problem = Some(Problem::new(Class::Held, why));
+        if order.row.last_problem != problem {
+            self.write(order, OrderRow { last_problem: problem, ..order.row.clone() }).await?;
+        }
+        Ok(Outcome::Held(held))
     }
 
     /// Puts `row` in place of an order's row.
@@ -214,8 +256,7 @@ impl Issuer {
         ca: &dyn Authority,
         seen: Option<&Status>,
     ) -> Result<Result<(), Problem>, Halt> {
-        let Some(Status::Pending(all)) = seen else { return Ok(Ok(())) };
-        let mine: Vec<_> = all.iter().filter(|challenge| challenge.kind == order.row.kind).cloned().collect();
+        let mine = mine(seen, order.row.kind);
         self.begins(order, Step::Publishing).await?;
         if let Err(problem) = self.challenges.publish(&order.id, &mine).await {
             return Ok(Err(problem));
@@ -275,6 +316,12 @@ impl Issuer {
         self.rows.compare_and_set(&order_key(&order.id), Some(order.version), None).await?;
         Ok(Ok(Some(issued)))
     }
+}
+
+/// The challenges of this kind that are still to be met.
+fn mine(seen: Option<&Status>, kind: Kind) -> Vec<Challenge> {
+    let Some(Status::Pending(all)) = seen else { return Vec::new() };
+    all.iter().filter(|challenge| challenge.kind == kind).cloned().collect()
 }
 
 /// What a CA sent that cannot be used: asked for again after a day, with a key of its own.

@@ -47,6 +47,8 @@ pub enum Cause {
     CaAway,
     /// The CA said that there was too much, and is asked nothing.
     GateClosed,
+    /// A limit of our own, below the CA's, is reached.
+    LimitReached,
     /// The CA does not take our account.
     AccountRefused,
     /// The CA will never issue this.
@@ -322,6 +324,7 @@ fn of_problem(facts: &Facts<'_>, order: &OrderRow, problem: &Problem) -> Explain
     let (ca, said) = (&order.ca, &problem.detail);
     let records = facts.records;
     match problem.class {
+        Class::Held => Explained::new(Cause::LimitReached, said, "wait; another CA can be configured (acme.fallback)"),
         Class::Unready => {
             Explained::new(Cause::BarrierNotPassed, said, "see why those PoPs do not follow the store, or end them")
         }

@@ -22,8 +22,10 @@ use crate::domain_certificates::DomainCertificates;
 use accounts::Accounts;
 use acme::clock::Clock;
 use acme::dns::Published;
+use acme::limits::{Limiter, Limits};
 use acme::manager::Manager;
 use acme::order::issue::Issuer;
+use acme::order::ours::Ours;
 use acme::seal::Kek;
 use anyhow::Context;
 use challenges::Pops;
@@ -110,13 +112,23 @@ pub fn start(
     let pops = Pops::start(config, store, Arc::clone(&rows), published, answers, followed, me.clone());
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
     let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, sealed: Arc::clone(sealed) });
-    tokio::spawn(Arc::clone(&from_cas).work(kek, Arc::clone(serving), me));
+    let limits = config.acme.cas().into_iter().map(|ca| (ca.name.clone(), Limits::from(&ca)));
+    let limits = Arc::new(Limiter::new(limits));
+    let ours = Ours::new(config.names.suffixes.iter().cloned());
+    tokio::spawn(Arc::clone(&from_cas).work(kek, Arc::clone(serving), me, limits, ours));
     Ok(from_cas)
 }
 
 impl FromCas {
     /// Serves and orders, as soon as keys open; returns when they never will.
-    async fn work(self: Arc<Self>, kek: Kek, serving: Arc<DomainCertificates>, me: String) {
+    async fn work(
+        self: Arc<Self>,
+        kek: Kek,
+        serving: Arc<DomainCertificates>,
+        me: String,
+        limits: Arc<Limiter>,
+        ours: Ours,
+    ) {
         let (sealed, rows) = (Arc::clone(&self.sealed), Arc::clone(&self.rows));
         let Some(sealer) = sealed.unlock(kek, &rows).await else { return };
         let again = Arc::new(Notify::new());
@@ -124,7 +136,7 @@ impl FromCas {
         tokio::spawn(serves.follow(Arc::clone(&again)));
         tokio::spawn(sealed.keep(Arc::clone(&sealer), Arc::clone(&rows), move || again.notify_one()));
         tokio::spawn(Arc::clone(&self.accounts).keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
-        let issuer = Arc::new(Issuer { rows, sealer, challenges: Arc::clone(&self.pops) as _ });
+        let issuer = Arc::new(Issuer { rows, sealer, challenges: Arc::clone(&self.pops) as _, limits, ours });
         Manager::new(issuer, Arc::clone(&self.wishes) as _, me, Clock::system()).run().await;
     }
 }

@@ -164,8 +164,11 @@ impl<'a> For<'a> {
 
 impl Wishes for Known {
     fn all(&self) -> Vec<Wish> {
-        let proved =
-            self.domains.pick(|name, row| row.sprite().is_some().then(|| domain(name.as_str(), self.kind, &self.cas)));
+        // A row under a name of ours is nobody's domain, whoever wrote it: it would be a sprite's name.
+        let theirs = |name: &DomainName| !self.domains.is_ours(name);
+        let proved = self.domains.pick(|name, row| {
+            (row.sprite().is_some() && theirs(name)).then(|| domain(name.as_str(), self.kind, &self.cas))
+        });
         // Ours first: every sprite hangs on them.
         self.ours.iter().cloned().chain(proved).collect()
     }
@@ -208,5 +211,24 @@ mod tests {
         assert_eq!(For::of(ids[0]), Some(For::Suffix { ca: "first", suffix: "sprites.test" }));
         assert_eq!(For::of("domain.shop.example"), Some(For::Domain("shop.example")));
         assert_eq!(For::of("nonsense"), None);
+    }
+
+    #[test]
+    fn a_row_under_one_of_our_suffixes_is_no_wish() {
+        let config = "[names]\nsuffixes = [\"sprites.test\"]\n";
+        let config = Config::parse(config, "f").unwrap();
+        let suffixes = [router::names::Suffix::parse("sprites.test").unwrap()];
+        let domains = Arc::new(DomainTable::new(std::collections::HashMap::new(), &suffixes, &[]));
+        let claim = format!(r#"{{"tenant":"t","sprite":"a","challenge":"{}","claimed_at":1}}"#, "c".repeat(43));
+        let row = format!(r#"{{"version":1,"holder":{{"claim":{claim},"proved_at":2}}}}"#);
+        for name in ["shop.example", "a.sprites.test", "a.b.sprites.test", "sprites.test", "notsprites.test"] {
+            let (name, row) = router::domains::DomainRow::decode(&format!("domain/{name}"), row.as_bytes()).unwrap();
+            domains.apply_put(name, row);
+        }
+        let accounts = Accounts::new(&config.acme).unwrap();
+        let known = Known::new(&config, domains, Arc::new(CertificateTable::new()), accounts);
+        let mut names: Vec<_> = known.all().into_iter().flat_map(|wish| wish.names).collect();
+        names.sort();
+        assert_eq!(names, ["notsprites.test", "shop.example"]);
     }
 }

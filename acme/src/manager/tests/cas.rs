@@ -20,7 +20,7 @@ async fn a_gate_that_a_ca_closes_is_closed_for_every_manager_and_for_as_long_as_
     fleet.pass(5).await;
     let closed = ca.asked(|call| *call == Call::Refused);
     assert_eq!(closed.len(), 1);
-    one.abort();
+    drop(one);
     // Another one, and much to do.
     fleet.tables.set(all);
     let _other = fleet.manager("b").await;

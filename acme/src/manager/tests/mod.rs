@@ -1,6 +1,7 @@
 //! Managers in virtual time, on rows and CAs in memory.
 
 mod cas;
+mod days;
 mod renewal;
 mod takeover;
 
@@ -45,15 +46,14 @@ impl Wishes for Tables {
     }
 
     fn newest(&self, id: &str) -> Option<Arc<CertRow>> {
-        let row = self.world.rows.last(&format!("{CERT_PREFIX}{id}/"))?;
         let mut read = self.read.lock().unwrap();
-        let known = read.get(id).filter(|(version, _)| *version == row.version);
-        if let Some((_, known)) = known {
-            return Some(Arc::clone(known));
-        }
-        let new: Arc<CertRow> = Arc::new(serde_json::from_slice(&row.value).unwrap());
-        read.insert(id.to_owned(), (row.version, Arc::clone(&new)));
-        Some(new)
+        let known = read.get(id).cloned();
+        let (version, row) = self.world.rows.last(&format!("{CERT_PREFIX}{id}/"), |row| match known {
+            Some(known) if known.0 == row.version => known,
+            _ => (row.version, Arc::new(serde_json::from_slice(&row.value).unwrap())),
+        })?;
+        read.insert(id.to_owned(), (version, Arc::clone(&row)));
+        Some(row)
     }
 
     fn authority(&self, name: &str) -> Option<Arc<dyn Authority>> {
@@ -62,6 +62,15 @@ impl Wishes for Tables {
 
     fn reopen(&self, name: &str) {
         self.reopened.lock().unwrap().push(name.to_owned());
+    }
+}
+
+/// A manager, which dies when this is dropped.
+pub(super) struct Running(JoinHandle<()>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -91,11 +100,11 @@ impl Fleet {
         self.world.ca("sim")
     }
 
-    /// A manager that has just started; it dies when the handle is aborted.
-    pub(super) async fn manager(&self, name: &str) -> JoinHandle<()> {
+    /// A manager that has just started.
+    pub(super) async fn manager(&self, name: &str) -> Running {
         let issuer = Arc::new(self.world.process().await);
         let wishes: Arc<dyn Wishes> = Arc::clone(&self.tables) as _;
-        tokio::spawn(Manager::new(issuer, wishes, name.to_owned(), self.clock).run())
+        Running(tokio::spawn(Manager::new(issuer, wishes, name.to_owned(), self.clock).run()))
     }
 
     pub(super) fn newest(&self, id: &str) -> Option<Arc<CertRow>> {

@@ -15,7 +15,7 @@ async fn an_order_whose_manager_dies_is_finished_by_another_one_within_twenty_se
         let one = fleet.manager("a").await;
         fleet.world.stage.fuse.light(at);
         fleet.world.stage.fuse.blown().await;
-        one.abort();
+        drop(one);
         fleet.world.stage.fuse.light(i64::MAX);
         assert_eq!(ca.placed().len(), placed, "{at}");
         let (died, calls) = (fleet.clock.now(), ca.asked(|_| true).len());

@@ -1,6 +1,7 @@
 //! A CA in memory: issues by the clock of its world, refuses as it is told, and notes what it was asked.
 
 use super::Stage;
+use super::limits::Counted;
 use crate::ca::{Authority, Challenge, Class, Kind, NewOrder, Problem, Reply, Status, View, Window};
 use crate::order::DAY;
 use rcgen::{CertificateSigningRequestParams, SerialNumber};
@@ -35,6 +36,8 @@ struct SimOrder {
     names: Vec<String>,
     status: Status,
     chain: Option<String>,
+    /// Whether limits count it.
+    counts: bool,
 }
 
 /// What is issued.
@@ -60,6 +63,12 @@ pub(crate) struct State {
     pub(crate) ari: Option<u64>,
     /// The windows.
     pub(crate) says: Says,
+    /// The limits it keeps.
+    pub(crate) limits: Option<Counted>,
+    /// Names it finds no proof of.
+    pub(crate) unproved: BTreeSet<String>,
+    /// Whether it notes what it is asked.
+    pub(crate) notes: bool,
     /// What it was asked when.
     pub(crate) calls: Vec<(u64, Call)>,
     orders: BTreeMap<String, SimOrder>,
@@ -84,6 +93,9 @@ impl Ca {
                 let third = (issued.not_after - issued.not_before) / 3;
                 (issued.not_after - third - DAY, issued.not_after - third + DAY)
             }),
+            limits: None,
+            unproved: BTreeSet::new(),
+            notes: true,
             calls: Vec::new(),
             orders: BTreeMap::new(),
             issued: HashMap::new(),
@@ -115,7 +127,9 @@ impl Ca {
     fn call<T>(&self, call: Call, does: impl FnOnce(&mut State) -> Result<T, Problem>) -> Result<T, Problem> {
         let mut state = self.state.lock().unwrap();
         let refused = state.down.clone().or_else(|| state.refuses.pop());
-        state.calls.push((self.stage.clock.now(), if refused.is_some() { Call::Refused } else { call }));
+        if state.notes {
+            state.calls.push((self.stage.clock.now(), if refused.is_some() { Call::Refused } else { call }));
+        }
         match refused {
             Some(problem) => Err(problem),
             None => does(&mut state),
@@ -164,7 +178,12 @@ impl Authority for Ca {
         Box::pin(self.stage.fuse.around(async move {
             let (names, profile) = (new.names.to_vec(), new.profile.to_owned());
             let call = Call::Order { names: names.clone(), profile, replaces: new.replaces.map(str::to_owned) };
+            let now = self.stage.clock.now();
             self.call(call, |state| {
+                let counts = match (&mut state.limits, new.replaces) {
+                    (None, _) => false,
+                    (Some(limits), replaces) => limits.order(&names, replaces, now)?,
+                };
                 let number = state.orders.len() + 1;
                 let url = format!("https://{}/order/{number}", self.name);
                 let bare: BTreeSet<_> = names.iter().map(|name| name.trim_start_matches("*.").to_owned()).collect();
@@ -172,7 +191,7 @@ impl Authority for Ca {
                     [Kind::Dns01, Kind::Http01]
                         .map(|kind| Challenge::new(name.clone(), kind, format!("token{number}"), THUMBPRINT, false))
                 });
-                let order = SimOrder { names, status: Status::Pending(status.collect()), chain: None };
+                let order = SimOrder { names, status: Status::Pending(status.collect()), chain: None, counts };
                 let view = self.view(&url, &order);
                 state.orders.insert(url, order);
                 Ok(view)
@@ -196,10 +215,18 @@ impl Authority for Ca {
     fn ask<'a>(&'a self, url: &'a str, kind: Kind) -> Reply<'a, ()> {
         Box::pin(self.stage.fuse.around(async move {
             let answers: BTreeSet<_> = self.stage.answers.lock().unwrap().values().flatten().cloned().collect();
-            self.of(Call::Ask, url, |order| {
+            let now = self.stage.clock.now();
+            self.call(Call::Ask, |state| {
+                let State { orders, limits, unproved, .. } = state;
+                let order = orders.get_mut(url).ok_or_else(|| Problem::new(Class::Order, "no such order"))?;
                 let Status::Pending(challenges) = &order.status else { return Ok(()) };
-                let mut of_kind = challenges.iter().filter(|challenge| challenge.kind == kind);
-                order.status = match of_kind.all(|challenge| answers.contains(&challenge.txt)) {
+                let of_kind = challenges.iter().filter(|challenge| challenge.kind == kind);
+                let proved = |one: &&Challenge| answers.contains(&one.txt) && !unproved.contains(&one.name);
+                let failed: Vec<_> = of_kind.filter(|one| !proved(one)).collect();
+                if let Some(limits) = limits {
+                    failed.iter().for_each(|one| limits.failed(&one.name, now));
+                }
+                order.status = match failed.is_empty() {
                     true => Status::Ready,
                     false => Status::Invalid(Problem::new(Class::Unauthorized, "no such record")),
                 };
@@ -217,6 +244,9 @@ impl Authority for Ca {
                     ready.then(|| self.sign(state, request, self.stage.clock.now())).ok_or_else(no_order)?;
                 let order = state.orders.get_mut(url).ok_or_else(no_order)?;
                 assert_eq!(has.len(), order.names.len());
+                if let Some(limits) = state.limits.as_mut().filter(|_| order.counts) {
+                    limits.issued(&order.names, self.stage.clock.now());
+                }
                 order.chain = Some(chain);
                 order.status = Status::Processing;
                 Ok(())

@@ -1,12 +1,15 @@
 //! A world in memory: rows, PoPs that hold answers, CAs, a clock, and a fuse that ends a process at any point.
 
 pub(crate) mod ca;
+pub(crate) mod limits;
 
 use super::OrderRow;
 use super::issue::{Challenges, Issuer, Outcome, order_key};
+use super::ours::Ours;
 use crate::ca::{Challenge, Reply};
 use crate::certificate::{CertRow, cert_key};
 use crate::clock::Clock;
+use crate::limits::{Held, Limiter, Limits};
 use crate::rows::{Answer, Memory, Row, Rows};
 use crate::seal::{Kek, Sealer};
 use ca::Ca;
@@ -57,6 +60,9 @@ impl Fuse {
     }
 }
 
+/// Where our own names are: of sprites, of those in a region, and of those in a zone that a region is named in.
+pub(crate) const SUFFIXES: [&str; 3] = ["sprites.test", "r0.sprites.test", "apps.example.org"];
+
 /// What processes and CAs share.
 pub(crate) struct Stage {
     pub(crate) fuse: Fuse,
@@ -69,6 +75,8 @@ pub(crate) struct Stage {
 pub(crate) struct World {
     pub(crate) rows: Arc<Memory>,
     pub(crate) stage: Arc<Stage>,
+    /// What the next process keeps below, by the CA's name.
+    pub(crate) limits: Mutex<Vec<(String, Limits)>>,
     cas: Mutex<BTreeMap<String, Arc<Ca>>>,
     kek: Arc<Kek>,
     _dir: tempfile::TempDir,
@@ -86,6 +94,7 @@ impl World {
         let world = Self {
             rows: Arc::default(),
             stage: Arc::new(stage),
+            limits: Mutex::default(),
             cas: Mutex::default(),
             kek: Arc::new(Kek::from_file_or_new(&dir.path().join("kek")).unwrap()),
             _dir: dir,
@@ -113,6 +122,8 @@ impl World {
             rows: Arc::new(Fused(Arc::clone(self))),
             sealer: Arc::new(sealer),
             challenges: Arc::new(Pops(Arc::clone(&self.stage))),
+            limits: Arc::new(Limiter::new(self.limits.lock().unwrap().clone())),
+            ours: Ours::new(SUFFIXES.map(str::to_owned)),
         }
     }
 
@@ -128,7 +139,7 @@ impl World {
         for _ in 0..200 {
             match issuer.step(&mut order, &*self.ca(&new.ca), *now).await.unwrap() {
                 Outcome::Issued(row) => return *row,
-                Outcome::Wait(until) => *now = until,
+                Outcome::Wait(until) | Outcome::Held(Held { until, .. }) => *now = until,
                 Outcome::Again => {}
             }
         }

@@ -80,6 +80,7 @@ fn every_cause_has_its_evidence_its_next_try_and_what_helps() {
         failed(Step::Ordering, Class::Rejected, "policy forbids it"),
         failed(Step::Finalising, Class::Other, "it is for another key"),
         failed(Step::Ordering, Class::Account, "unknown account"),
+        failed(Step::Ordering, Class::Held, "limit/first/orders: 0 of 270 left"),
     ];
     let dns = OrderRow { kind: Kind::Dns01, ..orders[2].clone() };
     let again = OrderRow { next_try: NOW - 1, ..orders[2].clone() };
@@ -132,6 +133,10 @@ fn every_cause_has_its_evidence_its_next_try_and_what_helps() {
             with(&orders[4]),
             "dns_fails: first: SERVFAIL looking up A; \
              see why the name's DNS servers do not answer everywhere; broken DNSSEC is a common cause | next +3600",
+        ),
+        (
+            with(&orders[10]),
+            "limit_reached: limit/first/orders: 0 of 270 left; wait; another CA can be configured (acme.fallback) | next +3600",
         ),
         (with(&orders[5]), "ca_away: first: no reply within 30 s | next +60"),
         (
