@@ -47,6 +47,7 @@ mod qemu_driver;
 mod real_apps;
 mod reconnects;
 mod regions;
+mod secrets;
 mod sleep_race;
 mod slow_apps;
 mod stores;
