@@ -48,6 +48,9 @@ use std::path::{Path, PathBuf};
 pub struct Config {
     /// Where everything that must survive is kept: store, keys, certificates, sprites.
     pub data_dir: PathBuf,
+    /// Whether a crash may leave a core file, which has every private key that was in memory, and whether debuggers of
+    /// the same user may attach.
+    pub core_dumps: bool,
     /// Addresses to listen on.
     pub listen: Listen,
     /// The domains whose labels are sprites.
@@ -92,6 +95,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: "edge-proxy-data".into(),
+            core_dumps: false,
             listen: Listen::default(),
             names: Names::default(),
             domains: Domains::default(),

@@ -13,6 +13,7 @@ pub mod client_body;
 pub mod client_certificate;
 pub mod client_class;
 pub mod connection;
+mod core_dumps;
 pub mod date;
 pub mod demo;
 pub mod dns;

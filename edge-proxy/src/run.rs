@@ -4,6 +4,7 @@
 use crate::admin::sprites::SpriteError;
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, failed};
+use crate::core_dumps;
 use crate::dns::{self, Dns};
 use crate::domain_certificates::DomainCertificates;
 use crate::domains::Domains;
@@ -98,6 +99,10 @@ pub fn run_until_signal(
     role: Role,
     ready: impl for<'a> FnOnce(&'a Running) -> Ready<'a>,
 ) -> anyhow::Result<()> {
+    // Before any key is read.
+    if !config.core_dumps {
+        core_dumps::forbid();
+    }
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("data_dir {}", config.data_dir.display()))?;
     // First of all: who is told "port in use" should not wait for anything else.
     let listeners = (role != Role::Host).then(|| Listeners::bind(&config)).transpose()?;

@@ -34,6 +34,8 @@ pub struct Options {
     pub host: bool,
     /// With a config: set in its environment to "1".
     pub switch: Option<&'static str>,
+    /// With a config: what it logs (`RUST_LOG`), and the file all its output goes to instead of [`Demo::log`].
+    pub log: Option<(&'static str, PathBuf)>,
 }
 
 impl Default for Options {
@@ -46,6 +48,7 @@ impl Default for Options {
             config: None,
             host: false,
             switch: None,
+            log: None,
         }
     }
 }
@@ -74,7 +77,7 @@ impl Demo {
         });
         let suffix = options.suffix.clone().unwrap_or_else(|| "sprites.localhost".into());
         if let Some(config) = &options.config {
-            return Self::run(data, suffix, config, options.host, options.switch).await;
+            return Self::run(data, suffix, config, options.host, options.switch, options.log).await;
         }
         let mut command = Command::new(binary::edge_proxy());
         command
@@ -103,15 +106,26 @@ impl Demo {
     }
 
     /// `edge-proxy run` with these sections; it says by its admin socket that it serves.
-    async fn run(data: Arc<TempDir>, suffix: String, sections: &str, host: bool, switch: Option<&'static str>) -> Self {
+    async fn run(
+        data: Arc<TempDir>,
+        suffix: String,
+        sections: &str,
+        host: bool,
+        switch: Option<&'static str>,
+        log: Option<(&'static str, PathBuf)>,
+    ) -> Self {
         let file = Self::config_file(&data, &suffix, sections);
         let mut command = Command::new(binary::edge_proxy());
         command.args([if host { "host" } else { "run" }, "--config"]).arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(switch.map(|name| (name, "1")));
+        if let Some((level, file)) = log {
+            let file = std::fs::File::create(file).expect("the folder is the test's");
+            command.env("RUST_LOG", level).stdout(file.try_clone().expect("a second handle")).stderr(file);
+        }
         let mut child = command.spawn().expect("the program starts");
-        let lines = lines_of(child.stdout.take().expect("stdout is piped"));
-        let log = collect(child.stderr.take().expect("stderr is piped"));
+        let lines = child.stdout.take().map_or_else(|| mpsc::unbounded_channel().1, lines_of);
+        let log = child.stderr.take().map(collect).unwrap_or_default();
         let https = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut demo = Self { child, data, printed: Vec::new(), lines, log, https, suffix };
         until("the admin socket to answer", READY_LIMIT, async || {
@@ -264,6 +278,24 @@ impl Demo {
         let child = &mut self.child;
         until("the demo to end after SIGINT", STOP_LIMIT, async || child.try_wait().unwrap()).await;
         Arc::clone(&self.data)
+    }
+
+    /// Stops it where it is (SIGSTOP): its sockets stay open, and nothing comes out of them.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("our own child");
+    }
+
+    /// Undoes [`Demo::freeze`].
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn thaw(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("our own child");
     }
 
     /// Ends it as a crash does (SIGKILL): its guests may be left for the next start.

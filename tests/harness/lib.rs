@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod apart;
 pub mod binary;
+pub mod ca_fleet;
 pub mod ca_proxy;
 pub mod chromium;
 pub mod client;
@@ -33,6 +34,7 @@ pub mod tools;
 pub mod vm;
 pub mod wait;
 
+pub use ca_fleet::CaFleet;
 pub use ca_proxy::CaProxy;
 pub use client::{Answer, Client, Version};
 pub use demo::{Demo, Options};
