@@ -219,7 +219,8 @@ mod tests {
         let config = Config::parse(config, "f").unwrap();
         let suffixes = [router::names::Suffix::parse("sprites.test").unwrap()];
         let domains = Arc::new(DomainTable::new(std::collections::HashMap::new(), &suffixes, &[]));
-        let claim = format!(r#"{{"tenant":"t","sprite":"a","challenge":"{}","claimed_at":1}}"#, "c".repeat(43));
+        let challenge = "c".repeat(router::domains::row::CHALLENGE_BYTES);
+        let claim = format!(r#"{{"tenant":"t","sprite":"a","challenge":"{challenge}","claimed_at":1}}"#);
         let row = format!(r#"{{"version":1,"holder":{{"claim":{claim},"proved_at":2}}}}"#);
         for name in ["shop.example", "a.sprites.test", "a.b.sprites.test", "sprites.test", "notsprites.test"] {
             let (name, row) = router::domains::DomainRow::decode(&format!("domain/{name}"), row.as_bytes()).unwrap();

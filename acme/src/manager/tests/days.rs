@@ -192,10 +192,13 @@ async fn play(count: usize, seed: u64, ask_again: u64) {
 #[tokio::test(start_paused = true)]
 async fn in_forty_five_days_no_limit_is_reached_and_no_certificate_ends() {
     let full = std::env::var_os("EDGE_PROXY_TEST_FULL").is_some_and(|full| full == "1");
-    // In a debug build a poll costs 40 µs, and there are three managers to each name.
-    let (count, seeds, ask_again) = if full { (10_000, 2, 12 * HOUR) } else { (100, 1, DAY) };
-    for seed in 0..seeds {
-        play(count, seed, ask_again).await;
+    // In a debug build a poll takes 40 µs, and there are three managers to each name.
+    play(100, 0, DAY).await;
+    if full {
+        for seed in 1..10 {
+            play(100, seed, DAY).await;
+        }
+        play(10_000, 10, 12 * HOUR).await;
     }
 }
 
