@@ -71,7 +71,7 @@ async fn whatever_is_due_is_issued_in_time_while_a_pop_hangs() {
     for held in &mut held {
         let seen = held.arrived("the order to be placed", ISSUED).await;
         assert!(seen.payload["replaces"].is_string(), "{seen:?}");
-        hangs = hangs.or(Some(fleet.whose(&seen)));
+        hangs = hangs.or_else(|| Some(fleet.whose(&seen)));
     }
     let hangs = hangs.unwrap();
     fleet.pop(hangs).freeze();

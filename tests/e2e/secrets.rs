@@ -89,20 +89,23 @@ impl Secrets {
     }
 }
 
+/// A way to write bytes down.
+type Written = fn(&[u8]) -> Vec<u8>;
+
 #[test]
 fn a_secret_is_found_however_it_is_written() {
     let mut secrets = Secrets::default();
     let secret: [u8; 32] = rand::random();
     secrets.add("it", &secret);
-    let written: [&dyn Fn(&[u8]) -> Vec<u8>; 8] = [
-        &|secret| secret.to_vec(),
-        &|secret| secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
-        &|secret| secret.iter().map(|byte| format!("{byte:02X}")).collect::<String>().into(),
-        &|secret| format!("Some({secret:?})").into(),
-        &|secret| format!("b\"{}\"", secret.escape_ascii()).into(),
-        &|secret| STANDARD.encode(secret).into(),
-        &|secret| URL_SAFE_NO_PAD.encode([b"x", secret].concat()).into(),
-        &|secret| STANDARD.encode([b"xy", secret, b"z"].concat()).into(),
+    let written: [Written; 8] = [
+        |secret| secret.to_vec(),
+        |secret| secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+        |secret| secret.iter().map(|byte| format!("{byte:02X}")).collect::<String>().into(),
+        |secret| format!("Some({secret:?})").into(),
+        |secret| format!("b\"{}\"", secret.escape_ascii()).into(),
+        |secret| STANDARD.encode(secret).into(),
+        |secret| URL_SAFE_NO_PAD.encode([b"x", secret].concat()).into(),
+        |secret| STANDARD.encode([b"xy", secret, b"z"].concat()).into(),
     ];
     for (at, write) in written.iter().enumerate() {
         let folder = tempfile::tempdir().unwrap();
