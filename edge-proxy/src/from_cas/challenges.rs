@@ -51,6 +51,8 @@ struct Given {
 }
 
 const PREFIX: &str = "chal/";
+/// Where the answers are marked that need no row.
+const STATELESS: &str = "http/*";
 
 impl RegistryRow for ChallengeRow {
     type Id = String;
@@ -183,10 +185,11 @@ impl Pops {
 
     /// Keeps the DNS as the table is.
     async fn answer(self: Arc<Self>, published: Arc<Published>) {
-        let mut changes = self.table.changes();
+        let (mut changes, mut accounts) = (self.table.changes(), self.accounts.changes());
         let mut known = BTreeSet::new();
         loop {
             changes.mark_unchanged();
+            accounts.mark_unchanged();
             let rows = self.table.all();
             let all: BTreeSet<_> = rows
                 .iter()
@@ -203,9 +206,20 @@ impl Pops {
                     tracing::warn!(name, %error, "a challenge is not answered");
                 }
             }
-            self.answered.send_replace(all.iter().map(|(at, value)| mark(at, value)).collect());
+            let marks = all.iter().map(|(at, value)| mark(at, value));
+            let stateless = self.accounts.thumbprint().map(|thumbprint| mark(STATELESS, &thumbprint));
+            let answers: BTreeSet<_> = marks.chain(stateless).collect();
+            self.answered.send_if_modified(|before| {
+                let changed = *before != answers;
+                *before = answers;
+                changed
+            });
             known = all;
-            if changes.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = changes.changed() => changed,
+                changed = accounts.changed() => changed,
+            };
+            if changed.is_err() {
                 return;
             }
         }
@@ -357,7 +371,14 @@ impl Challenges for Pops {
     fn publish<'a>(&'a self, id: &'a str, challenges: &'a [Challenge]) -> Reply<'a, ()> {
         Box::pin(async move {
             let mut marks = Vec::new();
-            for (at, value) in challenges.iter().filter_map(|challenge| self.place(challenge)) {
+            for challenge in challenges {
+                let Some((at, value)) = self.place(challenge) else {
+                    // Whoever still answers with another key of the account is waited for.
+                    let thumbprint = challenge.key_authorization.split_once('.').map(|(_, thumbprint)| thumbprint);
+                    let stateless = thumbprint.filter(|_| challenge.kind == Kind::Http01);
+                    marks.extend(stateless.map(|thumbprint| mark(STATELESS, thumbprint)));
+                    continue;
+                };
                 let add = |answers: &mut Vec<Given>| {
                     answers.retain(|given| given.value != value);
                     answers.push(Given { value: value.clone(), id: id.to_owned(), until: unix_now() + LIVES });

@@ -13,7 +13,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) enum KeysHere {
     /// They do.
-    Open,
+    Open(Arc<Sealer>),
     /// The store has not said the data keys.
     Away(String),
     /// The KEK is not the fleet's.
@@ -42,7 +42,7 @@ impl Keys {
             match Sealer::load(&kek, rows).await {
                 Ok(sealer) => {
                     let sealer = Arc::new(sealer);
-                    self.0.store(Arc::new(KeysHere::Open));
+                    self.0.store(Arc::new(KeysHere::Open(Arc::clone(&sealer))));
                     return Some(sealer);
                 }
                 Err(SealError::Rows(error)) => {

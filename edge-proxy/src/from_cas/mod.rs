@@ -9,17 +9,21 @@ pub mod causes;
 mod challenges;
 mod keys;
 mod report;
+mod roll_over;
 mod rows;
 mod served;
 mod serving;
 mod table;
 mod wishes;
+mod withdraw;
 
 use crate::domain_certificates::DomainCertificates;
+use crate::tls::Tls;
 use accounts::Accounts;
 use acme::dns::Published;
 use acme::manager::Manager;
 use acme::order::issue::Issuer;
+use acme::revoke::Revoker;
 use acme::seal::Kek;
 use anyhow::Context;
 use challenges::Pops;
@@ -53,6 +57,7 @@ pub struct FromCas {
     rows: Arc<StoreRows>,
     served: Arc<Served>,
     keys: Arc<Keys>,
+    tls: Arc<Tls>,
 }
 
 impl FromCas {
@@ -74,6 +79,7 @@ pub fn start(
     domains: Arc<DomainTable>,
     serving: &Arc<DomainCertificates>,
     published: Arc<Published>,
+    tls: Arc<Tls>,
 ) -> anyhow::Result<Arc<FromCas>> {
     let kek = match config.acme.kek_file.as_os_str().is_empty() {
         true => Kek::from_file_or_new(&config.data_dir.join("kek")),
@@ -81,6 +87,8 @@ pub fn start(
     };
     let kek = kek.context("acme.kek_file")?;
     let accounts = Accounts::new(&config.acme)?;
+    let file = config.data_dir.join("accounts.last-known-good");
+    accounts.follow(store, file.clone()).with_context(|| file.display().to_string())?;
     let certificates = Arc::new(CertificateTable::new());
     let file = config.data_dir.join("certificates.last-known-good");
     certificates.load(&file).with_context(|| file.display().to_string())?;
@@ -91,7 +99,7 @@ pub fn start(
     let (followed, answers) = (Arc::clone(&served), Arc::clone(&accounts));
     let pops = Pops::start(config, store, Arc::clone(&rows), published, answers, followed, me.clone());
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
-    let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, keys });
+    let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, keys, tls });
     tokio::spawn(Arc::clone(&from_cas).work(kek, Arc::clone(serving), me));
     Ok(from_cas)
 }
@@ -109,6 +117,8 @@ impl FromCas {
             Arc::clone(&self.served),
         ));
         tokio::spawn(Arc::clone(&self.accounts).keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
+        let revoker = Revoker::new(Arc::clone(&rows) as _, Arc::clone(&self) as _, me.clone());
+        tokio::spawn(revoker.run());
         let issuer = Arc::new(Issuer { rows, sealer, challenges: Arc::clone(&self.pops) as _ });
         Manager::new(issuer, Arc::clone(&self.wishes) as _, me).run().await;
     }

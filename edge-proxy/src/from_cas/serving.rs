@@ -132,6 +132,7 @@ mod tests {
             window: None,
             compromised,
             renew_asked: None,
+            revocation: None,
         }
     }
 
