@@ -7,6 +7,7 @@ use crate::seal::{SealError, Sealer};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// Where accounts are.
 pub const ACCOUNT_PREFIX: &str = "acct/";
@@ -21,6 +22,18 @@ pub struct AccountRow {
     /// The thumbprint of the present key (RFC 7638): what every PoP answers HTTP-01 with.
     pub thumbprint: String,
     /// Base64 of the sealed credentials.
+    pub sealed: String,
+    /// The key that is to take the place of the present one; the CA may know it already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextKey>,
+}
+
+/// In an account's row: the key that is to be its next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextKey {
+    /// Its thumbprint.
+    pub thumbprint: String,
+    /// Base64 of the credentials with it, sealed for the next generation of the row.
     pub sealed: String,
 }
 
@@ -92,7 +105,7 @@ pub async fn open(ca: &Ca, rows: &dyn Rows, sealer: &Sealer) -> Result<Client, A
     let (client, credentials) = registered;
     let sealed = STANDARD.encode(sealer.seal(&key, generation, &credentials)?);
     let thumbprint = client.thumbprint().to_owned();
-    let row = AccountRow { directory: ca.directory.clone(), generation, thumbprint, sealed };
+    let row = AccountRow { directory: ca.directory.clone(), generation, thumbprint, sealed, next: None };
     let value = serde_json::to_vec(&row).map_err(|error| Problem::new(Class::Other, error.to_string()))?;
     match rows.compare_and_set(&key, version, Some(&value)).await {
         Ok(_) => Ok(client),
@@ -107,27 +120,74 @@ pub async fn open(ca: &Ca, rows: &dyn Rows, sealer: &Sealer) -> Result<Client, A
     }
 }
 
-/// Changes the account's key: the fleet's other handles on it are opened again by whoever finds them refused.
+/// Begins to change the account's key: writes the next one into the row, unless there is one. The CA is told by
+/// [`finish_roll_over`].
 ///
 /// # Errors
-/// [`AccountError`].
+/// [`AccountError`]; there is no account at this CA.
 ///
 /// # Cancel safety
-/// None: when the reply is lost, so is the account, and the next one is registered anew.
-pub async fn roll_over(ca: &Ca, rows: &dyn Rows, sealer: &Sealer) -> Result<Client, AccountError> {
+/// The next key may be written; call either again.
+pub async fn begin_roll_over(ca: &Ca, rows: &dyn Rows, sealer: &Sealer) -> Result<(), AccountError> {
     let key = account_key(&ca.name);
-    let Some((row, version)) = find(ca, rows).await? else { return open(ca, rows, sealer).await };
-    let mut client = Client::open(&ca.name, &credentials(&key, &row, sealer)?, ca.http.clone()).await?;
-    let changed = client.roll_over().await?;
-    let generation = row.generation + 1;
-    let sealed = STANDARD.encode(sealer.seal(&key, generation, &changed)?);
-    let row = AccountRow { generation, thumbprint: client.thumbprint().to_owned(), sealed, ..row };
-    let value = serde_json::to_vec(&row).map_err(|error| Problem::new(Class::Other, error.to_string()))?;
-    rows.compare_and_set(&key, Some(version), Some(&value)).await?;
-    Ok(client)
+    let (row, version) = present(ca, rows).await?;
+    if row.next.is_some() {
+        return Ok(());
+    }
+    let (next, thumbprint) = Client::next_key(&credentials(&key, &row, sealer)?)?;
+    let sealed = STANDARD.encode(sealer.seal(&key, row.generation + 1, &next)?);
+    write(&key, version, &AccountRow { next: Some(NextKey { thumbprint, sealed }), ..row }, rows).await
 }
 
-fn credentials(key: &str, row: &AccountRow, sealer: &Sealer) -> Result<zeroize::Zeroizing<Vec<u8>>, SealError> {
-    let sealed = STANDARD.decode(&row.sealed).map_err(|_| SealError::Forged(key.into()))?;
-    sealer.open(key, row.generation, &sealed)
+/// Sees to it that the next key of the account's row is the account's, and writes that down; the row after that. Whoever
+/// finds a next key in the row may do it, and two at once do it once: the row says the key before the CA knows it, and the
+/// CA says which one it takes.
+///
+/// # Errors
+/// [`AccountError`]. The next key stays in the row.
+///
+/// # Cancel safety
+/// Call it again.
+pub async fn finish_roll_over(ca: &Ca, rows: &dyn Rows, sealer: &Sealer) -> Result<AccountRow, AccountError> {
+    let key = account_key(&ca.name);
+    let (row, version) = present(ca, rows).await?;
+    let Some(next) = row.next.clone() else { return Ok(row) };
+    let generation = row.generation + 1;
+    let new = opened(&key, generation, &next.sealed, sealer)?;
+    if !Client::knows(&new, ca.http.clone()).await? {
+        let changed = Client::change_key(&credentials(&key, &row, sealer)?, &new, &ca.http).await;
+        // Its reply was lost, or another PoP was faster.
+        if let Err(problem) = changed
+            && !Client::knows(&new, ca.http.clone()).await?
+        {
+            return Err(problem.into());
+        }
+    }
+    let row = AccountRow { generation, thumbprint: next.thumbprint, sealed: next.sealed, next: None, ..row };
+    match write(&key, version, &row, rows).await {
+        Ok(()) => Ok(row),
+        Err(AccountError::Rows(RowsError::Conflict)) => Ok(present(ca, rows).await?.0),
+        Err(error) => Err(error),
+    }
+}
+
+async fn present(ca: &Ca, rows: &dyn Rows) -> Result<(AccountRow, u64), AccountError> {
+    let found = find(ca, rows).await?.filter(|(row, _)| row.directory == ca.directory);
+    let none = || Problem::new(Class::Account, format!("there is no account at {} yet", ca.name));
+    Ok(found.ok_or_else(none)?)
+}
+
+async fn write(key: &str, version: u64, row: &AccountRow, rows: &dyn Rows) -> Result<(), AccountError> {
+    let value = serde_json::to_vec(row).map_err(|error| Problem::new(Class::Other, error.to_string()))?;
+    rows.compare_and_set(key, Some(version), Some(&value)).await?;
+    Ok(())
+}
+
+fn credentials(key: &str, row: &AccountRow, sealer: &Sealer) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    opened(key, row.generation, &row.sealed, sealer)
+}
+
+fn opened(key: &str, generation: u64, sealed: &str, sealer: &Sealer) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let sealed = STANDARD.decode(sealed).map_err(|_| SealError::Forged(key.into()))?;
+    sealer.open(key, generation, &sealed)
 }

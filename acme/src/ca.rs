@@ -5,6 +5,7 @@
 
 pub mod client;
 mod http;
+mod key_change;
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};

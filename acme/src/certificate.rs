@@ -2,6 +2,7 @@
 
 use crate::ca::Window;
 use crate::order::DAY;
+use crate::revoke::Revocation;
 use serde::{Deserialize, Serialize};
 
 /// Where certificates are.
@@ -40,6 +41,9 @@ pub struct CertRow {
     /// When somebody asked for a new one, seconds since 1970: it is due from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renew_asked: Option<u64>,
+    /// How far its revocation is, if it is to be revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revocation: Option<Revocation>,
 }
 
 /// The key of a certificate's row. Generations sort as numbers.
@@ -76,10 +80,10 @@ impl CertRow {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Whether others wait until nobody serves it any more.
+    /// Whether it is to be revoked and is not yet, `now` in seconds since 1970.
     #[must_use]
-    pub const fn is_being_withdrawn(&self) -> bool {
-        self.compromised
+    pub fn is_being_withdrawn(&self, now: u64) -> bool {
+        self.revocation.as_ref().is_some_and(|revocation| !revocation.is_over(self.not_after, now))
     }
 
     /// When its CA is to be asked when it wants it renewed, seconds since 1970; `u64::MAX` when it has no id to ask by.
@@ -130,6 +134,7 @@ mod tests {
             window: None,
             compromised: false,
             renew_asked: None,
+            revocation: None,
         }
     }
 

@@ -16,6 +16,7 @@ pub mod local_ca;
 pub mod manager;
 pub mod order;
 pub mod resolver;
+pub mod revoke;
 pub mod rows;
 pub mod seal;
 pub mod tickets;

@@ -300,8 +300,8 @@ impl Running {
         if let Some((side, (dns, _))) = edge.as_ref().and_then(|side| Some((side, side.dns.as_ref()?)))
             && let Some(sealed) = &sealed
         {
-            let (own, published) = (Arc::clone(tables.domains.own()), dns.published());
-            side.edge.answer_for(from_cas::start(config, &stores.routes, own, sealed, &certificates, published)?);
+            let (own, published, tls) = (Arc::clone(tables.domains.own()), dns.published(), Arc::clone(&side.tls));
+            side.edge.answer_for(from_cas::start(config, &stores.routes, own, sealed, &certificates, published, tls)?);
         }
         let domains = Arc::new(Domains::new(&config.domains, Arc::clone(&stores.routes), domains, certificates));
         if edge.is_some() {

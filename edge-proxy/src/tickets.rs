@@ -48,7 +48,8 @@ impl Ring {
 }
 
 impl Tickets {
-    /// As the config says; `None` for an edge of a fleet that has no key to seal with (`tls.kek`). `member` names this
+    /// As the config says; `None` for an edge of a fleet that has no key to seal with (`tls.kek`, or else
+    /// `acme.kek_file`). `member` names this
     /// process among the edges.
     ///
     /// # Errors
@@ -58,6 +59,8 @@ impl Tickets {
             (false, _) => Kek::from_file(&config.tls.kek).context("tls.kek")?,
             // Alone, nobody else has to open what is sealed here.
             (true, true) => Kek::from_file_or_new(&config.data_dir.join("kek"))?,
+            // The fleet has a key already, and tickets that all edges know can be made void on all of them.
+            (true, false) if config.acme.is_on() => Kek::from_file(&config.acme.kek_file).context("acme.kek_file")?,
             (true, false) => return Ok(None),
         };
         let period = config.tls.ticket_period;

@@ -96,6 +96,17 @@ impl Pebble {
         self.get(&format!("https://{}/roots/0", self.management)).await.expect("pebble says its root")
     }
 
+    /// What it says of a certificate (DER): "Valid" or "Revoked", and why (RFC 5280 §5.3.1).
+    ///
+    /// # Panics
+    /// When it does not know it.
+    pub async fn status(&self, leaf: &[u8]) -> (String, Option<u64>) {
+        let url = format!("https://{}/cert-status-by-serial/{}", self.management, serial(leaf));
+        let said = self.get(&url).await.expect("pebble knows the certificate");
+        let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        (said["Status"].as_str().unwrap_or_default().to_owned(), said["Reason"].as_u64())
+    }
+
     /// What it wrote.
     #[must_use]
     pub fn log(&self) -> String {
@@ -121,6 +132,16 @@ impl Pebble {
 
 /// 32 bytes that are nobody's secret.
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
+/// The serial number of a certificate as Pebble writes it: after the outer sequences and the version (RFC 5280 §4.1).
+fn serial(leaf: &[u8]) -> String {
+    const BEFORE: &[u8] = &[0xa0, 3, 2, 1, 2, 2];
+    let at =
+        leaf.windows(BEFORE.len()).position(|bytes| bytes == BEFORE).expect("a version-3 certificate") + BEFORE.len();
+    let number = &leaf[at + 1..][..usize::from(leaf[at])];
+    let text: String = number.iter().map(|byte| format!("{byte:02x}")).collect();
+    text.trim_start_matches('0').to_owned()
+}
 
 /// Debian ships no certificate for it.
 fn certificates(folder: &TempDir, address: SocketAddr) {

@@ -2,6 +2,7 @@
 
 pub use super::http::Http;
 use super::http::{Noted, noting};
+use super::key_change::{Credentials, key_change};
 use super::{Authority, Challenge, Class, Kind, NewOrder, Problem, Reply, Status, View, Window};
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error,
@@ -76,20 +77,42 @@ impl Client {
         Self { name: name.to_owned(), account, thumbprint }
     }
 
-    /// Changes the account's key; the credentials that are good from now on. Every other handle on the account
-    /// fails from here.
+    /// The credentials of an account with a new key in them, and its thumbprint. The CA does not know it yet: write it
+    /// down, then [`Self::change_key`].
+    ///
+    /// # Errors
+    /// [`Problem`].
+    pub fn next_key(credentials: &[u8]) -> Result<(Zeroizing<Vec<u8>>, String), Problem> {
+        let next = Credentials::read(credentials)?.with_new_key()?;
+        Ok((next.write()?, next.thumbprint()?))
+    }
+
+    /// Puts the key of `next` in the place of the present one. Every handle on the account with the present key fails
+    /// from here.
     ///
     /// # Errors
     /// [`Problem`].
     ///
     /// # Cancel safety
-    /// None: when the reply is lost, so is the account.
-    pub async fn roll_over(&mut self) -> Result<Zeroizing<Vec<u8>>, Problem> {
-        let (changed, noted) = noting(self.account.update_key()).await;
-        let credentials = changed.map_err(|error| problem(&error, &noted))?;
-        self.thumbprint = self.account.key_thumbprint().to_owned();
-        let text = serde_json::to_vec(&credentials).map(Zeroizing::new);
-        text.map_err(|error| Problem::new(Class::Other, error.to_string()))
+    /// It may have been done: [`Self::knows`] says.
+    pub async fn change_key(present: &[u8], next: &[u8], http: &Http) -> Result<(), Problem> {
+        key_change(&Credentials::read(present)?, &Credentials::read(next)?, http).await
+    }
+
+    /// Whether the CA takes the key of these credentials for the account's.
+    ///
+    /// # Errors
+    /// [`Problem`].
+    pub async fn knows(credentials: &[u8], http: Http) -> Result<bool, Problem> {
+        let wanted = Credentials::read(credentials)?;
+        let account = Self::open("", credentials, http).await?.account;
+        // POST-as-GET of the account (RFC 8555 §7.3): the reply is no order, which does not matter; a key that is not the
+        // account's is refused.
+        match noting(account.order(wanted.id.clone())).await {
+            (Err(Error::Api(_)), noted) if (400..500).contains(&noted.status) && noted.status != 429 => Ok(false),
+            (Err(error), noted) if noted.status != 200 => Err(problem(&error, &noted)),
+            _ => Ok(true),
+        }
     }
 
     async fn found(&self, url: &str) -> Result<Order, Problem> {
@@ -206,8 +229,16 @@ impl Authority for Client {
             let certificate = CertificateDer::from(leaf);
             let reason = if compromised { RevocationReason::KeyCompromise } else { RevocationReason::Superseded };
             let request = RevocationRequest { certificate: &certificate, reason: Some(reason) };
-            let (done, noted) = noting(self.account.revoke(&request)).await;
-            done.map_err(|error| problem(&error, &noted))
+            match noting(self.account.revoke(&request)).await {
+                (Ok(()), _) => Ok(()),
+                // The reply to an earlier try was lost.
+                (Err(Error::Api(api)), _)
+                    if api.r#type.as_deref().is_some_and(|kind| kind.ends_with(":alreadyRevoked")) =>
+                {
+                    Ok(())
+                }
+                (Err(error), noted) => Err(problem(&error, &noted)),
+            }
         })
     }
 }

@@ -3,8 +3,10 @@
 //! `instant-acme` has no timeout, forgets Retry-After with a refusal, and loses an order's URL when it dislikes the
 //! reply's content. [`noting`] gives them back.
 
+use super::{Class, Problem};
 use bytes::Bytes;
-use http::{Request, header};
+use http::response::Parts;
+use http::{Method, Request, header};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
@@ -55,6 +57,66 @@ impl Http {
     pub const fn new(connector: TlsConnector) -> Self {
         Self { connector }
     }
+}
+
+/// Where a CA says the next nonce (RFC 8555 §6.5.1).
+const NONCE: &str = "replay-nonce";
+
+/// What the library has no call for.
+impl Http {
+    async fn raw(&self, method: Method, url: &str, body: Vec<u8>) -> Result<(Parts, Bytes), Problem> {
+        let away = |error: String| Problem::new(Class::Unavailable, error);
+        let request = Request::builder().method(method).uri(url).header(header::CONTENT_TYPE, "application/jose+json");
+        let request = request.header(header::USER_AGENT, concat!("edge-proxy/", env!("CARGO_PKG_VERSION")));
+        let request = request.body(BodyWrapper::from(body)).map_err(|error| away(error.to_string()))?;
+        let mut response = self.request(request).await.map_err(|error| away(error.to_string()))?;
+        let body = response.body.into_bytes().await.map_err(|error| away(error.to_string()))?;
+        Ok((response.parts, body))
+    }
+
+    /// A JSON document that everybody may read.
+    ///
+    /// # Errors
+    /// [`Problem`].
+    pub(super) async fn get(&self, url: &str) -> Result<serde_json::Value, Problem> {
+        let (parts, body) = self.raw(Method::GET, url, Vec::new()).await?;
+        if !parts.status.is_success() {
+            return Err(refusal(&parts, &body));
+        }
+        serde_json::from_slice(&body).map_err(|error| Problem::new(Class::Other, error.to_string()))
+    }
+
+    /// A nonce.
+    ///
+    /// # Errors
+    /// [`Problem`].
+    pub(super) async fn nonce(&self, url: &str) -> Result<String, Problem> {
+        let (parts, body) = self.raw(Method::HEAD, url, Vec::new()).await?;
+        fresh(&parts).ok_or_else(|| refusal(&parts, &body))
+    }
+
+    /// Hands a signed request in.
+    ///
+    /// # Errors
+    /// The refusal, with the nonce that came with it.
+    pub(super) async fn post(&self, url: &str, body: &serde_json::Value) -> Result<(), (Problem, Option<String>)> {
+        let (parts, body) =
+            self.raw(Method::POST, url, body.to_string().into_bytes()).await.map_err(|problem| (problem, None))?;
+        if parts.status.is_success() { Ok(()) } else { Err((refusal(&parts, &body), fresh(&parts))) }
+    }
+}
+
+fn fresh(parts: &Parts) -> Option<String> {
+    parts.headers.get(NONCE)?.to_str().ok().map(str::to_owned)
+}
+
+/// A reply that is a refusal (RFC 8555 §6.7).
+fn refusal(parts: &Parts, body: &[u8]) -> Problem {
+    let said: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let detail = said["detail"].as_str().map_or_else(|| format!("status {}", parts.status), str::to_owned);
+    let problem = Problem::of_type(said["type"].as_str().unwrap_or_default(), parts.status.as_u16(), detail);
+    let retry_after = note(parts, SystemTime::now()).retry_after.filter(|wait| *wait > Duration::ZERO);
+    Problem { retry_after, ..problem }
 }
 
 impl HttpClient for Http {
@@ -111,7 +173,7 @@ async fn exchange(
     }
 }
 
-fn note(parts: &http::response::Parts, now: SystemTime) -> Noted {
+fn note(parts: &Parts, now: SystemTime) -> Noted {
     let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let retry_after = text(header::RETRY_AFTER).and_then(|text| match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),

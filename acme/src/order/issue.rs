@@ -304,6 +304,7 @@ impl Issuer {
             window: None,
             compromised: false,
             renew_asked: None,
+            revocation: None,
         };
         match self.rows.compare_and_set(&cert_key(&order.id, row.generation), None, Some(&issued.encode())).await {
             // Written by whoever was here before, as the same key shows.

@@ -171,6 +171,8 @@ impl Admin {
             (&Method::GET, ["v1", "certificates"]) => self.list_certificates().await,
             (&Method::GET, ["v1", "certificates", name]) => self.explain_certificate(name).await,
             (&Method::POST, ["v1", "certificates", name, "renew"]) => self.renew_certificate(name).await,
+            (&Method::POST, ["v1", "certificates", name, "compromise"]) => self.compromise_certificate(name).await,
+            (&Method::POST, ["v1", "accounts", "roll-over"]) => self.roll_account_over(&body).await,
             (&Method::GET, ["v1", "domains"]) => Ok(self.list_domains()),
             (&Method::POST, ["v1", "domains"]) => self.add_domain(&body).await,
             (&Method::GET, ["v1", "domains", name]) => self.explain_domain(name).await,

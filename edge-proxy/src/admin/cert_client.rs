@@ -16,6 +16,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long `--wait` waits (chosen: an order takes seconds, and a CA some minutes on a bad day).
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
+/// Longest name or id, bytes: a host name (RFC 1035 §2.3.4) and what stands before it in an id.
+const NAME_BYTES_MAX: usize = 300;
+
 /// What is done with certificates from public CAs.
 #[derive(Debug, Subcommand)]
 pub enum CertCommand {
@@ -33,6 +36,28 @@ pub enum CertCommand {
         /// Until every PoP that lives serves it, 5 minutes at most.
         #[arg(long)]
         wait: bool,
+    },
+    /// The key is somebody else's too: another certificate takes its place everywhere, then it is revoked, then all tickets are void.
+    Compromise {
+        /// A host name: the certificates of every CA for it; or an id as in `cert list`.
+        name: String,
+        /// Until all that is done, 5 minutes at most.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// The accounts at the CAs.
+    #[command(subcommand)]
+    Account(AccountCommand),
+}
+
+/// What is done with accounts at CAs.
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Change the account's key; the account, its orders and its certificates stay.
+    RollOver {
+        /// The CA, as it is called in the config; the first one when left out.
+        #[arg(long, value_name = "NAME")]
+        ca: Option<String>,
     },
 }
 
@@ -56,13 +81,37 @@ async fn run(socket: &Path, command: CertCommand) -> anyhow::Result<(Value, Show
             }
             (asked, table::asked as Show)
         }
+        CertCommand::Account(AccountCommand::RollOver { ca }) => {
+            let asked = ca.map(|ca| serde_json::json!({ "ca": ca }));
+            let changed = call(socket, Method::POST, "/v1/accounts/roll-over", asked).await?;
+            (changed, table::object as Show)
+        }
+        CertCommand::Compromise { name, wait } => {
+            let path = format!("/v1/certificates/{}/compromise", plain(&name)?);
+            let asked = call(socket, Method::POST, &path, None).await?;
+            if wait {
+                wait_for(socket, &asked, is_revoked).await?;
+            }
+            (asked, table::asked as Show)
+        }
     })
+}
+
+/// Whether a generation is revoked, and tickets are void.
+fn is_revoked(now: &Value, generation: u64) -> bool {
+    let revocations = now["revocations"].as_array();
+    revocations.is_some_and(|all| all.iter().any(|one| one["generation"] == generation && one["over"] == true))
 }
 
 /// A name as it goes into a path: what is none never becomes one.
 fn plain(name: &str) -> anyhow::Result<String> {
-    let name = name.strip_prefix("*.").unwrap_or(name);
-    Ok(parse(name)?.as_str().to_owned())
+    let name = name.strip_prefix("*.").unwrap_or(name).to_ascii_lowercase();
+    // A name of ours need not be one that somebody can own in public DNS.
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    match (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fine) {
+        true => Ok(name),
+        false => Ok(parse(&name)?.as_str().to_owned()),
+    }
 }
 
 /// Whether every PoP that lives serves a newer one than that.

@@ -1,9 +1,11 @@
 //! Certificates from public CAs over the admin API.
 
-use super::api::{Admin, Problem};
+use super::api::{Admin, Problem, optional};
 use crate::from_cas::FromCas;
 use crate::from_cas::asked::AskError;
+use acme::account::AccountError;
 use http::StatusCode;
+use serde::Deserialize;
 use serde_json::Value;
 
 impl Admin {
@@ -19,6 +21,20 @@ impl Admin {
         self.cas()?.renew(name).await.map_err(failed)
     }
 
+    pub(super) async fn compromise_certificate(&self, name: &str) -> Result<Value, Problem> {
+        self.cas()?.compromise(name).await.map_err(failed)
+    }
+
+    pub(super) async fn roll_account_over(&self, body: &[u8]) -> Result<Value, Problem> {
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Asked {
+            ca: Option<String>,
+        }
+        let asked: Asked = optional(body, "the body names no CA")?;
+        self.cas()?.roll_over(asked.ca.as_deref()).await.map_err(failed)
+    }
+
     fn cas(&self) -> Result<&FromCas, Problem> {
         let none = "this process has no certificates from CAs: acme.directory is empty, or it is no edge";
         let from_cas = self.edge.as_ref().and_then(|edge| edge.challenged());
@@ -28,8 +44,9 @@ impl Admin {
 
 fn failed(error: AskError) -> Problem {
     let status = match &error {
-        AskError::None { .. } => StatusCode::NOT_FOUND,
-        AskError::Rows(_) => StatusCode::SERVICE_UNAVAILABLE,
+        AskError::None { .. } | AskError::Ca(_) => StatusCode::NOT_FOUND,
+        AskError::Account(AccountError::Problem(_)) => StatusCode::BAD_GATEWAY,
+        AskError::Keys(_) | AskError::Account(_) | AskError::Rows(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, error.to_string())
 }

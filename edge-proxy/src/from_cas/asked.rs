@@ -2,6 +2,7 @@
 
 use super::FromCas;
 use super::table::newest;
+use acme::account::AccountError;
 use acme::certificate::{CertRow, cert_key};
 use acme::rows::{Rows as _, RowsError};
 use acme::unix_now;
@@ -21,6 +22,15 @@ pub(crate) enum AskError {
         /// Its cause.
         why: String,
     },
+    /// No CA of this name is configured.
+    #[error("no CA is called {0:?}")]
+    Ca(String),
+    /// Secrets do not open here.
+    #[error("secrets do not open on this machine: {0}")]
+    Keys(String),
+    /// The account.
+    #[error(transparent)]
+    Account(#[from] AccountError),
     /// The store.
     #[error(transparent)]
     Rows(#[from] RowsError),

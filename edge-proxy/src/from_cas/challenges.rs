@@ -36,6 +36,9 @@ const LIVES: u64 = 3600;
 /// Tries of one write against others' (chosen: two CAs may prove a name at once).
 const TRIES: usize = 8;
 
+/// Where the answers are marked that need no row.
+const STATELESS: &str = "http/*";
+
 /// The PoPs of the fleet; a machine that stands alone is the only one.
 pub(super) struct Pops {
     rows: Arc<StoreRows>,
@@ -103,10 +106,11 @@ impl Pops {
 
     /// Keeps what this PoP answers as the table is.
     async fn answer(self: Arc<Self>, published: Arc<Published>) {
-        let mut changes = self.table.changes();
+        let (mut changes, mut accounts) = (self.table.changes(), self.accounts.changes());
         let mut known = BTreeSet::new();
         loop {
             changes.mark_unchanged();
+            accounts.mark_unchanged();
             let rows = self.table.all();
             let all: BTreeSet<_> = rows
                 .iter()
@@ -131,9 +135,20 @@ impl Pops {
                     answered.remove(&(at.clone(), value.clone()));
                 }
             }
-            self.answered.send_replace(answered.iter().map(|(at, value)| mark(at, value)).collect());
+            let marks = answered.iter().map(|(at, value)| mark(at, value));
+            let stateless = self.accounts.thumbprint().map(|thumbprint| mark(STATELESS, &thumbprint));
+            let answers: BTreeSet<_> = marks.chain(stateless).collect();
+            self.answered.send_if_modified(|before| {
+                let changed = *before != answers;
+                *before = answers;
+                changed
+            });
             known = answered;
-            if changes.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = changes.changed() => changed,
+                changed = accounts.changed() => changed,
+            };
+            if changed.is_err() {
                 return;
             }
         }
@@ -287,7 +302,13 @@ impl Challenges for Pops {
         Box::pin(async move {
             let mut marks = Vec::new();
             for challenge in challenges {
-                let Some((at, value)) = self.place(challenge) else { continue };
+                let Some((at, value)) = self.place(challenge) else {
+                    // Whoever still answers with another key of the account is waited for.
+                    let thumbprint = challenge.key_authorization.split_once('.').map(|(_, thumbprint)| thumbprint);
+                    let stateless = thumbprint.filter(|_| challenge.kind == Kind::Http01);
+                    marks.extend(stateless.map(|thumbprint| mark(STATELESS, thumbprint)));
+                    continue;
+                };
                 let add = |answers: &mut Vec<Given>| {
                     answers.retain(|given| given.value != value && challenge.kind != Kind::TlsAlpn01);
                     answers.push(Given { value: value.clone(), id: id.to_owned(), until: unix_now() + LIVES });

@@ -12,13 +12,16 @@ mod challenges;
 mod keys;
 mod opening;
 mod report;
+mod roll_over;
 mod rows;
 mod served;
 mod serving;
 mod table;
 mod wishes;
+mod withdraw;
 
 use crate::domain_certificates::DomainCertificates;
+use crate::tls::Tls;
 use accounts::Accounts;
 use acme::clock::Clock;
 use acme::dns::Published;
@@ -26,6 +29,7 @@ use acme::limits::{Limiter, Limits};
 use acme::manager::Manager;
 use acme::order::issue::Issuer;
 use acme::order::ours::Ours;
+use acme::revoke::Revoker;
 use acme::seal::Kek;
 use anyhow::Context;
 use challenges::Pops;
@@ -62,6 +66,7 @@ pub struct FromCas {
     rows: Arc<StoreRows>,
     served: Arc<Served>,
     sealed: Arc<SealedCertificates>,
+    tls: Arc<Tls>,
 }
 
 impl FromCas {
@@ -96,6 +101,7 @@ pub fn start(
     sealed: &Arc<SealedCertificates>,
     serving: &Arc<DomainCertificates>,
     published: Arc<Published>,
+    tls: Arc<Tls>,
 ) -> anyhow::Result<Arc<FromCas>> {
     let kek = match config.acme.kek_file.as_os_str().is_empty() {
         true => Kek::from_file_or_new(&config.data_dir.join("kek")),
@@ -103,6 +109,8 @@ pub fn start(
     };
     let kek = kek.context("acme.kek_file")?;
     let accounts = Accounts::new(&config.acme)?;
+    let file = config.data_dir.join("accounts.last-known-good");
+    accounts.follow(store, file.clone()).with_context(|| file.display().to_string())?;
     let certificates = Arc::clone(sealed.table());
     tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(store)));
 
@@ -111,7 +119,8 @@ pub fn start(
     let (followed, answers) = (Arc::clone(&served), Arc::clone(&accounts));
     let pops = Pops::start(config, store, Arc::clone(&rows), published, answers, followed, me.clone());
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
-    let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, sealed: Arc::clone(sealed) });
+    let from_cas =
+        Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, sealed: Arc::clone(sealed), tls });
     let limits = config.acme.cas().into_iter().map(|ca| (ca.name.clone(), Limits::from(&ca)));
     let limits = Arc::new(Limiter::new(limits));
     let ours = Ours::new(config.names.suffixes.iter().cloned());
@@ -136,6 +145,8 @@ impl FromCas {
         tokio::spawn(serves.follow(Arc::clone(&again)));
         tokio::spawn(sealed.keep(Arc::clone(&sealer), Arc::clone(&rows), move || again.notify_one()));
         tokio::spawn(Arc::clone(&self.accounts).keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
+        let revoker = Revoker::new(Arc::clone(&rows) as _, Arc::clone(&self) as _, me.clone());
+        tokio::spawn(revoker.run());
         let issuer = Arc::new(Issuer { rows, sealer, challenges: Arc::clone(&self.pops) as _, limits, ours });
         Manager::new(issuer, Arc::clone(&self.wishes) as _, me, Clock::system()).run().await;
     }

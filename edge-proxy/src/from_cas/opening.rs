@@ -97,7 +97,7 @@ impl SealedCertificates {
         let sealer = Arc::new(sealer);
         // This is the only one who sets it.
         let _ = self.sealer.set(Arc::clone(&sealer));
-        self.keys.store(Arc::new(KeysHere::Open));
+        self.keys.store(Arc::new(KeysHere::Open(Arc::clone(&sealer))));
         Some(sealer)
     }
 

@@ -86,8 +86,8 @@ impl FromCas {
         let ca = ca.or_else(|| wish.as_ref().and_then(|wish| wish.cas.first()).map(|(name, _)| name.clone()));
         let keys = match (&*self.sealed.keys(), &seen.away) {
             (KeysHere::Wrong(why), _) => Keys::Wrong(why.clone()),
-            (KeysHere::Away(why), _) | (KeysHere::Open, Some(why)) => Keys::Away(why.clone()),
-            (KeysHere::Open, None) => Keys::Open,
+            (KeysHere::Away(why), _) | (KeysHere::Open(_), Some(why)) => Keys::Away(why.clone()),
+            (KeysHere::Open(_), None) => Keys::Open,
         };
         let records = self.wishes.records(id);
         let explained = explain(&Facts {
@@ -114,7 +114,7 @@ impl FromCas {
         let names: BTreeMap<_, _> = wanted.iter().map(|wish| (wish.id.clone(), wish.names.clone())).collect();
         let mut ids: BTreeSet<_> = names.keys().cloned().collect();
         ids.extend(self.certificates.all().into_iter().map(|found| found.wish.clone()));
-        let shown = ids.iter().map(|id| {
+        let shown = ids.iter().flat_map(|id| {
             let (explained, newest) = self.explained(id, &seen);
             let order = seen.orders.get(id);
             let mut shown = self.shown(id, newest.as_deref());
@@ -124,7 +124,18 @@ impl FromCas {
             }
             shown["state"] = explained.cause.name().into();
             shown["next_try_unix_s"] = explained.next_try_unix_s.into();
-            shown
+            // Of those that were there before it, the ones that were compromised.
+            let older = self
+                .revocations(id)
+                .into_iter()
+                .filter(|(row, _)| Some(row.generation) != newest.as_ref().map(|newest| newest.generation));
+            let older = older.map(|(row, revocation)| {
+                let mut shown = self.shown(id, Some(&row));
+                shown["state"] = revocation["step"].clone();
+                shown["served_here"] = shown["served_here"].as_u64().filter(|served| *served == row.generation).into();
+                shown
+            });
+            older.collect::<Vec<_>>().into_iter().chain([shown]).collect::<Vec<_>>()
         });
         shown.collect()
     }
@@ -211,6 +222,8 @@ impl FromCas {
         let lease = lease.and_then(|row| serde_json::from_slice::<LeaseRow>(&row.value).ok());
         shown["lease"] =
             json!(lease.map(|lease| json!({ "shard": shard(id), "holder": lease.holder, "fence": lease.fence })));
+        let revocations: Vec<_> = self.revocations(id).into_iter().map(|(_, shown)| shown).collect();
+        shown["revocations"] = json!(revocations);
         shown["challenges"] = json!(challenges);
         shown["challenges_not_answered_by"] = json!(lacking);
         shown["serving"] = self

@@ -36,11 +36,17 @@ struct State {
 pub(super) struct Served {
     state: Mutex<State>,
     spoken: watch::Sender<BTreeMap<String, u64>>,
+    /// What is to be revoked: wish and generation.
+    withdrawn: watch::Sender<Vec<(String, u64)>>,
 }
 
 impl Default for Served {
     fn default() -> Self {
-        Self { state: Mutex::default(), spoken: watch::Sender::new(BTreeMap::new()) }
+        Self {
+            state: Mutex::default(),
+            spoken: watch::Sender::new(BTreeMap::new()),
+            withdrawn: watch::Sender::new(Vec::new()),
+        }
     }
 }
 
@@ -89,19 +95,29 @@ impl Served {
         self.spoken.subscribe()
     }
 
+    /// What is to be revoked and is not yet, as it changes.
+    pub(super) fn withdrawn(&self) -> watch::Receiver<Vec<(String, u64)>> {
+        self.withdrawn.subscribe()
+    }
+
     /// Whether PoPs speak of this certificate: not when others are newer and too many.
     pub(super) fn speaks_of(&self, row: &CertRow, now: u64) -> bool {
-        let waited = row.is_being_withdrawn() || now.saturating_sub(row.issued_at) < NEW;
+        let waited = row.is_being_withdrawn(now) || now.saturating_sub(row.issued_at) < NEW;
         waited && self.spoken.borrow().len() < SPOKEN_MAX
     }
 
     /// Says what it has of the certificates that are new or not to be served any more.
     pub(super) fn speak(&self, table: &CertificateTable, now: u64) {
         let mut waited: BTreeMap<String, (bool, u64)> = BTreeMap::new();
+        let mut withdrawn = Vec::new();
         let is_new = |one: &Summary| now.saturating_sub(one.issued_at) < NEW;
-        for (wish, one) in table.wishes_where(|one| one.compromised || is_new(one)) {
-            let entry = waited.entry(wish.into()).or_default();
-            *entry = (entry.0 || one.compromised, entry.1.max(one.issued_at));
+        for (wish, generation, one) in table.wishes_where(|one| one.is_being_withdrawn(now) || is_new(one)) {
+            let is_urgent = one.is_being_withdrawn(now);
+            let entry = waited.entry(wish.to_string()).or_default();
+            *entry = (entry.0 || is_urgent, entry.1.max(one.issued_at));
+            if is_urgent {
+                withdrawn.push((wish.into(), generation));
+            }
         }
         let mut waited: Vec<_> = waited.into_iter().collect();
         waited.sort_by_key(|(_, (is_urgent, issued_at))| std::cmp::Reverse((*is_urgent, *issued_at)));
@@ -111,6 +127,7 @@ impl Served {
             (wish, has)
         });
         let spoken: BTreeMap<_, _> = spoken.collect();
+        self.withdrawn.send_replace(withdrawn);
         self.spoken.send_if_modified(|before| {
             let changed = *before != spoken;
             *before = spoken;
@@ -123,6 +140,7 @@ impl Served {
 mod tests {
     use super::*;
     use crate::from_cas::table::CertificateRow;
+    use acme::revoke::Revocation;
     use std::sync::Arc;
 
     const NOW: u64 = 1_800_000_000;
@@ -141,6 +159,7 @@ mod tests {
             window: None,
             compromised: false,
             renew_asked: None,
+            revocation: None,
         }
     }
 
@@ -150,7 +169,7 @@ mod tests {
         let put = |wish: &str, row: CertRow| table.apply_put(CertificateRow { wish: wish.into(), row: Arc::new(row) });
         put("domain.old.example", row(1, NOW - NEW));
         put("domain.new.example", row(2, NOW - NEW + 1));
-        put("domain.bad.example", CertRow { compromised: true, ..row(3, NOW - 9 * NEW) });
+        put("domain.bad.example", CertRow { revocation: Some(Revocation::new(NOW)), ..row(3, NOW - 9 * NEW) });
         put("wild.a.sprites.test", row(4, NOW));
         served.put(target("domain.new.example").unwrap(), "domain.new.example", 1);
         served.put(target("domain.bad.example").unwrap(), "domain.bad.example", 3);

@@ -50,6 +50,7 @@ async fn issued_before(fleet: &Fleet, sealer: &Sealer, wish: &Wish, at: u64) {
         window: None,
         compromised: false,
         renew_asked: None,
+        revocation: None,
     };
     fleet.world.rows.compare_and_set(&cert_key(&wish.id, 1), None, Some(&row.encode())).await.unwrap();
 }

@@ -20,6 +20,7 @@ fn certificate(issued_days_ago: u64) -> CertRow {
         window: None,
         compromised: false,
         renew_asked: None,
+        revocation: None,
     }
 }
 

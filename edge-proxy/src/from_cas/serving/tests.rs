@@ -66,6 +66,7 @@ impl Machine {
             window: None,
             compromised: false,
             renew_asked: None,
+            revocation: None,
         };
         self.rows.compare_and_set(&cert_key(wish, generation), None, Some(&row.encode())).await.unwrap();
         leaf.der().to_vec()
@@ -177,6 +178,7 @@ fn the_best_is_the_newest_of_the_ca_that_lasts_longest_and_one_with_a_stolen_key
             window: None,
             compromised,
             renew_asked: None,
+            revocation: None,
         };
         table.apply_put(CertificateRow { wish: format!("wild.{ca}.sprites.test"), row: Arc::new(row) });
         let ranked = ranked(&table, &wishes, NOW);

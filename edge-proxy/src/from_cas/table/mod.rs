@@ -155,8 +155,16 @@ impl CertificateTable {
 
     /// Those in memory of every certificate that this is true of, by wish.
     #[must_use]
-    pub fn wishes_where(&self, is: impl Fn(&Summary) -> bool) -> Vec<(Box<str>, Summary)> {
-        self.index().iter().filter(|(_, one)| is(one)).map(|((wish, _), one)| (wish.clone(), *one)).collect()
+    pub fn wishes_where(&self, is: impl Fn(&Summary) -> bool) -> Vec<(Box<str>, u64, Summary)> {
+        let all = self.index();
+        let found = all.iter().filter(|(_, one)| is(one));
+        found.map(|((wish, generation), one)| (wish.clone(), *generation, *one)).collect()
+    }
+
+    /// Every row of a wish, the newest last, from the disk.
+    #[must_use]
+    pub fn rows_of(&self, wish: &str) -> Vec<CertificateRow> {
+        self.generations(wish).into_iter().filter_map(|(_, summary)| self.row(summary.number)).collect()
     }
 
     /// Every row, by wish and generation; all are read from the disk: for people.

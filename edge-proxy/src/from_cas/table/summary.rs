@@ -19,6 +19,10 @@ pub struct Summary {
     pub names: u64,
     /// Its key is somebody else's too.
     pub compromised: bool,
+    /// It is to be revoked, and is not yet.
+    pub is_withdrawn: bool,
+    /// And the tickets that were made under it are void.
+    pub tickets_void: bool,
     /// Its key was opened once on this machine, and fits.
     pub checked: bool,
 }
@@ -28,6 +32,8 @@ pub(super) type Stored = (u64, u64, u64, u64, u64, u64, u8);
 
 const COMPROMISED: u8 = 1;
 const CHECKED: u8 = 2;
+const WITHDRAWN: u8 = 4;
+const TICKETS_VOID: u8 = 8;
 
 impl Summary {
     pub(super) fn of(id: &str, row: &CertRow, number: u64, checked: bool) -> Self {
@@ -39,20 +45,45 @@ impl Summary {
             ask: row.asks_at(),
             names: names(&row.names),
             compromised: row.compromised,
+            is_withdrawn: row.revocation.as_ref().is_some_and(|revocation| !revocation.is_over(u64::MAX, 0)),
+            tickets_void: row.revocation.as_ref().is_some_and(|revocation| revocation.tickets_void),
             checked,
         }
     }
 
+    /// As `CertRow::is_being_withdrawn`.
+    #[must_use]
+    pub fn is_being_withdrawn(&self, now: u64) -> bool {
+        self.is_withdrawn && !(self.tickets_void && self.not_after <= now)
+    }
+
     pub(super) fn stored(&self) -> Stored {
-        let bits = u8::from(self.compromised) * COMPROMISED + u8::from(self.checked) * CHECKED;
+        let bits = [
+            (self.compromised, COMPROMISED),
+            (self.checked, CHECKED),
+            (self.is_withdrawn, WITHDRAWN),
+            (self.tickets_void, TICKETS_VOID),
+        ];
+        let bits = bits.into_iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum();
         (self.number, self.not_after, self.issued_at, self.due, self.ask, self.names, bits)
     }
 }
 
 impl From<Stored> for Summary {
     fn from((number, not_after, issued_at, due, ask, names, bits): Stored) -> Self {
-        let (compromised, checked) = (bits & COMPROMISED != 0, bits & CHECKED != 0);
-        Self { number, not_after, issued_at, due, ask, names, compromised, checked }
+        let has = |bit| bits & bit != 0;
+        Self {
+            number,
+            not_after,
+            issued_at,
+            due,
+            ask,
+            names,
+            compromised: has(COMPROMISED),
+            is_withdrawn: has(WITHDRAWN),
+            tickets_void: has(TICKETS_VOID),
+            checked: has(CHECKED),
+        }
     }
 }
 

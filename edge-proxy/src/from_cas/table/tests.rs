@@ -16,6 +16,7 @@ fn row(wish: &str, generation: u64, chain: &str) -> Entry {
         window: None,
         compromised: false,
         renew_asked: None,
+        revocation: None,
     };
     Entry { key: cert_key(wish, generation), value: row.encode(), version: 1 }
 }
