@@ -37,7 +37,10 @@ impl Site {
         resolver.set_address(DOMAIN, http.ip());
         let pebble = Pebble::start(resolver.address, http.port(), 1, moods).await?;
         let data = Arc::new(tempfile::Builder::new().prefix("edge-e2e-").tempdir().unwrap());
+        let roots = data.path().join("visitors.pem");
+        std::fs::write(&roots, pebble.root().await).unwrap();
         let config = config(&pebble, &resolver, dns, http, moods, &data);
+        let config = format!("{config}visitor_roots = {roots:?}\n");
         let edge = start(&config, &data).await;
         Some(Self { pebble, dns: resolver, http, config, data, edge })
     }

@@ -4,10 +4,12 @@
 //! on orders when it holds their lease ([`acme::manager`]). Nothing of this is in the way of a handshake.
 
 mod accounts;
+mod as_served;
 pub(crate) mod asked;
 pub mod causes;
 mod challenges;
 mod keys;
+mod metrics;
 mod report;
 mod roll_over;
 mod rows;
@@ -26,6 +28,7 @@ use acme::order::issue::Issuer;
 use acme::revoke::Revoker;
 use acme::seal::Kek;
 use anyhow::Context;
+use as_served::AsServed;
 use challenges::Pops;
 use config::Config;
 use keys::{Keys, KeysHere};
@@ -34,6 +37,7 @@ use router::registry;
 use router::store::Store;
 use rows::StoreRows;
 use served::Served;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use table::CertificateRow;
 pub use table::CertificateTable;
@@ -58,6 +62,17 @@ pub struct FromCas {
     served: Arc<Served>,
     keys: Arc<Keys>,
     tls: Arc<Tls>,
+    as_served: AsServed,
+}
+
+/// What visitors come to.
+pub struct Front {
+    /// The certificates of handshakes.
+    pub serving: Arc<DomainCertificates>,
+    /// The handshakes.
+    pub tls: Arc<Tls>,
+    /// The first address of HTTPS, as it was bound.
+    pub https: SocketAddr,
 }
 
 impl FromCas {
@@ -65,7 +80,11 @@ impl FromCas {
     #[must_use]
     pub fn key_authorization(&self, token: &str) -> Option<String> {
         let stateless = || Some(format!("{token}.{}", self.accounts.thumbprint()?));
-        self.pops.http(token).or_else(stateless)
+        let answer = self.pops.http(token).or_else(stateless);
+        if answer.is_none() {
+            self.served.counted().unanswered();
+        }
+        answer
     }
 }
 
@@ -77,9 +96,8 @@ pub fn start(
     config: &Config,
     store: &Store,
     domains: Arc<DomainTable>,
-    serving: &Arc<DomainCertificates>,
     published: Arc<Published>,
-    tls: Arc<Tls>,
+    front: Front,
 ) -> anyhow::Result<Arc<FromCas>> {
     let kek = match config.acme.kek_file.as_os_str().is_empty() {
         true => Kek::from_file_or_new(&config.data_dir.join("kek")),
@@ -97,10 +115,13 @@ pub fn start(
     let (rows, me) = (Arc::new(StoreRows(Arc::clone(store))), process_name(config));
     let (served, keys) = (Arc::<Served>::default(), Arc::<Keys>::default());
     let (followed, answers) = (Arc::clone(&served), Arc::clone(&accounts));
+    let Front { serving, tls, https } = front;
+    let as_served = AsServed::new(config, https).context("acme.visitor_roots")?;
+    let followed = (followed, as_served::announced(config, https));
     let pops = Pops::start(config, store, Arc::clone(&rows), published, answers, followed, me.clone());
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
-    let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, keys, tls });
-    tokio::spawn(Arc::clone(&from_cas).work(kek, Arc::clone(serving), me));
+    let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, keys, tls, as_served });
+    tokio::spawn(Arc::clone(&from_cas).work(kek, serving, me));
     Ok(from_cas)
 }
 
@@ -117,6 +138,8 @@ impl FromCas {
             Arc::clone(&self.served),
         ));
         tokio::spawn(Arc::clone(&self.accounts).keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
+        tokio::spawn(Arc::clone(&self).count());
+        tokio::spawn(Arc::clone(&self).look_as_visitors());
         let revoker = Revoker::new(Arc::clone(&rows) as _, Arc::clone(&self) as _, me.clone());
         tokio::spawn(revoker.run());
         let issuer = Arc::new(Issuer { rows, sealer, challenges: Arc::clone(&self.pops) as _ });

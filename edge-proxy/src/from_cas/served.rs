@@ -1,6 +1,7 @@
 //! What this PoP answers handshakes with, by suffix and domain; and of the certificates somebody waits for, what it tells
 //! the others.
 
+use super::metrics::Counted;
 use super::table::CertificateTable;
 use super::wishes::For;
 use acme::certificate::CertRow;
@@ -38,6 +39,7 @@ pub(super) struct Served {
     spoken: watch::Sender<BTreeMap<String, u64>>,
     /// What is to be revoked: wish and generation.
     withdrawn: watch::Sender<Vec<(String, u64)>>,
+    counted: Counted,
 }
 
 impl Default for Served {
@@ -46,6 +48,7 @@ impl Default for Served {
             state: Mutex::default(),
             spoken: watch::Sender::new(BTreeMap::new()),
             withdrawn: watch::Sender::new(Vec::new()),
+            counted: Counted::default(),
         }
     }
 }
@@ -53,6 +56,11 @@ impl Default for Served {
 impl Served {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is counted beside it.
+    pub(super) const fn counted(&self) -> &Counted {
+        &self.counted
     }
 
     /// Which wish answers, in which generation.
@@ -65,6 +73,11 @@ impl Served {
     pub(super) fn of_wish(&self, wish: &str) -> Option<u64> {
         let (answers, generation) = self.of(&target(wish)?)?;
         Some(if answers == wish { generation } else { 0 })
+    }
+
+    /// Every suffix and domain that is answered for.
+    pub(super) fn targets(&self) -> Vec<Target> {
+        self.state().by_target.keys().cloned().collect()
     }
 
     /// Why a generation of a wish cannot be served here.
