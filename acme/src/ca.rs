@@ -149,6 +149,28 @@ pub enum Class {
     Other,
 }
 
+impl Class {
+    /// In metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BadNonce => "bad_nonce",
+            Self::Unavailable => "unavailable",
+            Self::Lost => "lost",
+            Self::Unready => "unready",
+            Self::Held => "held",
+            Self::RateLimited => "rate_limited",
+            Self::Unauthorized => "unauthorized",
+            Self::Dns => "dns",
+            Self::Caa => "caa",
+            Self::Account => "account",
+            Self::Rejected => "rejected",
+            Self::Order => "order",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A refusal, or no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{class:?}: {detail}")]

@@ -2,6 +2,7 @@
 
 use crate::{Config, StoreEngine};
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Most CAs (chosen: one, another for the day it fails, and what is on its way in or out).
@@ -48,6 +49,12 @@ pub struct Acme {
     pub kek_file: PathBuf,
     /// How a CA is shown first that a custom domain leads here.
     pub challenge: AcmeChallenge,
+    /// Where other edges reach the HTTPS of this one, to see which certificates it shows; left out: the first address of
+    /// `listen.https`, unless that is of every interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen_at: Option<SocketAddr>,
+    /// Roots (PEM) that visitors trust; empty for those of the system.
+    pub visitor_roots: PathBuf,
     /// Other CAs: our own names have a certificate of each, others' names go there when the first one fails.
     pub fallback: Vec<AcmeCa>,
 }

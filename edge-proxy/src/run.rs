@@ -300,8 +300,10 @@ impl Running {
         if let Some((side, (dns, _))) = edge.as_ref().and_then(|side| Some((side, side.dns.as_ref()?)))
             && let Some(sealed) = &sealed
         {
-            let (own, published, tls) = (Arc::clone(tables.domains.own()), dns.published(), Arc::clone(&side.tls));
-            side.edge.answer_for(from_cas::start(config, &stores.routes, own, sealed, &certificates, published, tls)?);
+            let (own, published) = (Arc::clone(tables.domains.own()), dns.published());
+            let (serving, tls) = (Arc::clone(&certificates), Arc::clone(&side.tls));
+            let front = from_cas::Front { serving, tls, https: side.https };
+            side.edge.answer_for(from_cas::start(config, &stores.routes, own, sealed, published, front)?);
         }
         let domains = Arc::new(Domains::new(&config.domains, Arc::clone(&stores.routes), domains, certificates));
         if edge.is_some() {

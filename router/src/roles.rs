@@ -74,7 +74,12 @@ pub const TABLE: [Rights; 16] = [
     rights("order/", Right::Read, Right::Write, "certificates on their way; their keys are sealed"),
     rights("cert/", Right::Read, Right::Write, "certificates; their keys are sealed"),
     rights("chal/", Right::Read, Right::Write, "answers to the challenges of CAs"),
-    rights("here/", Right::Read, Right::Write, "PoPs that live, and which challenges they answer"),
+    rights(
+        "here/",
+        Right::Read,
+        Right::Write,
+        "PoPs that live, which challenges they answer, and which certificates they serve",
+    ),
     rights("lease/", Right::Read, Right::Write, "which PoP works on which orders"),
     rights("gate/", Right::Read, Right::Write, "until when a CA is asked nothing"),
     rights("limit/", Right::Read, Right::Write, "what is left of our own limits for a CA"),

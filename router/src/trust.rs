@@ -33,12 +33,11 @@ pub enum TrustError {
     Tls(#[from] rustls::Error),
 }
 
-/// TLS that trusts those of `ca_file` alone, or those of the system when it is empty. Reads
-/// files, hundreds of them: call it once, and not for each request.
+/// Those of `ca_file` alone, or those of the system when it is empty. Reads files, hundreds of them.
 ///
 /// # Errors
 /// [`TrustError`].
-pub fn trusting(ca_file: &Path) -> Result<TlsConnector, TrustError> {
+pub fn roots(ca_file: &Path) -> Result<RootCertStore, TrustError> {
     let mut roots = RootCertStore::empty();
     if ca_file.as_os_str().is_empty() {
         let found = rustls_native_certs::load_native_certs();
@@ -59,6 +58,15 @@ pub fn trusting(ca_file: &Path) -> Result<TlsConnector, TrustError> {
             return Err(TrustError::NoCertificate { path: path() });
         }
     }
+    Ok(roots)
+}
+
+/// TLS that trusts as [`roots`] does: call it once, and not for each request.
+///
+/// # Errors
+/// [`TrustError`].
+pub fn trusting(ca_file: &Path) -> Result<TlsConnector, TrustError> {
+    let roots = roots(ca_file)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

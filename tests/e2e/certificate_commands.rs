@@ -32,6 +32,28 @@ async fn certificates_are_listed_explained_and_renewed_before_their_time() {
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.starts_with("sprites.test: generation 1 of wild.first.sprites.test answers here"), "{text}");
 
+    // It is shown to whoever comes, and is what it should be.
+    let shown = until("it to be looked at", ISSUED, async || {
+        let shown = edge.admin(&["cert", "explain", SUFFIX]).await["shown"]["this machine"].clone();
+        shown["not_after_unix_s"].is_u64().then_some(shown)
+    })
+    .await;
+    assert_eq!((&shown["not_after_unix_s"], &shown["faults"]), (&one["not_after_unix_s"], &serde_json::json!([])));
+    let metrics = harness::admin::run(&["--admin", socket.to_str().unwrap(), "metrics"]).await;
+    let metrics = String::from_utf8(metrics.stdout).unwrap();
+    for line in [
+        "certificate_orders_total{ca=\"first\",outcome=\"issued\"} 1\n",
+        "certificate_gate_closed_seconds{ca=\"first\"} 0\n",
+        "certificate_unacknowledged_pops 0\n",
+        "certificate_expiry_seconds{names=\"sprites.test\"} 15",
+        "certificate_issued_seconds_ago ",
+        "certificate_shown_expiry_seconds{pop=\"this machine\",names=\"sprites.test\"} 15",
+        "certificate_shown_faults{pop=\"this machine\",fault=\"untrusted\"} 0\n",
+        "certificate_challenges_unanswered_total ",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+
     // A domain that is claimed and not proved, and one that nobody claims.
     edge.create_guest("shop").await;
     let added = edge.admin(&["domain", "add", DOMAIN, "shop"]).await;

@@ -10,8 +10,12 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// A minute until the next look, and what a busy machine needs.
+const LOOKED: Duration = Duration::from_secs(120);
 
 /// A connection and a request on it, to its end, so that a ticket has come.
 async fn visit(edge: &Demo, client: &Arc<ClientConfig>, name: &str) -> HandshakeKind {
@@ -94,6 +98,12 @@ async fn nothing_is_revoked_that_a_pop_still_serves() {
         })
         .await;
     }
+    // Each minute one looks at what the other one shows: here of a CA that no visitor has heard of.
+    until("a look of one at the other", LOOKED, async || {
+        let shown = pops[0].admin(&["cert", "explain", &name]).await["shown"]["pop-1"].clone();
+        (shown["faults"] == serde_json::json!(["untrusted"])).then_some(())
+    })
+    .await;
     for pop in pops {
         pop.stop().await;
     }

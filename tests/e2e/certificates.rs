@@ -53,7 +53,10 @@ impl Site {
         let port_80 = if port_80 == Port80::Ours { http } else { dead };
         let pebble = Pebble::start(resolver.address, port_80.port(), https.port(), moods).await?;
         let data = Arc::new(tempfile::Builder::new().prefix("edge-e2e-").tempdir().unwrap());
-        let config = config(&pebble, &resolver, [dns, http, https], moods, &data) + more;
+        let roots = data.path().join("visitors.pem");
+        std::fs::write(&roots, pebble.root().await).unwrap();
+        let config = config(&pebble, &resolver, [dns, http, https], moods, &data);
+        let config = format!("{config}visitor_roots = {roots:?}\n{more}");
         let edge = start(&config, &data).await;
         Some(Self { pebble, dns: resolver, http, https, config, data, edge })
     }

@@ -27,6 +27,11 @@ pub trait Challenges: Send + Sync {
 
     /// Takes them back. What cannot be taken back ends by itself.
     fn withdraw<'a>(&'a self, id: &'a str) -> Reply<'a, ()>;
+
+    /// An order at this CA has come to a certificate, or was refused something: for whoever counts.
+    fn came_of_it(&self, ca: &str, outcome: Result<(), Class>) {
+        let _ = (ca, outcome);
+    }
 }
 
 /// Works on orders. What it needs is given to it, the time too.
@@ -145,7 +150,10 @@ impl Issuer {
                 Act::Prove => self.prove(order, ca, seen.as_ref()).await?,
                 Act::Finalise => self.finalise(order, ca).await?,
                 Act::Fetch => match self.fetch(order, ca, now).await? {
-                    Ok(Some(issued)) => return Ok(Outcome::Issued(Box::new(issued))),
+                    Ok(Some(issued)) => {
+                        self.challenges.came_of_it(&issued.ca, Ok(()));
+                        return Ok(Outcome::Issued(Box::new(issued)));
+                    }
                     Ok(None) => return Ok(Outcome::Wait(now + 1)),
                     Err(problem) => Err(problem),
                 },
@@ -157,6 +165,7 @@ impl Issuer {
                 Err(problem) if problem.class == Class::Order && seen.is_some() => Ok(Outcome::Wait(now + 1)),
                 Err(problem) => {
                     tracing::info!(id = order.id, ca = order.row.ca, %problem, "a certificate has to wait");
+                    self.challenges.came_of_it(&order.row.ca, Err(problem.class));
                     let failed = order.row.failed(problem, now);
                     let wait = failed.next_try;
                     self.write(order, failed).await?;

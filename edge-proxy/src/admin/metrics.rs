@@ -27,6 +27,9 @@ pub(super) fn answer(admin: &Admin) -> Answer {
     if let Some(tls) = &admin.tls {
         tls.register(&mut registry);
     }
+    if let Some(from_cas) = edge.and_then(Edge::challenged) {
+        from_cas.register(&mut registry);
+    }
     if let Some(owner) = owner {
         owner.metrics().register(&mut registry);
     }

@@ -4,6 +4,7 @@ use router::registry::RegistryRow;
 use router::rows::RowError;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 /// A row `chal/KIND/NAME`: KIND is `txt`, `alpn` or `http`, NAME a record's name, a domain, or a token.
 #[derive(Clone, Debug)]
@@ -60,6 +61,9 @@ pub(super) struct HereRow {
     /// Of the certificates somebody may wait for, which generation it serves; 0 for none.
     #[serde(default)]
     pub(super) serves: BTreeMap<String, u64>,
+    /// Where its HTTPS is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) https: Option<SocketAddr>,
 }
 
 pub(super) const HERE: &str = "here/";

@@ -19,6 +19,7 @@ use router::registry::{self, Registry, RegistryRow as _};
 use router::store::Store;
 use rustls::ServerConfig;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -49,6 +50,8 @@ pub(super) struct Pops {
     /// Marks of what this PoP answers.
     answered: watch::Sender<BTreeSet<String>>,
     served: Arc<Served>,
+    /// Where others reach the HTTPS of this PoP.
+    https: Option<SocketAddr>,
     here: Arc<Registry<HereRow>>,
     /// The own row's name; none for a machine that stands alone.
     pop: Option<String>,
@@ -64,7 +67,7 @@ impl Pops {
         rows: Arc<StoreRows>,
         published: Arc<Published>,
         accounts: Arc<Accounts>,
-        served: Arc<Served>,
+        (served, https): (Arc<Served>, Option<SocketAddr>),
         process: String,
     ) -> Arc<Self> {
         let pop = Some(config.fleet.name.clone()).filter(|name| !name.is_empty());
@@ -72,7 +75,7 @@ impl Pops {
         let answered = watch::Sender::new(BTreeSet::new());
         let alpn = AlpnAnswers::default();
         let seen = Mutex::default();
-        let pops = Arc::new(Self { rows, table, accounts, alpn, answered, served, here, pop, seen });
+        let pops = Arc::new(Self { rows, table, accounts, alpn, answered, served, https, here, pop, seen });
         let file = |name: &str| config.data_dir.join(name);
         let (store, table, here) = (Arc::clone(store), Arc::clone(&pops.table), Arc::clone(&pops.here));
         let challenges = registry::follow(
@@ -183,7 +186,7 @@ impl Pops {
         loop {
             let (answers, serves) = (answered.borrow_and_update().clone(), spoken.borrow_and_update().clone());
             beat += 1;
-            let row = HereRow { pop: pop.clone(), process: process.clone(), beat, answers, serves };
+            let row = HereRow { pop: pop.clone(), process: process.clone(), beat, answers, serves, https: self.https };
             if let Err(error) = put(&self.rows, &key, &row.encode()).await {
                 tracing::debug!(%error, "the PoP's presence is not written");
             }
@@ -202,6 +205,15 @@ impl Pops {
         let of_it: Vec<_> = given.filter(|(_, given)| given.id == id).collect();
         let marks: Vec<_> = of_it.iter().map(|(at, given)| mark(at, &given.value)).collect();
         (of_it.into_iter().map(|(at, _)| at.clone()).collect(), self.lacking(&marks))
+    }
+
+    /// The name of this PoP, and where the HTTPS of the others that live is reached.
+    pub(super) fn reached_at(&self) -> (String, BTreeMap<String, SocketAddr>) {
+        let own = self.pop.clone().unwrap_or_else(|| "this machine".into());
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = seen.iter().filter(|(pop, (_, since))| **pop != own && since.elapsed() < SILENT);
+        let others = others.filter_map(|(pop, (row, _))| Some((pop.clone(), row.https?))).collect();
+        (own, others)
     }
 
     /// What each PoP that lives says it serves of a wish: a generation, 0 for none, nothing when it does not say. This one
@@ -318,6 +330,10 @@ impl Challenges for Pops {
             }
             self.everywhere(&marks).await
         })
+    }
+
+    fn came_of_it(&self, ca: &str, outcome: Result<(), Class>) {
+        self.served.counted().outcome(ca, outcome);
     }
 
     fn withdraw<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {

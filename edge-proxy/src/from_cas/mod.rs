@@ -5,11 +5,13 @@
 
 mod accounts;
 mod alpn;
+mod as_served;
 pub(crate) mod asked;
 pub mod causes;
 mod challenge_rows;
 mod challenges;
 mod keys;
+mod metrics;
 mod opening;
 mod report;
 mod roll_over;
@@ -32,6 +34,7 @@ use acme::order::ours::Ours;
 use acme::revoke::Revoker;
 use acme::seal::Kek;
 use anyhow::Context;
+use as_served::AsServed;
 use challenges::Pops;
 use config::Config;
 use keys::KeysHere;
@@ -42,6 +45,7 @@ use rows::StoreRows;
 use rustls::ServerConfig;
 use served::Served;
 use serving::Serving;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 pub use table::CertificateTable;
@@ -67,6 +71,17 @@ pub struct FromCas {
     served: Arc<Served>,
     sealed: Arc<SealedCertificates>,
     tls: Arc<Tls>,
+    as_served: AsServed,
+}
+
+/// What visitors come to.
+pub struct Front {
+    /// The certificates of handshakes.
+    pub serving: Arc<DomainCertificates>,
+    /// The handshakes.
+    pub tls: Arc<Tls>,
+    /// The first address of HTTPS, as it was bound.
+    pub https: SocketAddr,
 }
 
 impl FromCas {
@@ -74,7 +89,11 @@ impl FromCas {
     #[must_use]
     pub fn key_authorization(&self, token: &str) -> Option<String> {
         let stateless = || Some(format!("{token}.{}", self.accounts.thumbprint()?));
-        self.pops.http(token).or_else(stateless)
+        let answer = self.pops.http(token).or_else(stateless);
+        if answer.is_none() {
+            self.served.counted().unanswered();
+        }
+        answer
     }
 
     /// What a handshake goes on with that asks for the answer to a challenge of `name` (lower case), and for nothing else.
@@ -99,9 +118,8 @@ pub fn start(
     store: &Store,
     domains: Arc<DomainTable>,
     sealed: &Arc<SealedCertificates>,
-    serving: &Arc<DomainCertificates>,
     published: Arc<Published>,
-    tls: Arc<Tls>,
+    front: Front,
 ) -> anyhow::Result<Arc<FromCas>> {
     let kek = match config.acme.kek_file.as_os_str().is_empty() {
         true => Kek::from_file_or_new(&config.data_dir.join("kek")),
@@ -117,14 +135,17 @@ pub fn start(
     let (rows, me) = (Arc::new(StoreRows(Arc::clone(store))), process_name(config));
     let served = Arc::<Served>::default();
     let (followed, answers) = (Arc::clone(&served), Arc::clone(&accounts));
+    let Front { serving, tls, https } = front;
+    let as_served = AsServed::new(config, https).context("acme.visitor_roots")?;
+    let followed = (followed, as_served::announced(config, https));
     let pops = Pops::start(config, store, Arc::clone(&rows), published, answers, followed, me.clone());
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
-    let from_cas =
-        Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, sealed: Arc::clone(sealed), tls });
+    let sealed = Arc::clone(sealed);
+    let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, sealed, tls, as_served });
     let limits = config.acme.cas().into_iter().map(|ca| (ca.name.clone(), Limits::from(&ca)));
     let limits = Arc::new(Limiter::new(limits));
     let ours = Ours::new(config.names.suffixes.iter().cloned());
-    tokio::spawn(Arc::clone(&from_cas).work(kek, Arc::clone(serving), me, limits, ours));
+    tokio::spawn(Arc::clone(&from_cas).work(kek, serving, me, limits, ours));
     Ok(from_cas)
 }
 
@@ -145,6 +166,8 @@ impl FromCas {
         tokio::spawn(serves.follow(Arc::clone(&again)));
         tokio::spawn(sealed.keep(Arc::clone(&sealer), Arc::clone(&rows), move || again.notify_one()));
         tokio::spawn(Arc::clone(&self.accounts).keep_open(Arc::clone(&rows), Arc::clone(&sealer)));
+        tokio::spawn(Arc::clone(&self).count());
+        tokio::spawn(Arc::clone(&self).look_as_visitors());
         let revoker = Revoker::new(Arc::clone(&rows) as _, Arc::clone(&self) as _, me.clone());
         tokio::spawn(revoker.run());
         let issuer = Arc::new(Issuer { rows, sealer, challenges: Arc::clone(&self.pops) as _, limits, ours });

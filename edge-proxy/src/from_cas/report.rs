@@ -195,6 +195,7 @@ impl FromCas {
             "asked": asked,
             "answers": answers.map(|(id, generation)| json!({ "id": id, "generation": generation })),
             "why": why,
+            "shown": target.as_ref().map(|target| self.seen_of(target)),
             "certificates": certificates,
         })
     }

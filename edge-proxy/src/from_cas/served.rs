@@ -1,6 +1,7 @@
 //! What this PoP answers handshakes with, by suffix and domain; and of the certificates somebody waits for, what it tells
 //! the others.
 
+use super::metrics::Counted;
 use super::table::{CertificateTable, Summary};
 use super::wishes::For;
 use acme::certificate::CertRow;
@@ -38,6 +39,7 @@ pub(super) struct Served {
     spoken: watch::Sender<BTreeMap<String, u64>>,
     /// What is to be revoked: wish and generation.
     withdrawn: watch::Sender<Vec<(String, u64)>>,
+    counted: Counted,
 }
 
 impl Default for Served {
@@ -46,6 +48,7 @@ impl Default for Served {
             state: Mutex::default(),
             spoken: watch::Sender::new(BTreeMap::new()),
             withdrawn: watch::Sender::new(Vec::new()),
+            counted: Counted::default(),
         }
     }
 }
@@ -53,6 +56,11 @@ impl Default for Served {
 impl Served {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is counted beside it.
+    pub(super) const fn counted(&self) -> &Counted {
+        &self.counted
     }
 
     /// Which wish answers, in which generation.
@@ -65,6 +73,11 @@ impl Served {
     pub(super) fn of_wish(&self, wish: &str) -> Option<u64> {
         let (answers, generation) = self.of(&target(wish)?)?;
         Some(if answers == wish { generation } else { 0 })
+    }
+
+    /// Every suffix and domain that is answered for.
+    pub(super) fn targets(&self) -> Vec<Target> {
+        self.state().by_target.keys().cloned().collect()
     }
 
     /// Why a generation of a wish cannot be served here.
@@ -100,6 +113,11 @@ impl Served {
         self.withdrawn.subscribe()
     }
 
+    /// Whether a certificate is one somebody may wait for.
+    pub(super) fn may_speak_of(one: &Summary, now: u64) -> bool {
+        one.is_being_withdrawn(now) || now.saturating_sub(one.issued_at) < NEW
+    }
+
     /// Whether PoPs speak of this certificate: not when others are newer and too many.
     pub(super) fn speaks_of(&self, row: &CertRow, now: u64) -> bool {
         let waited = row.is_being_withdrawn(now) || now.saturating_sub(row.issued_at) < NEW;
@@ -110,8 +128,7 @@ impl Served {
     pub(super) fn speak(&self, table: &CertificateTable, now: u64) {
         let mut waited: BTreeMap<String, (bool, u64)> = BTreeMap::new();
         let mut withdrawn = Vec::new();
-        let is_new = |one: &Summary| now.saturating_sub(one.issued_at) < NEW;
-        for (wish, generation, one) in table.wishes_where(|one| one.is_being_withdrawn(now) || is_new(one)) {
+        for (wish, generation, one) in table.wishes_where(|one| Self::may_speak_of(one, now)) {
             let is_urgent = one.is_being_withdrawn(now);
             let entry = waited.entry(wish.to_string()).or_default();
             *entry = (entry.0 || is_urgent, entry.1.max(one.issued_at));

@@ -67,6 +67,11 @@ impl Known {
         self.cas.len()
     }
 
+    /// Their names.
+    pub(super) fn ca_names(&self) -> impl Iterator<Item = String> + '_ {
+        self.cas.iter().map(|(name, _)| name.clone())
+    }
+
     /// The wish of an id, if there is one.
     pub(super) fn find(&self, id: &str) -> Option<Wish> {
         if let Some(ours) = self.ours.iter().find(|wish| wish.id == id) {

@@ -161,6 +161,11 @@ impl CertificateTable {
         found.map(|((wish, generation), one)| (wish.clone(), *generation, *one)).collect()
     }
 
+    /// Shows what is kept in memory of every certificate: wish, generation and the rest. The table stands still meanwhile.
+    pub fn visit(&self, mut show: impl FnMut(&str, u64, &Summary)) {
+        self.index().iter().for_each(|((wish, generation), one)| show(wish, *generation, one));
+    }
+
     /// Every row of a wish, the newest last, from the disk.
     #[must_use]
     pub fn rows_of(&self, wish: &str) -> Vec<CertificateRow> {
