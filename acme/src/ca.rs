@@ -130,6 +130,8 @@ pub enum Class {
     Unauthorized,
     /// The name's DNS does not answer, or forbids this CA (CAA).
     Dns,
+    /// What the order needs in the name's DNS is not there yet: the CA was not asked.
+    Unready,
     /// The account is not known, or its key is another one.
     Account,
     /// It will never issue this: name or profile.

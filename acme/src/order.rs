@@ -29,6 +29,8 @@ const WORKS_MAX: u64 = 3600;
 const UNAVAILABLE: u64 = 60;
 /// Longest of those (chosen).
 const UNAVAILABLE_MAX: u64 = 3600;
+/// Longest pause before a name's own DNS is looked at again (chosen: it costs a question there, and nothing at the CA).
+const UNREADY_MAX: u64 = 300;
 /// Pause after the name's DNS was at fault, and when an account or request is.
 const HOUR: u64 = 3600;
 /// The longest pause (Let's Encrypt: grow to at most once a day).
@@ -201,6 +203,7 @@ impl OrderRow {
                 return Self { next_try: 0, failures, last_problem: Some(problem), ..self.clone() };
             }
             Class::Unavailable => (doubled(UNAVAILABLE, UNAVAILABLE_MAX), false),
+            Class::Unready => (doubled(UNAVAILABLE, UNREADY_MAX), false),
             Class::RateLimited => (GATE, false),
             Class::Unauthorized => (kinds::pause(self.kind, failures), true),
             Class::Dns | Class::Account => (HOUR, true),
@@ -217,7 +220,7 @@ impl OrderRow {
             step,
             url: if again { None } else { self.url.clone() },
             failures,
-            failures_here: self.failures_here.saturating_add(1),
+            failures_here: self.failures_here.saturating_add(u32::from(problem.class != Class::Unready)),
             next_try: now + pause,
             began: now + pause,
             last_problem: Some(problem),
@@ -304,6 +307,8 @@ mod tests {
         assert_eq!(waits(Class::Unauthorized, 5), [720, 3600, DAY, DAY, DAY]);
         assert_eq!(waits(Class::Unavailable, 8), [60, 120, 240, 480, 960, 1920, 3600, 3600]);
         assert_eq!(waits(Class::Dns, 3), [3600; 3]);
+        assert_eq!(waits(Class::Unready, 5), [60, 120, 240, 300, 300]);
+        assert_eq!(failed(&row(), Class::Unready).failures_here, 0, "no CA has failed");
         assert_eq!(waits(Class::RateLimited, 2), [GATE; 2]);
         let stale = failed(&row(), Class::BadNonce);
         assert_eq!((stale.next_try, stale.step, &stale.url), (0, Step::Ordered, &row().url));

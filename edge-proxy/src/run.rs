@@ -7,6 +7,7 @@ use crate::cli::{Exit, failed};
 use crate::dns::{self, Dns};
 use crate::domain_certificates::DomainCertificates;
 use crate::domains::Domains;
+use crate::domains::delegation::Delegations;
 use crate::door::SpriteDoors;
 use crate::fleet::{self, Acks, Moving};
 use crate::from_cas;
@@ -295,9 +296,18 @@ impl Running {
             && config.acme.is_on()
         {
             let (own, published) = (Arc::clone(tables.domains.own()), dns.published());
-            side.edge.answer_for(from_cas::start(config, &stores.routes, own, &certificates, published)?);
+            let zone = challenge_zone(config).context("acme: no zone")?;
+            let delegations = Delegations::new(Arc::clone(&own), &config.domains.resolvers, zone);
+            let started = from_cas::start(config, &stores.routes, own, delegations, &certificates, published)?;
+            side.edge.answer_for(started);
         }
-        let domains = Arc::new(Domains::new(&config.domains, Arc::clone(&stores.routes), domains, certificates));
+        let domains = Arc::new(Domains::new(
+            &config.domains,
+            Arc::clone(&stores.routes),
+            domains,
+            certificates,
+            challenge_zone(config),
+        ));
         if edge.is_some() {
             tokio::spawn(Arc::clone(&domains).keep_proving());
         }
@@ -442,6 +452,11 @@ async fn bind_admin(path: &Path) -> anyhow::Result<UnixListener> {
         std::fs::create_dir_all(directory).with_context(|| format!("admin socket {}", path.display()))?;
     }
     admin::bind(path).await.with_context(|| format!("admin socket {}", path.display()))
+}
+
+/// Our zone in which answers to the challenges of custom domains are, where certificates come from public CAs.
+fn challenge_zone(config: &Config) -> Option<String> {
+    config.dns.zones(&config.names).into_iter().next().filter(|_| config.acme.is_on())
 }
 
 /// Domains of the config file. One that is a sprite's name by itself would never be looked up.

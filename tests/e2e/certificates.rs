@@ -39,7 +39,7 @@ pub(crate) enum Port80 {
 }
 
 impl Site {
-    async fn start(moods: Moods) -> Option<Self> {
+    pub(crate) async fn start(moods: Moods) -> Option<Self> {
         Self::with(moods, Port80::Ours, "").await
     }
 

@@ -102,3 +102,15 @@ async fn what_a_ca_refuses_is_tried_again_in_its_time() {
         assert_eq!(world.placed.lock().unwrap().len(), orders, "{class:?}");
     }
 }
+
+#[tokio::test]
+async fn an_order_that_is_not_ready_is_not_placed() {
+    let world = World::new();
+    let process = world.process().await;
+    *world.unready.lock().unwrap() = vec![Problem::new(Class::Unready, "no CNAME"); 2];
+    let began = now();
+    let mut time = began;
+    let issued = world.finish(&process, ID, &wanted(), &mut time).await;
+    assert_eq!(issued.names, wanted().names);
+    assert_eq!((time - began, world.placed.lock().unwrap().len()), (60 + 120 + 1, 1));
+}

@@ -2,7 +2,7 @@
 
 use super::verify::{self, Unfit};
 use super::{Act, DAY, ORDER_PREFIX, OrderRow, Step, next};
-use crate::ca::{Authority, Challenge, Class, NewOrder, Problem, Reply, Status};
+use crate::ca::{Authority, Challenge, Class, Kind, NewOrder, Problem, Reply, Status};
 use crate::certificate::{CertRow, cert_key, sealed_as};
 use crate::rows::{Rows, RowsError};
 use crate::seal::{SealError, Sealer};
@@ -22,6 +22,13 @@ pub trait Challenges: Send + Sync {
     /// # Cancel safety
     /// Some PoPs may have them; they stay until [`Self::withdraw`] or their end.
     fn publish<'a>(&'a self, id: &'a str, challenges: &'a [Challenge]) -> Reply<'a, ()>;
+
+    /// By which kind these names are to be proved now, when `wanted` is what the order would go by; asked before each order
+    /// is placed, since it costs nothing at the CA.
+    ///
+    /// # Errors
+    /// [`Class::Unready`]: what that kind needs is not there.
+    fn kind<'a>(&'a self, id: &'a str, names: &'a [String], wanted: Kind) -> Reply<'a, Kind>;
 
     /// Takes them back. What cannot be taken back ends by itself.
     fn withdraw<'a>(&'a self, id: &'a str) -> Reply<'a, ()>;
@@ -183,7 +190,11 @@ impl Issuer {
     }
 
     async fn place(&self, order: &mut Order, ca: &dyn Authority) -> Result<Result<(), Problem>, Halt> {
-        self.begins(order, Step::Ordering).await?;
+        let kind = match self.challenges.kind(&order.id, &order.row.names, order.row.kind).await {
+            Ok(kind) => kind,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        self.write(order, OrderRow { step: Step::Ordering, kind, ..order.row.clone() }).await?;
         let (names, profile, replaces) = (&order.row.names, &order.row.profile, order.row.replaces.as_deref());
         let view = match ca.order(NewOrder { names, profile, replaces }).await {
             Ok(view) => view,

@@ -72,6 +72,8 @@ pub(crate) struct World {
     answers: Mutex<BTreeMap<String, BTreeSet<String>>>,
     /// What the CA says next instead of doing anything.
     pub(crate) refuses: Mutex<Vec<Problem>>,
+    /// Why an order cannot be placed yet, so many times.
+    pub(crate) unready: Mutex<Vec<Problem>>,
     signer: Signer<'static, KeyPair>,
     kek: tempfile::TempDir,
 }
@@ -90,6 +92,7 @@ impl World {
             orders: Mutex::default(),
             answers: Mutex::default(),
             refuses: Mutex::default(),
+            unready: Mutex::default(),
             signer: Signer::new(params, key),
             kek: tempfile::tempdir().unwrap(),
         })
@@ -125,6 +128,10 @@ impl World {
         panic!("no end: {:?}", order.row);
     }
 
+    fn unready(&self) -> Result<(), Problem> {
+        self.unready.lock().unwrap().pop().map_or(Ok(()), Err)
+    }
+
     fn refuse(&self) -> Result<(), Problem> {
         self.refuses.lock().unwrap().pop().map_or(Ok(()), Err)
     }
@@ -158,6 +165,13 @@ impl Challenges for Pops {
             self.0.answers.lock().unwrap().entry(id.to_owned()).or_default().extend(answers);
             Ok(())
         }))
+    }
+
+    fn kind<'a>(&'a self, _id: &'a str, _names: &'a [String], wanted: Kind) -> Reply<'a, Kind> {
+        Box::pin(async move {
+            self.0.unready()?;
+            Ok(wanted)
+        })
     }
 
     fn withdraw<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {

@@ -1,7 +1,7 @@
 //! What a domain still needs: each step from a claim to a served request, and whether it is done.
 
 use super::dns::NoAnswer;
-use super::{Domains, DomainsError, record_name, record_value, seen};
+use super::{Domains, DomainsError, delegation, record_name, record_value, seen};
 use router::domains::proof::{GRACE, PROOF_LIFE, Seen};
 use router::domains::row::{Claim, Holder};
 use router::domains::table::DomainLookup;
@@ -42,8 +42,11 @@ impl Domains {
             "tenant": row.held().map(|holder| &holder.claim).or(claim).map(|claim| &claim.tenant),
             "proved_unix_s": holder.map(|holder| holder.proved_at),
             "claims": row.claims.len(),
+            "wildcard": row.held().map(|holder| &holder.claim).or(claim).is_some_and(|claim| claim.wildcard),
             "txt_name": record_name(name),
             "txt_value": claim.map(|claim| record_value(name, claim)),
+            "acme_cname_name": self.delegated(row).map(|_| delegation::record_name(name)),
+            "acme_cname_value": self.delegated(row),
         })
     }
 
@@ -73,6 +76,11 @@ impl Domains {
             steps.push(self.proved(name, row).await);
         }
         steps.push(self.points_here(name).await);
+        if let Some(row) = &row
+            && let Some(step) = self.delegates(name, row).await
+        {
+            steps.push(step);
+        }
         steps.push(self.certificate(name));
         if let Some(sprite) = sprite.or(claimed) {
             let exists = route(sprite).is_some();
@@ -152,11 +160,40 @@ impl Domains {
         Step { step: "address", done, detail }
     }
 
+    /// Where answers to a domain's challenges may be delegated to.
+    fn delegated(&self, row: &DomainRow) -> Option<String> {
+        delegation::target(row, self.zone.as_deref()?)
+    }
+
+    /// Whether they are: a wildcard is proved by nothing else.
+    async fn delegates(&self, name: &DomainName, row: &DomainRow) -> Option<Step> {
+        let target = self.delegated(row)?;
+        let wildcard = row.is_wildcard() || row.claims.iter().any(|claim| claim.wildcard);
+        let set = format!("CNAME {} {target}", delegation::record_name(name));
+        let (done, detail) = match delegation::leads_to(&self.dns, name.as_str(), &target).await {
+            Ok(Ok(())) => (Some(true), set),
+            Ok(Err(astray)) if wildcard => {
+                (Some(false), format!("{astray}; set {set}: a wildcard's certificate needs it"))
+            }
+            Ok(Err(astray)) => {
+                let without = "the domain has its certificate without it as soon as it points here";
+                (Some(true), format!("{astray}; {without}, and before that with {set}"))
+            }
+            Err(error) => (None, error.to_string()),
+        };
+        Some(Step { step: "delegation", done, detail })
+    }
+
     fn certificate(&self, name: &DomainName) -> Step {
         let done = self.certificates.covers(name);
         let detail = if done { "there is one" } else { "none; the local CA issues one when the domain is proved" };
         let configured = "none; the one of tls.certificate does not cover it";
-        let detail = if !done && !self.certificates.issues() { configured } else { detail };
+        let ordered = "none yet; a CA is asked for one when the domain is proved, and the log says what it answers";
+        let detail = match (done, self.certificates.issues(), &self.zone) {
+            (true, ..) | (_, true, _) => detail,
+            (_, _, Some(_)) => ordered,
+            (_, _, None) => configured,
+        };
         Step { step: "certificate", done: Some(done), detail: detail.into() }
     }
 }

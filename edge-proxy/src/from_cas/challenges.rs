@@ -8,6 +8,8 @@ use super::accounts::Accounts;
 use super::alpn::AlpnAnswers;
 use super::challenge_rows::{ChallengeRow, Given, HERE, HereRow, PREFIX, mark};
 use super::rows::StoreRows;
+use super::wishes::{self, For};
+use crate::domains::delegation::Delegations;
 use acme::ca::{Challenge, Class, Kind, Problem, Reply};
 use acme::dns::Published;
 use acme::order::issue::Challenges;
@@ -39,6 +41,9 @@ pub(super) struct Pops {
     rows: Arc<StoreRows>,
     table: Arc<Registry<ChallengeRow>>,
     accounts: Arc<Accounts>,
+    /// How a custom domain is proved that delegates nothing.
+    kind: Kind,
+    delegations: Delegations,
     /// What a handshake of TLS-ALPN-01 is answered with.
     alpn: AlpnAnswers,
     /// Marks of what this PoP answers.
@@ -58,13 +63,26 @@ impl Pops {
         rows: Arc<StoreRows>,
         published: Arc<Published>,
         accounts: Arc<Accounts>,
+        delegations: Delegations,
         process: String,
     ) -> Arc<Self> {
         let pop = Some(config.fleet.name.clone()).filter(|name| !name.is_empty());
         let (table, here) = (Arc::new(Registry::new()), Arc::new(Registry::new()));
         let answered = watch::Sender::new(BTreeSet::new());
         let alpn = AlpnAnswers::default();
-        let pops = Arc::new(Self { rows, table, accounts, alpn, answered, here, pop, seen: Mutex::default() });
+        let kind = wishes::kind(config);
+        let pops = Arc::new(Self {
+            rows,
+            table,
+            accounts,
+            kind,
+            delegations,
+            alpn,
+            answered,
+            here,
+            pop,
+            seen: Mutex::default(),
+        });
         let file = |name: &str| config.data_dir.join(name);
         let (store, table, here) = (Arc::clone(store), Arc::clone(&pops.table), Arc::clone(&pops.here));
         let challenges = registry::follow(
@@ -226,9 +244,16 @@ impl Pops {
     }
 
     /// Where the answer to a challenge is, and what it is; `None` when every PoP answers it without.
-    fn place(&self, challenge: &Challenge) -> Option<(String, String)> {
+    fn place(&self, id: &str, challenge: &Challenge) -> Option<(String, String)> {
         match challenge.kind {
-            Kind::Dns01 => Some((format!("txt/_acme-challenge.{}", challenge.name), challenge.txt.clone())),
+            Kind::Dns01 => {
+                let ours = || format!("_acme-challenge.{}", challenge.name);
+                let delegated = match For::of(id) {
+                    Some(For::Domain(domain)) => self.delegations.target(domain),
+                    _ => None,
+                };
+                Some((format!("txt/{}", delegated.unwrap_or_else(ours)), challenge.txt.clone()))
+            }
             Kind::Http01 => {
                 let (_, thumbprint) = challenge.key_authorization.split_once('.')?;
                 let firsts = self.accounts.thumbprint().is_some_and(|first| *first == thumbprint);
@@ -261,7 +286,7 @@ impl Challenges for Pops {
         Box::pin(async move {
             let mut marks = Vec::new();
             for challenge in challenges {
-                let Some((at, value)) = self.place(challenge) else { continue };
+                let Some((at, value)) = self.place(id, challenge) else { continue };
                 let add = |answers: &mut Vec<Given>| {
                     answers.retain(|given| given.value != value && challenge.kind != Kind::TlsAlpn01);
                     answers.push(Given { value: value.clone(), id: id.to_owned(), until: unix_now() + LIVES });
@@ -270,6 +295,19 @@ impl Challenges for Pops {
                 marks.push(mark(&at, &value));
             }
             self.everywhere(&marks).await
+        })
+    }
+
+    fn kind<'a>(&'a self, id: &'a str, names: &'a [String], wanted: Kind) -> Reply<'a, Kind> {
+        Box::pin(async move {
+            let Some(For::Domain(domain)) = For::of(id) else { return Ok(wanted) };
+            let usual = if wanted == Kind::Dns01 { self.kind } else { wanted };
+            match self.delegations.look(domain).await {
+                Ok(()) => Ok(Kind::Dns01),
+                // Nothing but DNS-01 proves one (RFC 8555 §7.1.3).
+                Err(why) if names.iter().any(|name| name.starts_with("*.")) => Err(Problem::new(Class::Unready, why)),
+                Err(_) => Ok(usual),
+            }
         })
     }
 

@@ -13,6 +13,7 @@ mod table;
 mod wishes;
 
 use crate::domain_certificates::DomainCertificates;
+use crate::domains::delegation::Delegations;
 use accounts::Accounts;
 use acme::dns::Published;
 use acme::manager::Manager;
@@ -74,6 +75,7 @@ pub fn start(
     config: &Config,
     store: &Store,
     domains: Arc<DomainTable>,
+    delegations: Delegations,
     serving: &Arc<DomainCertificates>,
     published: Arc<Published>,
 ) -> anyhow::Result<Arc<FromCas>> {
@@ -89,7 +91,7 @@ pub fn start(
     tokio::spawn(registry::follow(Arc::clone(store), Arc::clone(&certificates), CertificateRow::key, file));
 
     let (rows, me) = (Arc::new(StoreRows(Arc::clone(store))), process_name(config));
-    let pops = Pops::start(config, store, Arc::clone(&rows), published, Arc::clone(&accounts), me.clone());
+    let pops = Pops::start(config, store, Arc::clone(&rows), published, Arc::clone(&accounts), delegations, me.clone());
     let from_cas = Arc::new(FromCas {
         certificates: Arc::clone(&certificates),
         accounts: Arc::clone(&accounts),

@@ -66,14 +66,18 @@ async fn round(
         };
         match target {
             (true, suffix) => serving.resolver().put_suffix(suffix, key),
-            (false, name) => names.push((name.clone(), Some(Slot::Loaded(key.into())))),
+            (false, name) => {
+                let below = row.names.iter().any(|name| name.starts_with("*."));
+                let below = below.then(|| Slot::Loaded(Arc::clone(&key).into()));
+                names.extend([(format!(".{name}"), below), (name.clone(), Some(Slot::Loaded(key.into())))]);
+            }
         }
         served.insert(target.clone(), is_served);
     }
     served.retain(|target, _| {
         let stays = best.contains_key(target) || target.0;
         if !stays {
-            names.push((target.1.clone(), None));
+            names.extend([(format!(".{}", target.1), None), (target.1.clone(), None)]);
         }
         stays
     });

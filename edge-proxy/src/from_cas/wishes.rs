@@ -36,13 +36,18 @@ impl Known {
         let cas: Vec<_> = config.acme.cas().into_iter().map(|ca| (ca.name, ca.profile)).collect();
         let suffixes = config.names.suffixes.iter().map(|suffix| suffix.to_ascii_lowercase());
         let fixed = config.sprites.iter().flat_map(|sprite| sprite.domains.iter());
-        let kind = match config.acme.challenge {
-            AcmeChallenge::Http01 => Kind::Http01,
-            AcmeChallenge::TlsAlpn01 => Kind::TlsAlpn01,
-        };
-        let fixed = fixed.map(|name| domain(&name.to_ascii_lowercase(), kind, &cas));
+        let kind = kind(config);
+        let fixed = fixed.map(|name| domain(&name.to_ascii_lowercase(), false, kind, &cas));
         let ours = suffixes.flat_map(|suffix| wildcards(&suffix, &cas)).chain(fixed).collect();
         Arc::new(Self { ours, kind, cas, domains, certificates, accounts })
+    }
+}
+
+/// How a custom domain is proved first.
+pub(super) const fn kind(config: &Config) -> Kind {
+    match config.acme.challenge {
+        AcmeChallenge::Http01 => Kind::Http01,
+        AcmeChallenge::TlsAlpn01 => Kind::TlsAlpn01,
     }
 }
 
@@ -57,8 +62,9 @@ fn wildcards(suffix: &str, cas: &[(String, String)]) -> Vec<Wish> {
     cas.iter().map(wish).collect()
 }
 
-fn domain(name: &str, kind: Kind, cas: &[(String, String)]) -> Wish {
-    Wish { id: format!("{DOMAIN}.{name}"), names: vec![name.to_owned()], kind, cas: cas.to_vec() }
+fn domain(name: &str, wildcard: bool, kind: Kind, cas: &[(String, String)]) -> Wish {
+    let names = std::iter::once(name.to_owned()).chain(wildcard.then(|| format!("*.{name}")));
+    Wish { id: format!("{DOMAIN}.{name}"), names: names.collect(), kind, cas: cas.to_vec() }
 }
 
 /// What a wish is for, by its id.
@@ -88,8 +94,9 @@ impl<'a> For<'a> {
 
 impl Wishes for Known {
     fn all(&self) -> Vec<Wish> {
-        let proved =
-            self.domains.pick(|name, row| row.sprite().is_some().then(|| domain(name.as_str(), self.kind, &self.cas)));
+        let proved = self.domains.pick(|name, row| {
+            row.sprite().is_some().then(|| domain(name.as_str(), row.is_wildcard(), self.kind, &self.cas))
+        });
         // Ours first: every sprite hangs on them.
         self.ours.iter().cloned().chain(proved).collect()
     }
