@@ -205,7 +205,7 @@ impl Running {
         let all_hosts = (role != Role::Alone).then(|| fleet::hosts(routed, &operators));
         let hosts = all_hosts.as_ref().map(|hosts| Arc::clone(hosts.own()));
         let serve = config.store.embedded.serve.filter(|_| config.store.engine == StoreEngine::Embedded);
-        let pops = (role == Role::Host || (role == Role::Pop && serve.is_some()))
+        let pops = (role == Role::Host || (role == Role::Pop && (serve.is_some() || config.fleet.peers.is_some())))
             .then(|| fleet::pops(if role == Role::Host { &feeds } else { &feeds[..1] }, &operators));
         if let (Some(at), Some(hosts), Some(pops)) = (serve, &hosts, &pops) {
             // Whoever is enrolled here: another region's machines have no business with this store.
@@ -239,7 +239,7 @@ impl Running {
                     stores.own = Some(Arc::new(Own { host: number, key, operators }));
                     tokio::spawn(signed_rows::repair(stores.clone(), Arc::clone(&table)));
                 }
-                let pops = pops.context("a worker host follows the PoPs")?;
+                let pops = pops.as_ref().context("a worker host follows the PoPs")?;
                 let pops = Arc::clone(pops.all());
                 let heard = Arc::new(Acks::new(Arc::clone(&pops)));
                 let (host, listens) = Host::in_fleet(config, &doors, pops, Arc::clone(&heard)).await?;
@@ -298,7 +298,9 @@ impl Running {
             let (own, published) = (Arc::clone(tables.domains.own()), dns.published());
             let zone = challenge_zone(config).context("acme: no zone")?;
             let delegations = Delegations::new(Arc::clone(&own), &config.domains.resolvers, zone);
-            let started = from_cas::start(config, &stores.routes, own, delegations, &certificates, published)?;
+            let pops = pops.as_ref().map(|pops| Arc::clone(pops.own()));
+            let started = from_cas::start(config, &stores.routes, own, delegations, pops, &certificates, published)?;
+            dns.ask(&started);
             side.edge.answer_for(started);
         }
         let domains = Arc::new(Domains::new(

@@ -7,6 +7,7 @@ mod answers;
 mod bodies;
 mod certificates;
 mod certificates_alpn;
+mod certificates_apart;
 mod certificates_delegated;
 mod certificates_fleet;
 mod client_gone;

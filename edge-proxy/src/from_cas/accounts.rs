@@ -65,6 +65,11 @@ impl Accounts {
         }
     }
 
+    /// Whether there is more than one CA.
+    pub(super) const fn are_several(&self) -> bool {
+        self.0.len() > 1
+    }
+
     /// The first CA's.
     pub(super) fn thumbprint(&self) -> Option<Arc<String>> {
         self.0.first()?.thumbprint.load_full()

@@ -4,6 +4,7 @@ use router::registry::RegistryRow;
 use router::rows::RowError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 /// A row `chal/KIND/NAME`: KIND is `txt`, `alpn` or `http`, NAME a record's name, a domain, or a token.
 #[derive(Clone, Debug)]
@@ -57,6 +58,11 @@ pub(super) struct HereRow {
     pub(super) beat: u64,
     /// Marks of the challenges it answers.
     pub(super) answers: BTreeSet<String>,
+    /// The WireGuard key of that process, and where it is reached by other PoPs; none when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) endpoint: Option<SocketAddr>,
 }
 
 pub(super) const HERE: &str = "here/";

@@ -6,7 +6,9 @@
 
 use super::accounts::Accounts;
 use super::alpn::AlpnAnswers;
-use super::challenge_rows::{ChallengeRow, Given, HERE, HereRow, PREFIX, mark};
+use super::challenge_rows::{self, ChallengeRow, HERE, HereRow, PREFIX, mark};
+use super::peers::Peers;
+use super::pull::Puller;
 use super::rows::StoreRows;
 use super::wishes::{self, For};
 use crate::domains::delegation::Delegations;
@@ -36,6 +38,15 @@ const LIVES: u64 = 3600;
 /// Tries of one write against others' (chosen: two CAs may prove a name at once).
 const TRIES: usize = 8;
 
+/// What [`Pops`] are made of.
+pub(super) struct Given {
+    pub(super) table: Arc<Registry<ChallengeRow>>,
+    pub(super) published: Arc<Published>,
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) delegations: Delegations,
+    pub(super) peers: Option<Peers>,
+}
+
 /// The PoPs of the fleet; a machine that stands alone is the only one.
 pub(super) struct Pops {
     rows: Arc<StoreRows>,
@@ -46,6 +57,9 @@ pub(super) struct Pops {
     delegations: Delegations,
     /// What a handshake of TLS-ALPN-01 is answered with.
     alpn: AlpnAnswers,
+    /// Who is asked for what this PoP has not heard of, if anybody is.
+    puller: Option<Arc<Puller>>,
+    peers: Option<Peers>,
     /// Marks of what this PoP answers.
     answered: watch::Sender<BTreeSet<String>>,
     here: Arc<Registry<HereRow>>,
@@ -61,13 +75,13 @@ impl Pops {
         config: &Config,
         store: &Store,
         rows: Arc<StoreRows>,
-        published: Arc<Published>,
-        accounts: Arc<Accounts>,
-        delegations: Delegations,
+        given: Given,
         process: String,
     ) -> Arc<Self> {
         let pop = Some(config.fleet.name.clone()).filter(|name| !name.is_empty());
-        let (table, here) = (Arc::new(Registry::new()), Arc::new(Registry::new()));
+        let Given { table, published, accounts, delegations, peers } = given;
+        let here = Arc::new(Registry::new());
+        let puller = peers.as_ref().map(|peers| Puller::new(Arc::new(peers.link.clone())));
         let answered = watch::Sender::new(BTreeSet::new());
         let alpn = AlpnAnswers::default();
         let kind = wishes::kind(config);
@@ -78,6 +92,8 @@ impl Pops {
             kind,
             delegations,
             alpn,
+            puller,
+            peers,
             answered,
             here,
             pop,
@@ -97,6 +113,12 @@ impl Pops {
             let presence =
                 registry::follow(store, here, |pop: &String| format!("{HERE}{pop}"), file("presence.last-known-good"));
             tokio::spawn(presence);
+            let (this, own) = (Arc::clone(&pops), pop.clone());
+            tokio::spawn(async move {
+                if let Some(peers) = &this.peers {
+                    peers.follow(&own, &this.here).await;
+                }
+            });
             tokio::spawn(Arc::clone(&pops).watch());
             tokio::spawn(Arc::clone(&pops).say(pop, process));
         }
@@ -107,6 +129,14 @@ impl Pops {
     pub(super) fn http(&self, token: &str) -> Option<String> {
         let row = self.table.lookup(format!("http/{token}"))?;
         row.answers.first().map(|given| given.value.clone())
+    }
+
+    /// What other PoPs answer at `KIND/NAME`.
+    pub(super) async fn pull(&self, at: String) -> Arc<[String]> {
+        match &self.puller {
+            Some(puller) => puller.pull(at).await,
+            None => Arc::default(),
+        }
     }
 
     /// What a handshake that looks for a challenge of this name goes on with.
@@ -175,14 +205,15 @@ impl Pops {
 
     /// Says what this PoP answers, at each change and each [`BEAT`].
     async fn say(self: Arc<Self>, pop: String, process: String) {
-        let key = format!("{HERE}{pop}");
+        let at = format!("{HERE}{pop}");
         let mut answered = self.answered.subscribe();
         let mut beat = 0;
         loop {
             let answers = answered.borrow_and_update().clone();
             beat += 1;
-            let row = HereRow { pop: pop.clone(), process: process.clone(), beat, answers };
-            if let Err(error) = put(&self.rows, &key, &row.encode()).await {
+            let (key, endpoint) = self.peers.as_ref().map(|peers| (peers.key.clone(), peers.endpoint)).unzip();
+            let row = HereRow { pop: pop.clone(), process: process.clone(), beat, answers, key, endpoint };
+            if let Err(error) = put(&self.rows, &at, &row.encode()).await {
                 tracing::debug!(%error, "the PoP's presence is not written");
             }
             tokio::select! {
@@ -221,11 +252,11 @@ impl Pops {
         }
     }
 
-    async fn change(&self, at: &str, change: impl Fn(&mut Vec<Given>)) -> Result<(), RowsError> {
+    async fn change(&self, at: &str, change: impl Fn(&mut Vec<challenge_rows::Given>)) -> Result<(), RowsError> {
         let key = format!("{PREFIX}{at}");
         for _ in 0..TRIES {
             let found = self.rows.get(&key).await?;
-            let mut answers: Vec<Given> =
+            let mut answers: Vec<challenge_rows::Given> =
                 found.as_ref().and_then(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default();
             let before = answers.clone();
             let now = unix_now();
@@ -287,9 +318,13 @@ impl Challenges for Pops {
             let mut marks = Vec::new();
             for challenge in challenges {
                 let Some((at, value)) = self.place(id, challenge) else { continue };
-                let add = |answers: &mut Vec<Given>| {
+                let add = |answers: &mut Vec<challenge_rows::Given>| {
                     answers.retain(|given| given.value != value && challenge.kind != Kind::TlsAlpn01);
-                    answers.push(Given { value: value.clone(), id: id.to_owned(), until: unix_now() + LIVES });
+                    answers.push(challenge_rows::Given {
+                        value: value.clone(),
+                        id: id.to_owned(),
+                        until: unix_now() + LIVES,
+                    });
                 };
                 self.change(&at, add).await.map_err(|error| problem(&error))?;
                 marks.push(mark(&at, &value));
@@ -316,7 +351,7 @@ impl Challenges for Pops {
             let all = self.table.all();
             let of_it = all.iter().filter(|row| row.answers.iter().any(|given| given.id == id));
             for row in of_it {
-                let take = |answers: &mut Vec<Given>| answers.retain(|given| given.id != id);
+                let take = |answers: &mut Vec<challenge_rows::Given>| answers.retain(|given| given.id != id);
                 self.change(&row.at, take).await.map_err(|error| problem(&error))?;
             }
             Ok(())

@@ -7,6 +7,8 @@ mod accounts;
 mod alpn;
 mod challenge_rows;
 mod challenges;
+mod peers;
+mod pull;
 mod rows;
 mod serving;
 mod table;
@@ -20,10 +22,12 @@ use acme::manager::Manager;
 use acme::order::issue::Issuer;
 use acme::seal::{Kek, SealError, Sealer};
 use anyhow::Context;
-use challenges::Pops;
+use challenges::{Given, Pops};
 use config::Config;
-use router::domains::DomainTable;
-use router::registry;
+use peers::Peers;
+use router::domains::{DomainName, DomainTable};
+use router::pops::PopTable;
+use router::registry::{self, Registry};
 use router::store::Store;
 use rows::StoreRows;
 use rustls::ServerConfig;
@@ -53,17 +57,36 @@ pub struct FromCas {
 }
 
 impl FromCas {
-    /// What HTTP-01 answers to a token: that of a CA that is not the first one has a row.
-    #[must_use]
-    pub fn key_authorization(&self, token: &str) -> Option<String> {
-        let stateless = || Some(format!("{token}.{}", self.accounts.thumbprint()?));
-        self.pops.http(token).or_else(stateless)
+    /// What HTTP-01 answers to a token: that of a CA that is not the first one has a row, here or at another PoP.
+    ///
+    /// # Cancel safety
+    /// Holds no state.
+    pub async fn key_authorization(&self, token: &str) -> Option<String> {
+        let known = match self.pops.http(token) {
+            // Only of several CAs another one may have asked for what is not in a row here.
+            None if self.accounts.are_several() => self.pops.pull(format!("http/{token}")).await.first().cloned(),
+            known => known,
+        };
+        known.or_else(|| Some(format!("{token}.{}", self.accounts.thumbprint()?)))
     }
 
     /// What a handshake goes on with that asks for the answer to a challenge of `name` (lower case), and for nothing else.
-    #[must_use]
-    pub fn challenge_of(&self, name: &str) -> Option<Arc<ServerConfig>> {
-        self.pops.alpn(name)
+    ///
+    /// # Cancel safety
+    /// Holds no state.
+    pub async fn challenge_of(&self, name: &str) -> Option<Arc<ServerConfig>> {
+        if let Some(known) = self.pops.alpn(name) {
+            return Some(known);
+        }
+        // Whatever else is called so can be no name of a challenge.
+        let name = DomainName::parse(name).ok()?;
+        let pulled = self.pops.pull(format!("alpn/{name}")).await;
+        acme::alpn::config(name.as_str(), pulled.last()?).ok()
+    }
+
+    /// What other PoPs answer for a name in the DNS.
+    pub(crate) async fn txt(&self, name: &str) -> Vec<Box<str>> {
+        self.pops.pull(format!("txt/{name}")).await.iter().map(|value| value.as_str().into()).collect()
     }
 }
 
@@ -76,6 +99,7 @@ pub fn start(
     store: &Store,
     domains: Arc<DomainTable>,
     delegations: Delegations,
+    pops: Option<Arc<PopTable>>,
     serving: &Arc<DomainCertificates>,
     published: Arc<Published>,
 ) -> anyhow::Result<Arc<FromCas>> {
@@ -91,7 +115,10 @@ pub fn start(
     tokio::spawn(registry::follow(Arc::clone(store), Arc::clone(&certificates), CertificateRow::key, file));
 
     let (rows, me) = (Arc::new(StoreRows(Arc::clone(store))), process_name(config));
-    let pops = Pops::start(config, store, Arc::clone(&rows), published, Arc::clone(&accounts), delegations, me.clone());
+    let table = Arc::new(Registry::new());
+    let peers = Peers::open(config, pops, pull::Table(Arc::clone(&table)))?;
+    let given = Given { table, published, accounts: Arc::clone(&accounts), delegations, peers };
+    let pops = Pops::start(config, store, Arc::clone(&rows), given, me.clone());
     let from_cas = Arc::new(FromCas {
         certificates: Arc::clone(&certificates),
         accounts: Arc::clone(&accounts),

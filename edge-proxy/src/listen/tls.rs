@@ -86,8 +86,10 @@ async fn accept(
     let is_challenge = hello.alpn().is_some_and(alpn::is_asked);
     let admitted = match is_challenge {
         true => {
-            let from_cas = worker.edge.challenged();
-            let found = name.as_deref().and_then(|name| from_cas?.challenge_of(name));
+            let found = match (worker.edge.challenged(), name.as_deref()) {
+                (Some(from_cas), Some(name)) => from_cas.challenge_of(name).await,
+                _ => None,
+            };
             found.ok_or(Refusal::NoChallenge)
         }
         false => tls.admit(name.as_deref()).await,
