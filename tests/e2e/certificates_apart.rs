@@ -47,6 +47,10 @@ struct At {
 }
 
 async fn pop(number: usize, at: At, acme: &str, store: &str) -> Demo {
+    machine(number, at, acme, store).await.start().await
+}
+
+async fn machine(number: usize, at: At, acme: &str, store: &str) -> Machine {
     let At { dns, http } = at;
     let sections = format!(
         "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"{http}\"]\n\
@@ -54,7 +58,7 @@ async fn pop(number: usize, at: At, acme: &str, store: &str) -> Demo {
          {acme}{store}",
     );
     let machine = Machine::enrolled_pop(&format!("pop-{number}"), &sections).await;
-    machine.with("peers = \"127.0.0.1:0\"\n").start().await
+    machine.with("peers = \"127.0.0.1:0\"\n")
 }
 
 fn kek() -> (TempDir, String) {
@@ -179,13 +183,14 @@ async fn a_domain_is_proved_at_a_pop_that_has_lost_its_store() {
         pebble.directory(),
         pebble.ca_file(),
     );
-    let machine = Machine::enrolled_host("host-a", &nats.sections(), "").await;
-    let host = machine.start().await;
+    let owner = Machine::enrolled_host("host-a", &nats.sections(), "").await;
+    let host = owner.start().await;
     let service = Service::start().await;
-    let driver = machine.data().join("driver.toml");
+    let driver = owner.data().join("driver.toml");
     std::fs::write(&driver, service.driver()).unwrap();
     let works = pop(0, all[0], &acme, &nats.sections()).await;
-    let apart = pop(1, all[1], &acme, &far).await;
+    let far = machine(1, all[1], &acme, &far).await;
+    let apart = far.start().await;
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pebble.root().await.as_bytes()).unwrap()).unwrap();
     let name = format!("any.{SUFFIX}");
@@ -207,10 +212,17 @@ async fn a_domain_is_proved_at_a_pop_that_has_lost_its_store() {
     assert!(!works.log().contains("has to wait"), "the first look was answered: {}", works.log());
 
     // Whoever asks is answered there and then: neither sent elsewhere nor passed on.
-    let answer = get(all[1].http, "/.well-known/acme-challenge/abc").await;
-    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 ") && !head.contains("location:"), "{answer}");
-    assert!(text.starts_with("abc.") && text.len() == 4 + 43, "{text}");
+    let answers = async || {
+        let answer = get(all[1].http, "/.well-known/acme-challenge/abc").await;
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 ") && !head.contains("location:"), "{answer}");
+        assert!(text.starts_with("abc.") && text.len() == 4 + 43, "{text}");
+    };
+    answers().await;
+    // After a start too.
+    apart.crash();
+    let apart = far.start().await;
+    answers().await;
     assert_eq!(host.receipts("shop").await.len(), 0, "and nothing was woken");
     for pop in [works, apart] {
         pop.crash();

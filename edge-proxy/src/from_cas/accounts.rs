@@ -1,6 +1,7 @@
 //! The accounts at the CAs, opened beside everything else and opened again when a CA does not know them.
 
 use super::rows::StoreRows;
+use super::thumbprints::Thumbprints;
 use acme::account::{self, Ca};
 use acme::ca::Authority;
 use acme::ca::client::{External, Http};
@@ -35,10 +36,14 @@ struct Opened {
 }
 
 /// All accounts, the first CA's first.
-pub(super) struct Accounts(Vec<Account>);
+pub(super) struct Accounts {
+    all: Vec<Account>,
+    /// What was known of them at the last run, and what the store says.
+    known: Arc<Thumbprints>,
+}
 
 impl Accounts {
-    pub(super) fn new(acme: &Acme) -> anyhow::Result<Arc<Self>> {
+    pub(super) fn new(acme: &Acme, known: Arc<Thumbprints>) -> anyhow::Result<Arc<Self>> {
         let open = |ca: AcmeCa| -> anyhow::Result<Account> {
             let trusts = router::trust::trusting(&ca.ca_file).with_context(|| format!("acme: CA {}", ca.name))?;
             let external = external(&ca)?;
@@ -47,11 +52,12 @@ impl Accounts {
             let ca = Ca { name: ca.name, directory: ca.directory, contact, external, http };
             Ok(Account { ca, open: ArcSwapOption::empty(), thumbprint: ArcSwapOption::empty(), again: Notify::new() })
         };
-        Ok(Arc::new(Self(acme.cas().into_iter().map(open).collect::<Result<_, _>>()?)))
+        let all = acme.cas().into_iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self { all, known }))
     }
 
     fn find(&self, name: &str) -> Option<&Account> {
-        self.0.iter().find(|account| account.ca.name == name)
+        self.all.iter().find(|account| account.ca.name == name)
     }
 
     pub(super) fn authority(&self, name: &str) -> Option<Arc<dyn Authority>> {
@@ -67,20 +73,25 @@ impl Accounts {
 
     /// Whether there is more than one CA.
     pub(super) const fn are_several(&self) -> bool {
-        self.0.len() > 1
+        self.all.len() > 1
     }
 
     /// The first CA's.
     pub(super) fn thumbprint(&self) -> Option<Arc<String>> {
-        self.0.first()?.thumbprint.load_full()
+        let first = self.all.first()?;
+        first.thumbprint.load_full().or_else(|| {
+            let known = self.known.lookup(first.ca.name.clone())?;
+            let here = known.account.directory == first.ca.directory;
+            here.then(|| Arc::new(known.account.thumbprint.clone()))
+        })
     }
 
     /// Opens each account, and again when it is another one; never returns.
     pub(super) async fn keep_open(self: Arc<Self>, rows: Arc<StoreRows>, sealer: Arc<Sealer>) {
         let mut all = tokio::task::JoinSet::new();
-        for at in 0..self.0.len() {
+        for at in 0..self.all.len() {
             let (this, rows, sealer) = (Arc::clone(&self), Arc::clone(&rows), Arc::clone(&sealer));
-            all.spawn(async move { this.0[at].keep_open(&rows, &sealer).await });
+            all.spawn(async move { this.all[at].keep_open(&rows, &sealer).await });
         }
         all.join_all().await;
     }

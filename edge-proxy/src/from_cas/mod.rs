@@ -12,11 +12,13 @@ mod pull;
 mod rows;
 mod serving;
 mod table;
+mod thumbprints;
 mod wishes;
 
 use crate::domain_certificates::DomainCertificates;
 use crate::domains::delegation::Delegations;
 use accounts::Accounts;
+use acme::account::ACCOUNT_PREFIX;
 use acme::dns::Published;
 use acme::manager::Manager;
 use acme::order::issue::Issuer;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use table::CertificateRow;
 pub use table::CertificateTable;
+use thumbprints::Thumbprints;
 use wishes::Known;
 
 /// Pause between two tries to read the data keys from a store that is away (chosen).
@@ -108,7 +111,10 @@ pub fn start(
         false => Kek::from_file(&config.acme.kek_file),
     };
     let kek = kek.context("acme.kek_file")?;
-    let accounts = Accounts::new(&config.acme)?;
+    let (known, file) = (Arc::new(Thumbprints::new()), config.data_dir.join("accounts.last-known-good"));
+    known.load(&file).with_context(|| file.display().to_string())?;
+    let accounts = Accounts::new(&config.acme, Arc::clone(&known))?;
+    tokio::spawn(registry::follow(Arc::clone(store), known, |ca: &String| format!("{ACCOUNT_PREFIX}{ca}"), file));
     let certificates = Arc::new(CertificateTable::new());
     let file = config.data_dir.join("certificates.last-known-good");
     certificates.load(&file).with_context(|| file.display().to_string())?;
