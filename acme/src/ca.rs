@@ -137,6 +137,8 @@ pub enum Class {
     Dns,
     /// The name's CAA records forbid this CA (RFC 8659).
     Caa,
+    /// What the order needs in the name's own DNS is not there yet: the CA was not asked.
+    Undelegated,
     /// The account is not known, or its key is another one.
     Account,
     /// It will never issue this: name or profile.
@@ -159,6 +161,7 @@ impl Class {
             Self::Lost => "lost",
             Self::Unready => "unready",
             Self::Held => "held",
+            Self::Undelegated => "undelegated",
             Self::RateLimited => "rate_limited",
             Self::Unauthorized => "unauthorized",
             Self::Dns => "dns",

@@ -33,6 +33,8 @@ const UNAVAILABLE: u64 = 60;
 const SOON: u64 = 2;
 /// Longest of all those (chosen).
 const UNAVAILABLE_MAX: u64 = 3600;
+/// Longest pause before a name's own DNS is looked at again (chosen: it costs a question there, and nothing at the CA).
+const UNDELEGATED_MAX: u64 = 300;
 /// Pause after the name's DNS was at fault, and when an account or request is.
 const HOUR: u64 = 3600;
 /// The longest pause (Let's Encrypt: grow to at most once a day).
@@ -206,6 +208,7 @@ impl OrderRow {
             }
             Class::Unavailable => (doubled(UNAVAILABLE, UNAVAILABLE_MAX), false),
             Class::Lost | Class::Unready => (doubled(SOON, UNAVAILABLE_MAX), false),
+            Class::Undelegated => (doubled(UNAVAILABLE, UNDELEGATED_MAX), false),
             Class::RateLimited | Class::Held => (GATE, false),
             Class::Unauthorized => (kinds::pause(self.kind, failures), true),
             Class::Dns | Class::Caa | Class::Account => (HOUR, true),
@@ -222,8 +225,10 @@ impl OrderRow {
             step,
             url: if again { None } else { self.url.clone() },
             failures,
-            // Another CA would not find us readier.
-            failures_here: self.failures_here.saturating_add((problem.class != Class::Unready).into()),
+            // Another CA would not find us readier, nor the name's owner.
+            failures_here: self
+                .failures_here
+                .saturating_add((!matches!(problem.class, Class::Unready | Class::Undelegated)).into()),
             next_try: now + pause,
             began: now + pause,
             last_problem: Some(problem),
@@ -314,6 +319,8 @@ mod tests {
         let here = |class| failed(&row(), class).failures_here;
         assert_eq!((here(Class::Lost), here(Class::Unready)), (1, 0));
         assert_eq!(waits(Class::Dns, 3), [3600; 3]);
+        assert_eq!(waits(Class::Undelegated, 5), [60, 120, 240, 300, 300]);
+        assert_eq!(failed(&row(), Class::Undelegated).failures_here, 0, "no CA has failed");
         assert_eq!(waits(Class::RateLimited, 2), [GATE; 2]);
         let stale = failed(&row(), Class::BadNonce);
         assert_eq!((stale.next_try, stale.step, &stale.url), (0, Step::Ordered, &row().url));

@@ -22,6 +22,13 @@ pub struct Fleet {
     /// another address than it listens on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    /// Where this PoP's UDP socket for other PoPs listens. They ask each other for challenges they have not heard of. None: it asks
+    /// nobody, and answers nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peers: Option<SocketAddr>,
+    /// Where other PoPs reach it, when that is another address than it listens on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peers_endpoint: Option<SocketAddr>,
     /// The command that brings a sprite's directory to another host (docs/fleet.md). Empty: none, and no
     /// sprite moves away from here.
     pub move_hook: String,
@@ -40,6 +47,8 @@ impl Default for Fleet {
             name: String::new(),
             region: "own".into(),
             endpoint: None,
+            peers: None,
+            peers_endpoint: None,
             move_hook: String::new(),
             operators: Vec::new(),
             operator_key: None,
@@ -89,6 +98,13 @@ impl Fleet {
         }
         if self.endpoint.is_some_and(|endpoint| endpoint.port() == 0 || endpoint.ip().is_unspecified()) {
             return Err(("fleet.endpoint", "an address and a port that edges can reach".into()));
+        }
+        if self.peers_endpoint.is_some_and(|endpoint| endpoint.port() == 0 || endpoint.ip().is_unspecified()) {
+            return Err(("fleet.peers_endpoint", "an address and a port that other PoPs can reach".into()));
+        }
+        if self.peers.is_some_and(|peers| peers.ip().is_unspecified()) && self.peers_endpoint.is_none() {
+            let why = "which of its addresses other PoPs reach, fleet.peers_endpoint must say";
+            return Err(("fleet.peers", why.into()));
         }
         Ok(())
     }

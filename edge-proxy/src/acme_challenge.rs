@@ -14,11 +14,21 @@ const PREFIX: &str = "/.well-known/acme-challenge/";
 /// Longest token that is answered (`tls-acme-dns.md` §4).
 const TOKEN_BYTES_MAX: usize = 128;
 
-/// The answer if `path` is one of a challenge.
+/// The token if `path` is one of a challenge, or what stands in its place.
 #[must_use]
-pub fn answer(path: &str, from_cas: Option<&FromCas>) -> Option<Response<EdgeBody>> {
-    let token = path.strip_prefix(PREFIX)?;
-    let authorized = from_cas.filter(|_| is_token(token)).and_then(|from_cas| from_cas.key_authorization(token));
+pub fn token(path: &str) -> Option<&str> {
+    path.strip_prefix(PREFIX)
+}
+
+/// The answer to a token.
+///
+/// # Cancel safety
+/// Holds no state.
+pub async fn answer(token: &str, from_cas: Option<&FromCas>) -> Response<EdgeBody> {
+    let authorized = match from_cas.filter(|_| is_token(token)) {
+        Some(from_cas) => from_cas.key_authorization(token).await,
+        None => None,
+    };
     let (status, text) = match authorized {
         Some(text) => (StatusCode::OK, text),
         None => (StatusCode::NOT_FOUND, "There is no such challenge.\n".to_owned()),
@@ -29,7 +39,7 @@ pub fn answer(path: &str, from_cas: Option<&FromCas>) -> Option<Response<EdgeBod
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    Some(response)
+    response
 }
 
 /// Anything else would hand a stranger's text back to whoever follows a stranger's link.
@@ -42,15 +52,16 @@ fn is_token(token: &str) -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_token_is_short_and_of_base64url() {
+    #[tokio::test]
+    async fn a_token_is_short_and_of_base64url() {
         for token in ["a", "Z9-_", &"x".repeat(128)] {
             assert!(is_token(token), "{token}");
         }
         for token in ["", "a/b", "a.b", "<script>", "a b", &"x".repeat(129)] {
             assert!(!is_token(token), "{token}");
         }
-        assert!(answer("/other", None).is_none());
-        assert_eq!(answer("/.well-known/acme-challenge/a", None).unwrap().status(), StatusCode::NOT_FOUND);
+        assert_eq!(token("/other"), None);
+        assert_eq!(token("/.well-known/acme-challenge/a"), Some("a"));
+        assert_eq!(answer("a", None).await.status(), StatusCode::NOT_FOUND);
     }
 }

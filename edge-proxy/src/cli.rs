@@ -451,7 +451,7 @@ pub enum SpriteCommand {
 pub enum DomainCommand {
     /// Claim a domain for a sprite; prints the TXT record that proves it.
     Add {
-        /// A whole host name; other letters than a to z become A-labels.
+        /// A whole host name, or `*.` and one: that and every name one label below it. Other letters than a to z become A-labels.
         fqdn: String,
         /// The sprite it is to lead to.
         sprite: String,

@@ -1,8 +1,9 @@
 //! The DNS authority of this edge (`acme/src/dns`): what it is made of, and what is asked of it over the admin API.
 
 use crate::admin::{Admin, Problem, fields};
+use crate::from_cas::FromCas;
 use acme::dns::server::{Server, Sockets, bind};
-use acme::dns::{Authority, Counts, Published, ZoneView};
+use acme::dns::{Authority, Counts, Published, Pull, Pulling, ZoneView};
 use anyhow::Context;
 use config::Config;
 use http::StatusCode;
@@ -12,12 +13,13 @@ use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What the rest of the process sees of it.
 pub struct Dns {
     authority: Arc<Authority>,
     published: Arc<Published>,
+    pull: Option<Arc<LatePull>>,
     listen: Vec<SocketAddr>,
     zones: Vec<String>,
 }
@@ -50,11 +52,14 @@ impl Bound {
     pub(crate) fn serve(self, config: &Config) -> anyhow::Result<(Arc<Dns>, Server)> {
         let view = ZoneView::new(&config.dns, &config.names, &config.domains.addresses).context("DNS: the zones")?;
         let published = Arc::new(Published::default());
-        let authority = Authority::new(view, config.dns.answers_per_second, Arc::clone(&published) as _, None);
+        // Who is nobody's peer asks nobody, and no question waits for it.
+        let pull = config.fleet.peers.filter(|_| config.acme.is_on()).map(|_| Arc::new(LatePull::default()));
+        let asks = pull.clone().map(|pull| pull as Arc<dyn Pull>);
+        let authority = Authority::new(view, config.dns.answers_per_second, Arc::clone(&published) as _, asks);
         let server = Server::start(&authority, self.sockets, connections(config)).context("DNS: the threads")?;
         let zones = config.dns.zones(&config.names);
         tracing::info!(listen = ?self.listen, ?zones, "DNS is answered");
-        Ok((Arc::new(Dns { authority, published, listen: self.listen, zones }), server))
+        Ok((Arc::new(Dns { authority, published, pull, listen: self.listen, zones }), server))
     }
 }
 
@@ -64,7 +69,31 @@ fn connections(config: &Config) -> usize {
     config.dns.tcp_connections.min(usize::try_from(files / 8).unwrap_or(usize::MAX).max(1))
 }
 
+/// Other PoPs, who are known some time after the first question.
+#[derive(Default)]
+struct LatePull(OnceLock<Arc<FromCas>>);
+
+impl Pull for LatePull {
+    fn pull(&self, name: String) -> Pulling {
+        let from_cas = self.0.get().cloned();
+        Box::pin(async move {
+            match from_cas {
+                Some(from_cas) => from_cas.txt(&name).await,
+                None => Vec::new(),
+            }
+        })
+    }
+}
+
 impl Dns {
+    /// From now on these are asked for challenges that are not known here.
+    pub(crate) fn ask(&self, from_cas: &Arc<FromCas>) {
+        if let Some(pull) = &self.pull {
+            // There is one in a process.
+            let _ = pull.0.set(Arc::clone(from_cas));
+        }
+    }
+
     /// The challenges it answers.
     pub(crate) fn published(&self) -> Arc<Published> {
         Arc::clone(&self.published)

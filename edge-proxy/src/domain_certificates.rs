@@ -37,7 +37,15 @@ pub struct DomainCertificates {
     rounds: watch::Sender<u64>,
 }
 
-type Issued = HashMap<DomainName, (Arc<CertifiedKey>, Instant)>;
+/// With whether it is for the names below too, and since when it is there.
+type Issued = HashMap<DomainName, Leaf>;
+
+#[derive(Clone)]
+struct Leaf {
+    key: Arc<CertifiedKey>,
+    wildcard: bool,
+    since: Instant,
+}
 
 impl DomainCertificates {
     /// Around what is there from the start; without a CA nothing is issued.
@@ -137,7 +145,8 @@ impl DomainCertificates {
         let gone: Vec<_> = issued.extract_if(|name, _| !table.is_proved(name)).map(|(name, _)| (name, None)).collect();
         self.change(gone);
         let fresh = |issued: &Issued, name: &DomainName| {
-            issued.get(name).is_some_and(|(_, since)| since.elapsed() < RENEW_AFTER)
+            let fresh = |leaf: &Leaf| leaf.since.elapsed() < RENEW_AFTER && leaf.wildcard == table.is_wildcard(name);
+            issued.get(name).is_some_and(fresh)
         };
         let mut wanted = table.pick(|name, row| row.sprite().is_some() && !fresh(issued, name));
         let room = DOMAINS_MAX.saturating_sub(issued.len());
@@ -148,10 +157,14 @@ impl DomainCertificates {
             wanted.truncate(room + renewed);
         }
         for batch in wanted.chunks(BATCH) {
-            let (batch, ca) = (batch.to_vec(), Arc::clone(ca));
+            let batch: Vec<_> = batch.iter().map(|name| (name.clone(), table.is_wildcard(name))).collect();
+            let ca = Arc::clone(ca);
             let issuing = tokio::task::spawn_blocking(move || {
-                let issue = |name: DomainName| match ca.issue(&[name.as_str().to_owned()]) {
-                    Ok(key) => Some((name, (Arc::new(key), Instant::now()))),
+                let names = |name: &DomainName, wildcard: bool| {
+                    std::iter::once(name.to_string()).chain(wildcard.then(|| format!("*.{name}"))).collect::<Vec<_>>()
+                };
+                let issue = |(name, wildcard): (DomainName, bool)| match ca.issue(&names(&name, wildcard)) {
+                    Ok(key) => Some((name, Leaf { key: Arc::new(key), wildcard, since: Instant::now() })),
                     Err(error) => {
                         tracing::warn!(domain = %name, %error, "no certificate for a domain");
                         None
@@ -161,16 +174,20 @@ impl DomainCertificates {
             });
             // A panic in there has been said already.
             let fresh = issuing.await.unwrap_or_default();
-            self.change(fresh.iter().map(|(name, (key, _))| (name.clone(), Some(Arc::clone(key)))));
+            self.change(fresh.iter().map(|(name, leaf)| (name.clone(), Some(leaf.clone()))));
             issued.extend(fresh);
         }
     }
 
-    fn change(&self, changes: impl IntoIterator<Item = (DomainName, Option<Arc<CertifiedKey>>)>) {
-        let changes = changes.into_iter().map(|(name, key)| (name.as_str().to_owned(), key));
+    fn change(&self, changes: impl IntoIterator<Item = (DomainName, Option<Leaf>)>) {
+        let changes = changes.into_iter().map(|(name, leaf)| (name.as_str().to_owned(), leaf));
         // The config file's own stay.
         let changes = changes.filter(|(name, _)| !self.fixed.contains(name));
-        self.resolver.change(changes.map(|(name, key)| (name, key.map(|key| Slot::Loaded(key.into())))));
+        let slot = |leaf: Leaf| Slot::Loaded(leaf.key.into());
+        self.resolver.change(changes.flat_map(|(name, leaf)| {
+            let below = leaf.clone().filter(|leaf| leaf.wildcard).map(slot);
+            [(format!(".{name}"), below), (name, leaf.map(slot))]
+        }));
     }
 }
 
@@ -187,6 +204,7 @@ mod tests {
             sprite: SpriteName::parse("a").unwrap(),
             challenge: "c".repeat(43),
             claimed_at: 1,
+            wildcard: false,
         };
         let holder = Holder { claim, proved_at: 1, missing_since: None, suspended_at };
         DomainRow { holder: Some(holder), ..DomainRow::empty() }
@@ -214,6 +232,15 @@ mod tests {
         };
         until(&|| names.iter().all(|name| certificates.covers(name))).await;
         let kept = certificates.resolver.find("d1.example").unwrap();
+        assert!(certificates.resolver.find("any.d3.example").is_none());
+        let mut wildcard = row(None);
+        wildcard.holder.as_mut().unwrap().claim.wildcard = true;
+        table.apply_put(names[3].clone(), wildcard);
+        until(&|| certificates.resolver.find("any.d3.example").is_some()).await;
+        assert!(certificates.covers(&names[3]));
+        table.apply_put(names[3].clone(), row(None));
+        until(&|| certificates.resolver.find("any.d3.example").is_none()).await;
+        assert!(certificates.covers(&names[3]));
         table.apply_put(names[0].clone(), row(Some(2)));
         table.apply_remove(&names[2]);
         until(&|| !certificates.covers(&names[0]) && !certificates.covers(&names[2])).await;

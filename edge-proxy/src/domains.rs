@@ -4,6 +4,7 @@
 //! around it: store, DNS and clock. Every edge may look: a row is written by compare-and-set, and
 //! who comes second finds that nothing is due any more.
 
+pub mod delegation;
 pub mod dns;
 pub mod explain;
 
@@ -82,35 +83,38 @@ pub struct Domains {
     store: Store,
     dns: Dns,
     config: config::Domains,
+    /// Our zone, in which answers to others' challenges are, if there are any.
+    zone: Option<String>,
     looks: Semaphore,
 }
 
 impl Domains {
-    /// Puts the parts together.
+    /// Puts the parts together. `zone` is ours with the answers to challenges, where certificates come from public CAs.
     #[must_use]
     pub fn new(
         config: &config::Domains,
         store: Store,
         table: Arc<DomainTable>,
         certificates: Arc<DomainCertificates>,
+        zone: Option<String>,
     ) -> Self {
         let dns = Dns::new(&config.resolvers);
-        Self { table, certificates, store, dns, config: config.clone(), looks: Semaphore::new(LOOKS_MAX) }
+        Self { table, certificates, store, dns, config: config.clone(), zone, looks: Semaphore::new(LOOKS_MAX) }
     }
 
-    /// Claims a domain for a tenant's sprite. With `proved`, on an operator's word, it is served at once; its
+    /// Claims a domain for a tenant's sprite, as a wildcard with all names one label below it. With `proved`, on an operator's word, it is served at once; its
     /// proof is due in 30 days as everybody's.
     ///
     /// # Errors
     /// [`DomainsError`]; nothing was written.
     pub async fn add(
         &self,
-        name: &DomainName,
+        Asked { name, wildcard }: &Asked,
         tenant: &str,
         sprite: &SpriteName,
         proved: bool,
     ) -> Result<DomainRow, DomainsError> {
-        if self.table.is_ours(name) {
+        if self.table.is_ours(name) || (*wildcard && self.table.is_above_ours(name)) {
             return Err(DomainsError::Ours(name.clone()));
         }
         if record_name(name).len() > DOMAIN_BYTES_MAX {
@@ -119,10 +123,13 @@ impl Domains {
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(|_| DomainsError::Random)?;
         let challenge = BASE64_URL_SAFE_NO_PAD.encode(random);
-        let claim = Claim { tenant: tenant.into(), sprite: sprite.clone(), challenge, claimed_at: now() };
+        let claim =
+            Claim { tenant: tenant.into(), sprite: sprite.clone(), challenge, claimed_at: now(), wildcard: *wildcard };
         self.change(name, |mut row| {
             // Whoever asks again for the same keeps the record he may have set already.
-            let same = |other: &Claim| other.tenant == claim.tenant && other.sprite == claim.sprite;
+            let same = |other: &Claim| {
+                (&other.tenant, &other.sprite, other.wildcard) == (&claim.tenant, &claim.sprite, claim.wildcard)
+            };
             let held = row.held().map(|holder| &holder.claim);
             let known = row.claims.iter().chain(held).find(|other| same(other)).cloned();
             let claim = known.clone().unwrap_or_else(|| claim.clone());
@@ -223,7 +230,14 @@ impl Domains {
         loop {
             let (version, before) = self.stored(name).await?.unzip();
             let before = before.unwrap_or_else(DomainRow::empty);
-            let Some(after) = change(before.clone())? else { return Ok(before) };
+            let mut after = match change(before.clone())? {
+                Some(after) => after,
+                None if before.is_empty() || !before.id.is_empty() => return Ok(before),
+                None => before.clone(),
+            };
+            if !after.is_empty() && after.id.is_empty() {
+                after.id = delegation::new_id().ok_or(DomainsError::Random)?;
+            }
             tries += 1;
             match apply::publish(&*self.store, name, &after, version).await {
                 Err(StoreError::Conflict { .. }) if tries < TRIES => {}
@@ -272,12 +286,37 @@ pub fn record_name(name: &DomainName) -> String {
 #[must_use]
 pub fn record_value(name: &DomainName, claim: &Claim) -> String {
     let mut hash = digest::Context::new(&digest::SHA256);
+    let covered = if claim.wildcard { format!("*.{name}") } else { name.to_string() };
     // Lengths first, so that no two claims hash the same bytes.
-    for part in [claim.challenge.as_str(), name.as_str(), claim.sprite.as_str(), claim.tenant.as_str()] {
+    for part in [claim.challenge.as_str(), covered.as_str(), claim.sprite.as_str(), claim.tenant.as_str()] {
         hash.update(&(part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
     format!("{VALUE_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(hash.finish()))
+}
+
+/// A domain somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its name.
+    pub name: DomainName,
+    /// Whether all names one label below it are asked for too.
+    pub wildcard: bool,
+}
+
+impl From<DomainName> for Asked {
+    fn from(name: DomainName) -> Self {
+        Self { name, wildcard: false }
+    }
+}
+
+/// The same with `*.` in front of it, or without.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_asked(text: &str) -> Result<Asked, DomainsError> {
+    let below = text.strip_prefix("*.");
+    Ok(Asked { name: parse(below.unwrap_or(text))?, wildcard: below.is_some() })
 }
 
 /// A domain as people write it: in any letters and case.
@@ -305,7 +344,7 @@ mod tests {
 
     fn claim(tenant: &str, sprite: &str) -> Claim {
         let sprite = SpriteName::parse(sprite).unwrap();
-        Claim { tenant: tenant.into(), sprite, challenge: "c".repeat(43), claimed_at: 1 }
+        Claim { tenant: tenant.into(), sprite, challenge: "c".repeat(43), claimed_at: 1, wildcard: false }
     }
 
     #[test]
@@ -315,7 +354,12 @@ mod tests {
         assert!(value.starts_with(VALUE_PREFIX) && value.len() <= 255);
         let records = |value: &str| Ok(vec![b"v=spf1".to_vec(), value.as_bytes().to_vec()]);
         assert_eq!(seen(&records(&value), &name, &claim("t", "a")), Seen::Proof);
-        for other in [claim("u", "a"), claim("t", "b"), Claim { challenge: "d".repeat(43), ..claim("t", "a") }] {
+        for other in [
+            claim("u", "a"),
+            claim("t", "b"),
+            Claim { challenge: "d".repeat(43), ..claim("t", "a") },
+            Claim { wildcard: true, ..claim("t", "a") },
+        ] {
             assert_eq!(seen(&records(&value), &name, &other), Seen::Missing);
         }
         assert_eq!(seen(&records(&value), &DomainName::parse("b.example").unwrap(), &claim("t", "a")), Seen::Missing);
@@ -328,7 +372,7 @@ mod tests {
         let table = Arc::new(DomainTable::new(HashMap::new(), &[], &[]));
         tokio::spawn(apply::follow(Arc::clone(store), Arc::clone(&table), dir.join("good")));
         let nobody = config::Domains { resolvers: vec![([127, 0, 0, 1], 1).into()], ..config::Domains::default() };
-        Domains::new(&nobody, Arc::clone(store), table, DomainCertificates::new(Certificates::default(), None))
+        Domains::new(&nobody, Arc::clone(store), table, DomainCertificates::new(Certificates::default(), None), None)
     }
 
     #[tokio::test]
@@ -339,7 +383,8 @@ mod tests {
         let sprite = SpriteName::parse("a").unwrap();
         for round in 0..8 {
             let name = DomainName::parse(&format!("d{round}.example")).unwrap();
-            let both = tokio::join!(one.add(&name, "one", &sprite, true), two.add(&name, "two", &sprite, true));
+            let asked = Asked::from(name.clone());
+            let both = tokio::join!(one.add(&asked, "one", &sprite, true), two.add(&asked, "two", &sprite, true));
             let (row, lost) = match both {
                 (Ok(row), Err(lost)) | (Err(lost), Ok(row)) => (row, lost),
                 both => panic!("{both:?}"),
@@ -348,7 +393,7 @@ mod tests {
             assert_eq!(one.stored(&name).await.unwrap().unwrap().1, row);
             // Nor does a claim get in beside it.
             let loser = if row.held().unwrap().claim.tenant == "one" { "two" } else { "one" };
-            assert!(matches!(one.add(&name, loser, &sprite, false).await, Err(DomainsError::Taken(_))));
+            assert!(matches!(one.add(&asked, loser, &sprite, false).await, Err(DomainsError::Taken(_))));
         }
         let name = DomainName::parse("d0.example").unwrap();
         one.remove(&name).await.unwrap();

@@ -145,8 +145,9 @@ async fn serve(
     let edge = &worker.edge;
     refuse_what_we_do_not_proxy(&exchange.parts)?;
     let named = target::of(&exchange.parts, client, edge)?;
-    if let Some(answer) = acme_challenge::answer(exchange.parts.uri.path(), edge.challenged()) {
-        return Ok(answer);
+    if let Some(token) = acme_challenge::token(exchange.parts.uri.path()) {
+        // Boxed: every other request would keep room for it.
+        return Ok(Box::pin(acme_challenge::answer(token, edge.challenged())).await);
     }
     let route = find(edge, &named.target.name)?;
     client_certificate::check(&route, client)?;

@@ -8,6 +8,7 @@ use crate::core_dumps;
 use crate::dns::{self, Dns};
 use crate::domain_certificates::DomainCertificates;
 use crate::domains::Domains;
+use crate::domains::delegation::Delegations;
 use crate::door::SpriteDoors;
 use crate::fleet::{self, Acks, Moving};
 use crate::from_cas::{self, CertificateTable, SealedCertificates};
@@ -209,7 +210,7 @@ impl Running {
         let all_hosts = (role != Role::Alone).then(|| fleet::hosts(routed, &operators));
         let hosts = all_hosts.as_ref().map(|hosts| Arc::clone(hosts.own()));
         let serve = config.store.embedded.serve.filter(|_| config.store.engine == StoreEngine::Embedded);
-        let pops = (role == Role::Host || (role == Role::Pop && serve.is_some()))
+        let pops = (role == Role::Host || (role == Role::Pop && (serve.is_some() || config.fleet.peers.is_some())))
             .then(|| fleet::pops(if role == Role::Host { &feeds } else { &feeds[..1] }, &operators));
         if let (Some(at), Some(hosts), Some(pops)) = (serve, &hosts, &pops) {
             // Whoever is enrolled here: another region's machines have no business with this store.
@@ -243,7 +244,7 @@ impl Running {
                     stores.own = Some(Arc::new(Own { host: number, key, operators }));
                     tokio::spawn(signed_rows::repair(stores.clone(), Arc::clone(&table)));
                 }
-                let pops = pops.context("a worker host follows the PoPs")?;
+                let pops = pops.as_ref().context("a worker host follows the PoPs")?;
                 let pops = Arc::clone(pops.all());
                 let heard = Arc::new(Acks::new(Arc::clone(&pops)));
                 let (host, listens) = Host::in_fleet(config, &doors, pops, Arc::clone(&heard)).await?;
@@ -301,11 +302,27 @@ impl Running {
             && let Some(sealed) = &sealed
         {
             let (own, published) = (Arc::clone(tables.domains.own()), dns.published());
-            let (serving, tls) = (Arc::clone(&certificates), Arc::clone(&side.tls));
-            let front = from_cas::Front { serving, tls, https: side.https };
-            side.edge.answer_for(from_cas::start(config, &stores.routes, own, sealed, published, front)?);
+            let zone = challenge_zone(config).context("acme: no zone")?;
+            let front = from_cas::Front {
+                delegations: Delegations::new(Arc::clone(&own), &config.domains.resolvers, zone),
+                domains: own,
+                pops: pops.as_ref().map(|pops| Arc::clone(pops.own())),
+                published,
+                serving: Arc::clone(&certificates),
+                tls: Arc::clone(&side.tls),
+                https: side.https,
+            };
+            let started = from_cas::start(config, &stores.routes, sealed, front)?;
+            dns.ask(&started);
+            side.edge.answer_for(started);
         }
-        let domains = Arc::new(Domains::new(&config.domains, Arc::clone(&stores.routes), domains, certificates));
+        let domains = Arc::new(Domains::new(
+            &config.domains,
+            Arc::clone(&stores.routes),
+            domains,
+            certificates,
+            challenge_zone(config),
+        ));
         if edge.is_some() {
             tokio::spawn(Arc::clone(&domains).keep_proving());
         }
@@ -450,6 +467,11 @@ async fn bind_admin(path: &Path) -> anyhow::Result<UnixListener> {
         std::fs::create_dir_all(directory).with_context(|| format!("admin socket {}", path.display()))?;
     }
     admin::bind(path).await.with_context(|| format!("admin socket {}", path.display()))
+}
+
+/// Our zone in which answers to the challenges of custom domains are, where certificates come from public CAs.
+fn challenge_zone(config: &Config) -> Option<String> {
+    config.dns.zones(&config.names).into_iter().next().filter(|_| config.acme.is_on())
 }
 
 /// Domains of the config file. One that is a sprite's name by itself would never be looked up.

@@ -141,23 +141,34 @@ impl DomainRegions {
     /// Looks up a host name as [`DomainTable::lookup`] does, in every region. No lock, no allocation.
     #[must_use]
     pub fn lookup(&self, host: &str) -> DomainLookup {
-        let mut best = self.own.table.lookup(host);
+        let mut best = self.own.table.exact(host);
         for region in &self.others {
             if matches!(best, DomainLookup::Sprite(_)) {
                 return best;
             }
-            match region.table.lookup(host) {
+            match region.table.exact(host) {
                 DomainLookup::Unknown => {}
                 found => best = found,
             }
         }
-        best
+        if matches!(best, DomainLookup::Sprite(_)) {
+            return best;
+        }
+        // What is for all names below another counts for those alone that nobody has by themselves.
+        self.all().find_map(|region| region.table.wildcard(host)).map_or(best, DomainLookup::Sprite)
     }
 
     /// Whether a stored row leads it to a sprite.
     #[must_use]
     pub fn is_proved(&self, name: &DomainName) -> bool {
         self.all().any(|region| region.table.row(name).is_some_and(|row| row.sprite().is_some()))
+    }
+
+    /// Whether that row is for names below it too: the first region's that leads it to a sprite.
+    #[must_use]
+    pub fn is_wildcard(&self, name: &DomainName) -> bool {
+        let mut rows = self.all().filter_map(|region| region.table.row(name));
+        rows.find(|row| row.sprite().is_some()).is_some_and(|row| row.is_wildcard())
     }
 
     /// The stored domains `pick` picks, each once.

@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 const COMES: Duration = Duration::from_secs(60);
 /// The extension `id-pe-acmeIdentifier` (RFC 8737 §6.1).
 const ACME_IDENTIFIER: &str = "1.3.6.1.5.5.7.1.31";
-const CHALLENGE: &[u8] = b"acme-tls/1";
+pub(crate) const CHALLENGE: &[u8] = b"acme-tls/1";
 
 /// Takes what it is shown: a challenge's certificate is one that no client's library reads on.
 #[derive(Debug)]
@@ -59,13 +59,13 @@ impl ServerCertVerifier for Blind {
 }
 
 /// A handshake's end: the leaf, the protocol, and bytes that came after it.
-struct Shown {
-    leaf: Vec<u8>,
-    protocol: Option<Vec<u8>>,
+pub(crate) struct Shown {
+    pub(crate) leaf: Vec<u8>,
+    pub(crate) protocol: Option<Vec<u8>>,
     tickets: u32,
 }
 
-async fn shake(
+pub(crate) async fn shake(
     edge: SocketAddr,
     name: &str,
     protocols: &[&[u8]],

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// is more is a busy machine's).
 const FAIL_OVER: Duration = Duration::from_secs(40);
 /// A KEK that is nobody's secret.
-const KEK: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
+pub(crate) const KEK: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
 
 async fn value(store: &Store, key: &str) -> Option<Vec<u8>> {
     Some(store.get(key).await.ok()??.value)

@@ -38,7 +38,7 @@ texts = [{{ name = "_psl.sprites.test", value = "https://example/1" }}]
 }
 
 /// What `dig` prints, its columns one space apart.
-async fn dig(at: SocketAddr, question: &str) -> String {
+pub(crate) async fn dig(at: SocketAddr, question: &str) -> String {
     let mut command = Command::new("dig");
     let (server, port) = (format!("@{}", at.ip()), at.port().to_string());
     command
@@ -55,7 +55,7 @@ async fn dig(at: SocketAddr, question: &str) -> String {
 }
 
 /// The records `dig` prints for short.
-async fn short(at: SocketAddr, question: &str) -> Vec<String> {
+pub(crate) async fn short(at: SocketAddr, question: &str) -> Vec<String> {
     let text = dig(at, &format!("+short {question}")).await;
     let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
     lines.sort();

@@ -260,6 +260,7 @@ async fn rows_that_are_due_are_looked_at_without_being_asked() {
         sprite: SpriteName::parse("shop").unwrap(),
         challenge: "c".repeat(CHALLENGE_BYTES),
         claimed_at,
+        wildcard: false,
     };
     let holder = |proved_at, missing_since| DomainRow {
         holder: Some(Holder { claim: claim(1), proved_at, missing_since, suspended_at: None }),

@@ -56,6 +56,11 @@ impl DnsServer {
             loop {
                 let Ok((length, from)) = socket.recv_from(&mut question).await else { return };
                 let question = &question[..length];
+                let alias = served.lock().unwrap_or_else(PoisonError::into_inner).alias(question);
+                if let Some((to, alias)) = alias {
+                    tokio::spawn(follow(Arc::clone(&socket), alias, from, to));
+                    continue;
+                }
                 let delegated = served.lock().unwrap_or_else(PoisonError::into_inner).delegated_to(question);
                 if let Some(to) = delegated {
                     tokio::spawn(pass_on(Arc::clone(&socket), question.to_vec(), from, to));
@@ -144,6 +149,43 @@ async fn pass_on(socket: Arc<UdpSocket>, question: Vec<u8>, from: SocketAddr, to
     }
 }
 
+/// An answer that leads to a name of another server, whose records are to be in it too.
+struct Alias {
+    /// Header, question and the CNAME records.
+    begins: Vec<u8>,
+    count: u16,
+    /// Where the last target stands in it.
+    at: u16,
+    /// What the other server is asked.
+    question: Vec<u8>,
+}
+
+/// What a resolver answers that follows an alias: two seconds for the other server.
+async fn follow(socket: Arc<UdpSocket>, alias: Alias, from: SocketAddr, to: SocketAddr) {
+    let Ok(own) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { return };
+    let mut end = [0; 4096];
+    let asks = async {
+        own.send_to(&alias.question, to).await?;
+        own.recv(&mut end).await
+    };
+    let Ok(Ok(length)) = tokio::time::timeout(std::time::Duration::from_secs(2), asks).await else { return };
+    let (mut answer, mut rest) = (alias.begins, end[..length].get(alias.question.len()..).unwrap_or_default());
+    let found = u16::from_be_bytes([end[6], end[7]]);
+    for _ in 0..found {
+        // A pointer to the question, ten bytes of the record, its data.
+        let Some(data) = rest.get(10..12) else { return };
+        let record = 12 + usize::from(u16::from_be_bytes([data[0], data[1]]));
+        let Some(bytes) = rest.get(2..record) else { return };
+        answer.extend((0xc000 | alias.at).to_be_bytes());
+        answer.extend(bytes);
+        rest = &rest[record..];
+    }
+    answer[3] |= end[3] & 0x0f;
+    answer[6..8].copy_from_slice(&(alias.count + found).to_be_bytes());
+    // Who asked may be gone.
+    let _ = socket.send_to(&answer, from).await;
+}
+
 /// The name that is asked for, and where it ends.
 fn asked_name(question: &[u8]) -> Option<(String, usize)> {
     let mut at = 12;
@@ -164,6 +206,40 @@ impl Zone {
         let (name, to) = self.delegated.as_ref()?;
         let (asked, _) = asked_name(question)?;
         asked.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')).then_some(*to)
+    }
+
+    /// Whether the name is an alias, directly or not, of one that another server has.
+    fn alias(&self, question: &[u8]) -> Option<(SocketAddr, Alias)> {
+        let (suffix, to) = self.delegated.as_ref()?;
+        let (mut name, end) = asked_name(question)?;
+        let kind = question.get(end..end + 4)?;
+        if kind[..2] == CNAME.to_be_bytes() {
+            return None;
+        }
+        let mut begins = question[..2].to_vec();
+        begins.extend([0x84 | (question[2] & 1), 0x80, 0, 1]);
+        begins.extend([0; 6]);
+        begins.extend(&question[12..end + 4]);
+        let mut at = 12;
+        for count in 1..=8 {
+            let (_, target) = self.records.get(&name)?.iter().find(|(of, _)| *of == CNAME)?;
+            // The name is where the last target stands, class IN, no time to live.
+            begins.extend((0xc000_u16 | at).to_be_bytes());
+            begins.extend(CNAME.to_be_bytes());
+            begins.extend([0, 1, 0, 0, 0, 0]);
+            begins.extend(u16::try_from(target.len()).ok()?.to_be_bytes());
+            at = u16::try_from(begins.len()).ok()?;
+            begins.extend(target);
+            name = asked_name(&[&[0; 12], &target[..]].concat())?.0;
+            if name.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')) {
+                let mut asks = question[..2].to_vec();
+                asks.extend([0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+                asks.extend(target);
+                asks.extend(kind);
+                return Some((*to, Alias { begins, count, at, question: asks }));
+            }
+        }
+        None
     }
 
     fn answer(&mut self, question: &[u8]) -> Option<Vec<u8>> {

@@ -105,3 +105,15 @@ async fn what_a_ca_refuses_is_tried_again_in_its_time() {
         assert_eq!(world.ca("sim").placed().len(), orders, "{class:?}");
     }
 }
+
+#[tokio::test]
+async fn an_order_that_is_not_ready_is_not_placed() {
+    let world = World::new(Clock::system());
+    let process = world.process().await;
+    *world.stage.undelegated.lock().unwrap() = vec![Problem::new(Class::Undelegated, "no CNAME"); 2];
+    let began = now();
+    let mut time = began;
+    let issued = world.finish(&process, ID, &wanted(), &mut time).await;
+    assert_eq!(issued.names, wanted().names);
+    assert_eq!((time - began, world.ca("sim").placed().len()), (60 + 120 + 1, 1));
+}

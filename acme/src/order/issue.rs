@@ -25,6 +25,13 @@ pub trait Challenges: Send + Sync {
     /// Some PoPs may have them; they stay until [`Self::withdraw`] or their end.
     fn publish<'a>(&'a self, id: &'a str, challenges: &'a [Challenge]) -> Reply<'a, ()>;
 
+    /// By which kind these names are to be proved now, when `wanted` is what the order would go by; asked before each order
+    /// is placed, since it costs nothing at the CA.
+    ///
+    /// # Errors
+    /// [`Class::Undelegated`]: what that kind needs is not there.
+    fn kind<'a>(&'a self, id: &'a str, names: &'a [String], wanted: Kind) -> Reply<'a, Kind>;
+
     /// Takes them back. What cannot be taken back ends by itself.
     fn withdraw<'a>(&'a self, id: &'a str) -> Reply<'a, ()>;
 
@@ -126,7 +133,10 @@ impl Issuer {
         let mut seen = None;
         loop {
             let act = match next(&order.row, seen.as_ref(), now) {
-                Act::Order => self.ours.check(&order.row.names).map_or(Act::Order, Act::Fail),
+                Act::Order => match self.ours.check(&order.row.names) {
+                    Some(problem) => Act::Fail(problem),
+                    None => self.by_kind(order).await?,
+                },
                 act => act,
             };
             if let Some(held) = self.take(order, &act, seen.as_ref(), now).await? {
@@ -172,6 +182,15 @@ impl Issuer {
                     Ok(if wait > now { Outcome::Wait(wait) } else { Outcome::Again })
                 }
             };
+        }
+    }
+
+    /// Looks by which kind of challenge an order is to go, before anything is taken for it or asked of the CA.
+    async fn by_kind(&self, order: &mut Order) -> Result<Act, Halt> {
+        match self.challenges.kind(&order.id, &order.row.names, order.row.kind).await {
+            Err(problem) => Ok(Act::Fail(problem)),
+            Ok(kind) if kind == order.row.kind => Ok(Act::Order),
+            Ok(kind) => Ok(Act::Use(kind)),
         }
     }
 

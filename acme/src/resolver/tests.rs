@@ -227,3 +227,23 @@ fn of_those_that_are_open_the_used_ones_stay() {
     opened.forget(&[handle(1)]);
     assert!(opened.get(handle(1)).is_none());
 }
+
+#[test]
+fn a_name_with_a_dot_before_it_stands_for_each_label_there_that_has_nothing_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = LocalCa::load_or_create(dir.path()).unwrap();
+    let issue = |name: &str| Arc::new(ca.issue(&[name.to_owned()]).unwrap());
+    let (wild, own) = (issue("*.shop.example"), issue("own.shop.example"));
+    let resolver = CertResolver::new(Certificates::default());
+    let put = |key: &Arc<CertifiedKey>| Some(Slot::Loaded(Arc::clone(key).into()));
+    resolver.change([(".shop.example".to_owned(), put(&wild)), ("own.shop.example".to_owned(), put(&own))]);
+    let is = |name: &str, key: &Arc<CertifiedKey>| resolver.find(name).is_some_and(|found| Arc::ptr_eq(&found, key));
+    assert!(is("any.shop.example", &wild) && is("own.shop.example", &own));
+    for other in ["shop.example", "a.b.shop.example", "ashop.example", "example"] {
+        assert!(resolver.find(other).is_none(), "{other}");
+    }
+    resolver.change([("own.shop.example".to_owned(), None)]);
+    assert!(is("own.shop.example", &wild));
+    resolver.change([(".shop.example".to_owned(), None)]);
+    assert!(resolver.find("any.shop.example").is_none());
+}

@@ -9,6 +9,7 @@ mod alone;
 mod control;
 mod edge;
 mod ledger;
+mod pop;
 mod retire;
 mod runs;
 mod server;
@@ -18,6 +19,7 @@ mod tls;
 mod transport;
 
 pub use edge::{EdgeOptions, HostLookup, QuicEdge};
+pub use pop::{ANSWER_BYTES_MAX, ASKED, Answers, PopLink, PopOptions, PopPeer, QUESTION_BYTES_MAX};
 pub use server::{AppliedSink, EdgePeer, HostServer, HostServerOptions, Limits, ServeError};
 pub use tls::{Identity, IdentityError, Pins, pin_of, shared as shared_pins};
 

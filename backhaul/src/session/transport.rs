@@ -25,8 +25,21 @@ const INITIAL_WINDOW: u64 = 32 * INITIAL_MTU as u64;
 /// Assumed until measured; decides when a lost handshake packet is repeated (chosen: above
 /// any path between an edge and its region's hosts, and a third of QUIC's own).
 const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// Questions of one PoP to another at a time (chosen: as many as a PoP's DNS waits for).
+const QUESTIONS_MAX: u32 = 64;
 
 pub(super) fn transport(link: &UserspaceLink) -> Arc<TransportConfig> {
+    Arc::new(figures(link))
+}
+
+/// Between PoPs: questions of some bytes, and nothing else.
+pub(super) fn questions(link: &UserspaceLink) -> Arc<TransportConfig> {
+    let mut config = figures(link);
+    config.max_concurrent_bidi_streams(QUESTIONS_MAX.into()).max_concurrent_uni_streams(0u32.into());
+    Arc::new(config)
+}
+
+fn figures(link: &UserspaceLink) -> TransportConfig {
     let mut cubic = CubicConfig::default();
     cubic.initial_window(INITIAL_WINDOW);
     let mut discovery = MtuDiscoveryConfig::default();
@@ -47,7 +60,7 @@ pub(super) fn transport(link: &UserspaceLink) -> Arc<TransportConfig> {
         .initial_rtt(INITIAL_RTT)
         .datagram_receive_buffer_size(None)
         .congestion_controller_factory(Arc::new(cubic));
-    Arc::new(config)
+    config
 }
 
 pub(super) fn endpoint(link: &UserspaceLink) -> io::Result<EndpointConfig> {

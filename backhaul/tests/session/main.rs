@@ -5,6 +5,7 @@
 
 mod control;
 mod flow;
+mod pops;
 mod relay;
 mod rotation;
 mod round_trips;

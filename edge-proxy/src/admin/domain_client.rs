@@ -3,7 +3,7 @@
 use super::client::{Show, call, print};
 use super::table;
 use crate::cli::{DomainCommand, Exit};
-use crate::domains::parse;
+use crate::domains::{Asked, parse_asked};
 use http::Method;
 use serde_json::json;
 use std::path::Path;
@@ -25,8 +25,8 @@ pub async fn domain(socket: &Path, json: bool, command: DomainCommand) -> Exit {
         DomainCommand::Remove { fqdn } => (Method::DELETE, fqdn, "", table::object as Show),
     };
     // What is no domain never becomes a path.
-    let done = match parse(&fqdn) {
-        Ok(name) => call(socket, method, &format!("/v1/domains/{name}{rest}"), None).await,
+    let done = match parse_asked(&fqdn) {
+        Ok(Asked { name, .. }) => call(socket, method, &format!("/v1/domains/{name}{rest}"), None).await,
         Err(error) => Err(error.into()),
     };
     print(done.map(|value| (value, show)), json)

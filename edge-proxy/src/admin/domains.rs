@@ -1,7 +1,7 @@
 //! Custom domains over the admin API: what is asked, in JSON, and what came of it.
 
 use super::api::{Admin, Problem};
-use crate::domains::{Domains, DomainsError, parse};
+use crate::domains::{Domains, DomainsError, parse, parse_asked};
 use http::StatusCode;
 use router::names::SpriteName;
 use router::rows::SpriteRow;
@@ -34,12 +34,12 @@ impl Admin {
         }
         let asked: Asked = serde_json::from_slice(body)
             .map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is no domain and sprite: {error}")))?;
-        let name = parse(&asked.domain).map_err(failed)?;
+        let domain = parse_asked(&asked.domain).map_err(failed)?;
         let sprite =
             SpriteName::parse(&asked.sprite).map_err(|error| (StatusCode::BAD_REQUEST, format!("sprite: {error}")))?;
         let tenant = self.tenant_of(&sprite).await.map_err(failed)?;
-        let row = self.domains.add(&name, &tenant, &sprite, asked.proved).await.map_err(failed)?;
-        Ok(self.domains.shown(&name, &row))
+        let row = self.domains.add(&domain, &tenant, &sprite, asked.proved).await.map_err(failed)?;
+        Ok(self.domains.shown(&domain.name, &row))
     }
 
     pub(super) async fn check_domain(&self, name: &str) -> Result<Value, Problem> {

@@ -1,7 +1,7 @@
 //! What a domain still needs: each step from a claim to a served request, and whether it is done.
 
 use super::dns::NoAnswer;
-use super::{Domains, DomainsError, record_name, record_value, seen};
+use super::{Domains, DomainsError, delegation, record_name, record_value, seen};
 use crate::from_cas::causes::Explained;
 use router::domains::proof::{GRACE, PROOF_LIFE, Seen};
 use router::domains::row::{Claim, Holder};
@@ -43,8 +43,11 @@ impl Domains {
             "tenant": row.held().map(|holder| &holder.claim).or(claim).map(|claim| &claim.tenant),
             "proved_unix_s": holder.map(|holder| holder.proved_at),
             "claims": row.claims.len(),
+            "wildcard": row.held().map(|holder| &holder.claim).or(claim).is_some_and(|claim| claim.wildcard),
             "txt_name": record_name(name),
             "txt_value": claim.map(|claim| record_value(name, claim)),
+            "acme_cname_name": self.delegated(row).map(|_| delegation::record_name(name)),
+            "acme_cname_value": self.delegated(row),
         })
     }
 
@@ -75,6 +78,11 @@ impl Domains {
             steps.push(self.proved(name, row).await);
         }
         steps.push(self.points_here(name).await);
+        if let Some(row) = &row
+            && let Some(step) = self.delegates(name, row).await
+        {
+            steps.push(step);
+        }
         let covered = self.certificates.covers(name);
         steps.push(Step { step: "certificate", done: Some(covered), detail: certificate.in_words() });
         if let Some(sprite) = sprite.or(claimed) {
@@ -160,6 +168,30 @@ impl Domains {
     #[must_use]
     pub fn explain_own_certificate(&self, name: &DomainName) -> Explained {
         Explained::without_cas(self.certificates.covers(name), self.certificates.issues())
+    }
+
+    /// Where answers to a domain's challenges may be delegated to.
+    fn delegated(&self, row: &DomainRow) -> Option<String> {
+        delegation::target(row, self.zone.as_deref()?)
+    }
+
+    /// Whether they are: a wildcard is proved by nothing else.
+    async fn delegates(&self, name: &DomainName, row: &DomainRow) -> Option<Step> {
+        let target = self.delegated(row)?;
+        let wildcard = row.is_wildcard() || row.claims.iter().any(|claim| claim.wildcard);
+        let set = format!("CNAME {} {target}", delegation::record_name(name));
+        let (done, detail) = match delegation::leads_to(&self.dns, name.as_str(), &target).await {
+            Ok(Ok(())) => (Some(true), set),
+            Ok(Err(astray)) if wildcard => {
+                (Some(false), format!("{astray}; set {set}: a wildcard's certificate needs it"))
+            }
+            Ok(Err(astray)) => {
+                let without = "the domain has its certificate without it as soon as it points here";
+                (Some(true), format!("{astray}; {without}, and before that with {set}"))
+            }
+            Err(error) => (None, error.to_string()),
+        };
+        Some(Step { step: "delegation", done, detail })
     }
 }
 

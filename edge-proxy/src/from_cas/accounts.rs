@@ -123,6 +123,11 @@ impl Accounts {
         }
     }
 
+    /// Whether there is more than one CA.
+    pub(super) const fn are_several(&self) -> bool {
+        self.all.len() > 1
+    }
+
     /// The first CA's.
     pub(super) fn thumbprint(&self) -> Option<Arc<String>> {
         self.all.first()?.thumbprint.load_full()

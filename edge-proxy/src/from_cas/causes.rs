@@ -37,6 +37,8 @@ pub enum Cause {
     OrderOnItsWay,
     /// Some PoP does not answer the challenge, so the CA was not told to look.
     BarrierNotPassed,
+    /// The name's owner has not delegated its challenges to us, and nothing else proves it.
+    NotDelegated,
     /// The CA did not find the answer to its challenge.
     ChallengeNotFound,
     /// The name's CAA records forbid this CA.
@@ -324,6 +326,11 @@ fn of_problem(facts: &Facts<'_>, order: &OrderRow, problem: &Problem) -> Explain
     let (ca, said) = (&order.ca, &problem.detail);
     let records = facts.records;
     match problem.class {
+        Class::Undelegated => Explained::new(
+            Cause::NotDelegated,
+            said,
+            "let the name's owner set that record; a wildcard is proved by nothing else",
+        ),
         Class::Held => Explained::new(Cause::LimitReached, said, "wait; another CA can be configured (acme.fallback)"),
         Class::Unready => {
             Explained::new(Cause::BarrierNotPassed, said, "see why those PoPs do not follow the store, or end them")

@@ -64,6 +64,11 @@ pub(super) struct HereRow {
     /// Where its HTTPS is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) https: Option<SocketAddr>,
+    /// The WireGuard key of that process, and where it is reached by other PoPs; none when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) endpoint: Option<SocketAddr>,
 }
 
 pub(super) const HERE: &str = "here/";

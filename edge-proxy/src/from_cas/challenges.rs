@@ -6,9 +6,13 @@
 
 use super::accounts::Accounts;
 use super::alpn::AlpnAnswers;
-use super::challenge_rows::{ChallengeRow, Given, HERE, HereRow, PREFIX, mark};
+use super::challenge_rows::{self, ChallengeRow, HERE, HereRow, PREFIX, mark};
+use super::peers::Peers;
+use super::pull::Puller;
 use super::rows::StoreRows;
 use super::served::Served;
+use super::wishes::{self, For};
+use crate::domains::delegation::Delegations;
 use acme::ca::{Challenge, Class, Kind, Problem, Reply};
 use acme::dns::Published;
 use acme::order::issue::Challenges;
@@ -40,13 +44,31 @@ const TRIES: usize = 8;
 /// Where the answers are marked that need no row.
 const STATELESS: &str = "http/*";
 
+/// What [`Pops`] are made of.
+pub(super) struct Given {
+    pub(super) table: Arc<Registry<ChallengeRow>>,
+    pub(super) published: Arc<Published>,
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) delegations: Delegations,
+    pub(super) peers: Option<Peers>,
+    pub(super) served: Arc<Served>,
+    /// Where the HTTPS of this PoP is reached.
+    pub(super) https: Option<SocketAddr>,
+}
+
 /// The PoPs of the fleet; a machine that stands alone is the only one.
 pub(super) struct Pops {
     rows: Arc<StoreRows>,
     table: Arc<Registry<ChallengeRow>>,
     accounts: Arc<Accounts>,
+    /// How a custom domain is proved that delegates nothing.
+    kind: Kind,
+    delegations: Delegations,
     /// What a handshake of TLS-ALPN-01 is answered with.
     alpn: AlpnAnswers,
+    /// Who is asked for what this PoP has not heard of, if anybody is.
+    puller: Option<Arc<Puller>>,
+    peers: Option<Peers>,
     /// Marks of what this PoP answers.
     answered: watch::Sender<BTreeSet<String>>,
     served: Arc<Served>,
@@ -65,17 +87,32 @@ impl Pops {
         config: &Config,
         store: &Store,
         rows: Arc<StoreRows>,
-        published: Arc<Published>,
-        accounts: Arc<Accounts>,
-        (served, https): (Arc<Served>, Option<SocketAddr>),
+        given: Given,
         process: String,
     ) -> Arc<Self> {
         let pop = Some(config.fleet.name.clone()).filter(|name| !name.is_empty());
-        let (table, here) = (Arc::new(Registry::new()), Arc::new(Registry::new()));
+        let Given { table, published, accounts, delegations, peers, served, https } = given;
+        let here = Arc::new(Registry::new());
+        let puller = peers.as_ref().map(|peers| Puller::new(Arc::new(peers.link.clone())));
         let answered = watch::Sender::new(BTreeSet::new());
         let alpn = AlpnAnswers::default();
-        let seen = Mutex::default();
-        let pops = Arc::new(Self { rows, table, accounts, alpn, answered, served, https, here, pop, seen });
+        let kind = wishes::kind(config);
+        let pops = Arc::new(Self {
+            rows,
+            table,
+            accounts,
+            kind,
+            delegations,
+            alpn,
+            puller,
+            peers,
+            answered,
+            served,
+            https,
+            here,
+            pop,
+            seen: Mutex::default(),
+        });
         let file = |name: &str| config.data_dir.join(name);
         let (store, table, here) = (Arc::clone(store), Arc::clone(&pops.table), Arc::clone(&pops.here));
         let challenges = registry::follow(
@@ -90,6 +127,12 @@ impl Pops {
             let presence =
                 registry::follow(store, here, |pop: &String| format!("{HERE}{pop}"), file("presence.last-known-good"));
             tokio::spawn(presence);
+            let (this, own) = (Arc::clone(&pops), pop.clone());
+            tokio::spawn(async move {
+                if let Some(peers) = &this.peers {
+                    peers.follow(&own, &this.here).await;
+                }
+            });
             tokio::spawn(Arc::clone(&pops).watch());
             tokio::spawn(Arc::clone(&pops).say(pop, process));
         }
@@ -100,6 +143,14 @@ impl Pops {
     pub(super) fn http(&self, token: &str) -> Option<String> {
         let row = self.table.lookup(format!("http/{token}"))?;
         row.answers.first().map(|given| given.value.clone())
+    }
+
+    /// What other PoPs answer at `KIND/NAME`.
+    pub(super) async fn pull(&self, at: String) -> Arc<[String]> {
+        match &self.puller {
+            Some(puller) => puller.pull(at).await,
+            None => Arc::default(),
+        }
     }
 
     /// What a handshake that looks for a challenge of this name goes on with.
@@ -180,14 +231,16 @@ impl Pops {
 
     /// Says what this PoP answers, at each change and each [`BEAT`].
     async fn say(self: Arc<Self>, pop: String, process: String) {
-        let key = format!("{HERE}{pop}");
+        let at = format!("{HERE}{pop}");
         let (mut answered, mut spoken) = (self.answered.subscribe(), self.served.spoken());
         let mut beat = 0;
         loop {
             let (answers, serves) = (answered.borrow_and_update().clone(), spoken.borrow_and_update().clone());
             beat += 1;
-            let row = HereRow { pop: pop.clone(), process: process.clone(), beat, answers, serves, https: self.https };
-            if let Err(error) = put(&self.rows, &key, &row.encode()).await {
+            let (key, endpoint) = self.peers.as_ref().map(|peers| (peers.key.clone(), peers.endpoint)).unzip();
+            let (pop, process, https) = (pop.clone(), process.clone(), self.https);
+            let row = HereRow { pop, process, beat, answers, serves, https, key, endpoint };
+            if let Err(error) = put(&self.rows, &at, &row.encode()).await {
                 tracing::debug!(%error, "the PoP's presence is not written");
             }
             tokio::select! {
@@ -256,11 +309,11 @@ impl Pops {
         }
     }
 
-    async fn change(&self, at: &str, change: impl Fn(&mut Vec<Given>)) -> Result<(), RowsError> {
+    async fn change(&self, at: &str, change: impl Fn(&mut Vec<challenge_rows::Given>)) -> Result<(), RowsError> {
         let key = format!("{PREFIX}{at}");
         for _ in 0..TRIES {
             let found = self.rows.get(&key).await?;
-            let mut answers: Vec<Given> =
+            let mut answers: Vec<challenge_rows::Given> =
                 found.as_ref().and_then(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default();
             let before = answers.clone();
             let now = unix_now();
@@ -279,9 +332,16 @@ impl Pops {
     }
 
     /// Where the answer to a challenge is, and what it is; `None` when every PoP answers it without.
-    fn place(&self, challenge: &Challenge) -> Option<(String, String)> {
+    fn place(&self, id: &str, challenge: &Challenge) -> Option<(String, String)> {
         match challenge.kind {
-            Kind::Dns01 => Some((format!("txt/_acme-challenge.{}", challenge.name), challenge.txt.clone())),
+            Kind::Dns01 => {
+                let ours = || format!("_acme-challenge.{}", challenge.name);
+                let delegated = match For::of(id) {
+                    Some(For::Domain(domain)) => self.delegations.target(domain),
+                    _ => None,
+                };
+                Some((format!("txt/{}", delegated.unwrap_or_else(ours)), challenge.txt.clone()))
+            }
             Kind::Http01 => {
                 let (_, thumbprint) = challenge.key_authorization.split_once('.')?;
                 let firsts = self.accounts.thumbprint().is_some_and(|first| *first == thumbprint);
@@ -314,16 +374,20 @@ impl Challenges for Pops {
         Box::pin(async move {
             let mut marks = Vec::new();
             for challenge in challenges {
-                let Some((at, value)) = self.place(challenge) else {
+                let Some((at, value)) = self.place(id, challenge) else {
                     // Whoever still answers with another key of the account is waited for.
                     let thumbprint = challenge.key_authorization.split_once('.').map(|(_, thumbprint)| thumbprint);
                     let stateless = thumbprint.filter(|_| challenge.kind == Kind::Http01);
                     marks.extend(stateless.map(|thumbprint| mark(STATELESS, thumbprint)));
                     continue;
                 };
-                let add = |answers: &mut Vec<Given>| {
+                let add = |answers: &mut Vec<challenge_rows::Given>| {
                     answers.retain(|given| given.value != value && challenge.kind != Kind::TlsAlpn01);
-                    answers.push(Given { value: value.clone(), id: id.to_owned(), until: unix_now() + LIVES });
+                    answers.push(challenge_rows::Given {
+                        value: value.clone(),
+                        id: id.to_owned(),
+                        until: unix_now() + LIVES,
+                    });
                 };
                 self.change(&at, add).await.map_err(|error| problem(&error))?;
                 marks.push(mark(&at, &value));
@@ -336,12 +400,27 @@ impl Challenges for Pops {
         self.served.counted().outcome(ca, outcome);
     }
 
+    fn kind<'a>(&'a self, id: &'a str, names: &'a [String], wanted: Kind) -> Reply<'a, Kind> {
+        Box::pin(async move {
+            let Some(For::Domain(domain)) = For::of(id) else { return Ok(wanted) };
+            let usual = if wanted == Kind::Dns01 { self.kind } else { wanted };
+            match self.delegations.look(domain).await {
+                Ok(()) => Ok(Kind::Dns01),
+                // Nothing but DNS-01 proves one (RFC 8555 §7.1.3).
+                Err(why) if names.iter().any(|name| name.starts_with("*.")) => {
+                    Err(Problem::new(Class::Undelegated, why))
+                }
+                Err(_) => Ok(usual),
+            }
+        })
+    }
+
     fn withdraw<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {
         Box::pin(async move {
             let all = self.table.all();
             let of_it = all.iter().filter(|row| row.answers.iter().any(|given| given.id == id));
             for row in of_it {
-                let take = |answers: &mut Vec<Given>| answers.retain(|given| given.id != id);
+                let take = |answers: &mut Vec<challenge_rows::Given>| answers.retain(|given| given.id != id);
                 self.change(&row.at, take).await.map_err(|error| problem(&error))?;
             }
             Ok(())

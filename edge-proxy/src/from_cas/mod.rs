@@ -13,6 +13,8 @@ mod challenges;
 mod keys;
 mod metrics;
 mod opening;
+mod peers;
+mod pull;
 mod report;
 mod roll_over;
 mod rows;
@@ -23,6 +25,7 @@ mod wishes;
 mod withdraw;
 
 use crate::domain_certificates::DomainCertificates;
+use crate::domains::delegation::Delegations;
 use crate::tls::Tls;
 use accounts::Accounts;
 use acme::clock::Clock;
@@ -35,11 +38,14 @@ use acme::revoke::Revoker;
 use acme::seal::Kek;
 use anyhow::Context;
 use as_served::AsServed;
-use challenges::Pops;
+use challenges::{Given, Pops};
 use config::Config;
 use keys::KeysHere;
 pub use opening::SealedCertificates;
-use router::domains::DomainTable;
+use peers::Peers;
+use router::domains::{DomainName, DomainTable};
+use router::pops::PopTable;
+use router::registry::Registry;
 use router::store::Store;
 use rows::StoreRows;
 use rustls::ServerConfig;
@@ -74,8 +80,16 @@ pub struct FromCas {
     as_served: AsServed,
 }
 
-/// What visitors come to.
+/// The edge that orders and serves them.
 pub struct Front {
+    /// Custom domains of this region.
+    pub domains: Arc<DomainTable>,
+    /// Which of them delegate their challenges.
+    pub delegations: Delegations,
+    /// The PoPs of the fleet, if there is one.
+    pub pops: Option<Arc<PopTable>>,
+    /// What the DNS answers of challenges.
+    pub published: Arc<Published>,
     /// The certificates of handshakes.
     pub serving: Arc<DomainCertificates>,
     /// The handshakes.
@@ -85,11 +99,17 @@ pub struct Front {
 }
 
 impl FromCas {
-    /// What HTTP-01 answers to a token: that of a CA that is not the first one has a row.
-    #[must_use]
-    pub fn key_authorization(&self, token: &str) -> Option<String> {
-        let stateless = || Some(format!("{token}.{}", self.accounts.thumbprint()?));
-        let answer = self.pops.http(token).or_else(stateless);
+    /// What HTTP-01 answers to a token: that of a CA that is not the first one has a row, here or at another PoP.
+    ///
+    /// # Cancel safety
+    /// Holds no state.
+    pub async fn key_authorization(&self, token: &str) -> Option<String> {
+        let known = match self.pops.http(token) {
+            // Only of several CAs another one may have asked for what is not in a row here.
+            None if self.accounts.are_several() => self.pops.pull(format!("http/{token}")).await.first().cloned(),
+            known => known,
+        };
+        let answer = known.or_else(|| Some(format!("{token}.{}", self.accounts.thumbprint()?)));
         if answer.is_none() {
             self.served.counted().unanswered();
         }
@@ -97,9 +117,22 @@ impl FromCas {
     }
 
     /// What a handshake goes on with that asks for the answer to a challenge of `name` (lower case), and for nothing else.
-    #[must_use]
-    pub fn challenge_of(&self, name: &str) -> Option<Arc<ServerConfig>> {
-        self.pops.alpn(name)
+    ///
+    /// # Cancel safety
+    /// Holds no state.
+    pub async fn challenge_of(&self, name: &str) -> Option<Arc<ServerConfig>> {
+        if let Some(known) = self.pops.alpn(name) {
+            return Some(known);
+        }
+        // Whatever else is called so can be no name of a challenge.
+        let name = DomainName::parse(name).ok()?;
+        let pulled = self.pops.pull(format!("alpn/{name}")).await;
+        acme::alpn::config(name.as_str(), pulled.last()?).ok()
+    }
+
+    /// What other PoPs answer for a name in the DNS.
+    pub(crate) async fn txt(&self, name: &str) -> Vec<Box<str>> {
+        self.pops.pull(format!("txt/{name}")).await.iter().map(|value| value.as_str().into()).collect()
     }
 }
 
@@ -116,9 +149,7 @@ pub fn file(config: &Config) -> PathBuf {
 pub fn start(
     config: &Config,
     store: &Store,
-    domains: Arc<DomainTable>,
     sealed: &Arc<SealedCertificates>,
-    published: Arc<Published>,
     front: Front,
 ) -> anyhow::Result<Arc<FromCas>> {
     let kek = match config.acme.kek_file.as_os_str().is_empty() {
@@ -134,11 +165,20 @@ pub fn start(
 
     let (rows, me) = (Arc::new(StoreRows(Arc::clone(store))), process_name(config));
     let served = Arc::<Served>::default();
-    let (followed, answers) = (Arc::clone(&served), Arc::clone(&accounts));
-    let Front { serving, tls, https } = front;
+    let Front { domains, delegations, pops, published, serving, tls, https } = front;
     let as_served = AsServed::new(config, https).context("acme.visitor_roots")?;
-    let followed = (followed, as_served::announced(config, https));
-    let pops = Pops::start(config, store, Arc::clone(&rows), published, answers, followed, me.clone());
+    let table = Arc::new(Registry::new());
+    let peers = Peers::open(config, pops, pull::Table(Arc::clone(&table)))?;
+    let given = Given {
+        table,
+        published,
+        accounts: Arc::clone(&accounts),
+        delegations,
+        peers,
+        served: Arc::clone(&served),
+        https: as_served::announced(config, https),
+    };
+    let pops = Pops::start(config, store, Arc::clone(&rows), given, me.clone());
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
     let sealed = Arc::clone(sealed);
     let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, sealed, tls, as_served });

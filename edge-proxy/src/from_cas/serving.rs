@@ -89,12 +89,15 @@ impl Serving {
 
     /// Tells the resolver what domains have, with which generation; and then everybody else: nothing is said to be
     /// served before it is.
-    fn tell(&self, names: &mut Vec<(String, &str, Has)>) {
-        let slots = names.iter().map(|(name, _, found)| (name.clone(), found.map(|(_, handle)| Slot::Sealed(handle))));
+    fn tell(&self, names: &mut Vec<(String, &str, Option<Has>)>) {
+        let slots = names.iter().flat_map(|(name, _, found)| {
+            let slot = |is: bool| found.filter(|_| is).map(|found| Slot::Sealed(found.handle));
+            [(name.clone(), slot(true)), (format!(".{name}"), slot(found.is_some_and(|found| found.has_below)))]
+        });
         self.to.resolver().change(slots);
         for (name, wish, found) in names.drain(..) {
             match found {
-                Some((generation, _)) => self.served.put((false, name), wish, generation),
+                Some(found) => self.served.put((false, name), wish, found.generation),
                 None => self.served.remove(&(false, name), wish),
             }
         }
@@ -102,14 +105,15 @@ impl Serving {
     }
 
     /// What a domain has from now on: its best certificate that opens, or nothing; `None`: what it has stays.
-    fn domain(&mut self, wish: &str, now: u64) -> Option<Has> {
+    fn domain(&mut self, wish: &str, now: u64) -> Option<Option<Has>> {
         let all = ranked(self.table(), &[wish.into()], now);
         if all.is_empty() {
             return Some(None);
         }
         for Candidate { generation, summary, .. } in all {
             if summary.checked || self.check(wish, generation, &summary).is_some() {
-                return Some(Handle::new(summary.number).map(|handle| (generation, handle)));
+                let has_below = summary.has_below;
+                return Some(Handle::new(summary.number).map(|handle| Has { generation, handle, has_below }));
             }
         }
         // One that does not open yet takes nothing away.
@@ -157,8 +161,15 @@ impl Serving {
     }
 }
 
-/// What a domain has: its generation, and where it lies; or nothing.
-type Has = Option<(u64, Handle)>;
+/// What a domain has.
+#[derive(Clone, Copy)]
+struct Has {
+    generation: u64,
+    /// Where it lies.
+    handle: Handle,
+    /// It is for the names one label below the domain too.
+    has_below: bool,
+}
 
 /// A certificate that may answer.
 #[derive(Debug)]

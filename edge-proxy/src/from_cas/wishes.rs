@@ -44,11 +44,8 @@ impl Known {
         let cas: Vec<_> = config.acme.cas().into_iter().map(|ca| (ca.name, ca.profile)).collect();
         let suffixes: Vec<_> = config.names.suffixes.iter().map(|suffix| suffix.to_ascii_lowercase()).collect();
         let fixed = config.sprites.iter().flat_map(|sprite| sprite.domains.iter());
-        let kind = match config.acme.challenge {
-            AcmeChallenge::Http01 => Kind::Http01,
-            AcmeChallenge::TlsAlpn01 => Kind::TlsAlpn01,
-        };
-        let fixed = fixed.map(|name| domain(&name.to_ascii_lowercase(), kind, &cas));
+        let kind = kind(config);
+        let fixed = fixed.map(|name| domain(&name.to_ascii_lowercase(), false, kind, &cas));
         let ours = suffixes.iter().flat_map(|suffix| wildcards(suffix, &cas)).chain(fixed).collect();
         let cname = Some(&config.domains.cname).filter(|cname| !cname.is_empty());
         let addresses = config.domains.addresses.iter().map(|address| match address {
@@ -79,7 +76,7 @@ impl Known {
         }
         let Some(For::Domain(name)) = For::of(id) else { return None };
         let row = self.domains.row(&DomainName::parse(name).ok()?)?;
-        row.sprite().is_some().then(|| domain(name, self.kind, &self.cas))
+        row.sprite().is_some().then(|| domain(name, row.is_wildcard(), self.kind, &self.cas))
     }
 
     /// The ids whose certificates may answer for a name: those of its suffix, from each CA, or its own.
@@ -127,6 +124,14 @@ impl Known {
     }
 }
 
+/// How a custom domain is proved first.
+pub(super) const fn kind(config: &Config) -> Kind {
+    match config.acme.challenge {
+        AcmeChallenge::Http01 => Kind::Http01,
+        AcmeChallenge::TlsAlpn01 => Kind::TlsAlpn01,
+    }
+}
+
 /// One from each CA, so that one that is distrusted is nobody's worry.
 fn wildcards(suffix: &str, cas: &[(String, String)]) -> Vec<Wish> {
     let wish = |ca: &(String, String)| Wish {
@@ -138,8 +143,9 @@ fn wildcards(suffix: &str, cas: &[(String, String)]) -> Vec<Wish> {
     cas.iter().map(wish).collect()
 }
 
-fn domain(name: &str, kind: Kind, cas: &[(String, String)]) -> Wish {
-    Wish { id: format!("{DOMAIN}.{name}"), names: vec![name.to_owned()], kind, cas: cas.to_vec() }
+fn domain(name: &str, wildcard: bool, kind: Kind, cas: &[(String, String)]) -> Wish {
+    let names = std::iter::once(name.to_owned()).chain(wildcard.then(|| format!("*.{name}")));
+    Wish { id: format!("{DOMAIN}.{name}"), names: names.collect(), kind, cas: cas.to_vec() }
 }
 
 /// What a wish is for, by its id.
@@ -172,7 +178,8 @@ impl Wishes for Known {
         // A row under a name of ours is nobody's domain, whoever wrote it: it would be a sprite's name.
         let theirs = |name: &DomainName| !self.domains.is_ours(name);
         let proved = self.domains.pick(|name, row| {
-            (row.sprite().is_some() && theirs(name)).then(|| domain(name.as_str(), self.kind, &self.cas))
+            let is_theirs = row.sprite().is_some() && theirs(name);
+            is_theirs.then(|| domain(name.as_str(), row.is_wildcard(), self.kind, &self.cas))
         });
         // Ours first: every sprite hangs on them.
         self.ours.iter().cloned().chain(proved).collect()

@@ -34,7 +34,9 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, https_port: 
                 tokio::task::spawn_local(async move {
                     let edge = &*worker.edge;
                     let service =
-                        service_fn(|request| async move { Ok::<_, Infallible>(redirect(&request, edge, https_port)) });
+                        service_fn(
+                            |request| async move { Ok::<_, Infallible>(answer(&request, edge, https_port).await) },
+                        );
                     let served = http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(worker.edge.limits().header_read_timeout)
@@ -52,11 +54,15 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, https_port: 
     }
 }
 
+async fn answer(request: &Request<Incoming>, edge: &Edge, https_port: u16) -> Response<EdgeBody> {
+    match acme_challenge::token(request.uri().path()) {
+        Some(token) => acme_challenge::answer(token, edge.challenged()).await,
+        None => redirect(request, edge, https_port),
+    }
+}
+
 /// 308 keeps the method, so a webhook configured with `http://` still arrives as a POST.
 fn redirect(request: &Request<Incoming>, edge: &Edge, https_port: u16) -> Response<EdgeBody> {
-    if let Some(answer) = acme_challenge::answer(request.uri().path(), edge.challenged()) {
-        return answer;
-    }
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
     // A host that names nothing is no secret here: nothing but our own names is redirected.
     if let Err(error) = target::resolve(host, edge) {

@@ -91,8 +91,10 @@ async fn accept(
     let hello = start.client_hello();
     let name = hello.server_name().map(str::to_owned);
     if hello.alpn().is_some_and(alpn::is_asked) {
-        let from_cas = worker.edge.challenged();
-        let found = name.as_deref().and_then(|name| from_cas?.challenge_of(name));
+        let found = match (worker.edge.challenged(), name.as_deref()) {
+            (Some(from_cas), Some(name)) => from_cas.challenge_of(name).await,
+            _ => None,
+        };
         let config = admitted(tls, found.ok_or(Refusal::NoChallenge), &mut start.io).await?;
         // Whatever else it sends stays unread.
         start.into_stream(config).await?.shutdown().await?;

@@ -39,7 +39,7 @@ pub fn load_last_known_good(table: &DomainTable, path: &Path) -> std::io::Result
     let wrong = last_known_good::for_each(path, Begins::WithCursor, |name, row| {
         let (name, row) = DomainRow::decode(&format!("{DOMAIN_PREFIX}{name}"), row).ok()?;
         // The config file may have other suffixes than when it was written.
-        if !table.is_ours(&name) {
+        if !table.refuses(&name, &row) {
             table.apply_put(name, row);
             loaded.fetch_add(1, Ordering::Relaxed);
         }
@@ -152,7 +152,7 @@ impl Applier {
     }
 
     fn put(&mut self, key: &str, value: &[u8]) {
-        let decoded = DomainRow::decode(key, value).and_then(|(name, row)| match self.table.is_ours(&name) {
+        let decoded = DomainRow::decode(key, value).and_then(|(name, row)| match self.table.refuses(&name, &row) {
             true => Err(DomainRowError::Ours(name)),
             false => Ok((name, row)),
         });

@@ -16,6 +16,8 @@ pub const DOMAIN_ROW_VERSION: u32 = 1;
 pub const CLAIMS_MAX: usize = 4;
 /// Letters and digits of a challenge: 32 random bytes in base64url.
 pub const CHALLENGE_BYTES: usize = 43;
+/// Letters and digits of an id: 128 bits in hexadecimal.
+pub const ID_BYTES: usize = 32;
 /// Longest tenant name, bytes (chosen).
 const TENANT_BYTES_MAX: usize = 128;
 
@@ -31,6 +33,10 @@ pub struct DomainRow {
     /// Who says it is his and has not proved it; one for each tenant, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<Claim>,
+    /// What stands for the domain in our own zone: 128 random bits, hexadecimal; empty in rows of before there was one.
+    /// Whoever sets `_acme-challenge.FQDN CNAME ID.acme.ZONE` lets us prove the domain to a certification authority.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id: String,
 }
 
 /// One tenant's wish to serve a sprite under the domain.
@@ -46,6 +52,9 @@ pub struct Claim {
     pub challenge: String,
     /// When it was made, seconds since 1970.
     pub claimed_at: u64,
+    /// It is for every name one label below the domain too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wildcard: bool,
 }
 
 /// A claim that was proved.
@@ -94,7 +103,7 @@ impl DomainRow {
     /// Nobody claims it.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { version: DOMAIN_ROW_VERSION, holder: None, claims: Vec::new() }
+        Self { version: DOMAIN_ROW_VERSION, holder: None, claims: Vec::new(), id: String::new() }
     }
 
     /// The key of a domain's row.
@@ -129,6 +138,10 @@ impl DomainRow {
         if !row.claims.iter().chain(held).all(Claim::is_bounded) {
             return Err(DomainRowError::Field("claim"));
         }
+        let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if !row.id.is_empty() && (row.id.len() != ID_BYTES || !row.id.bytes().all(hexadecimal)) {
+            return Err(DomainRowError::Field("id"));
+        }
         let twice = |at: usize| row.claims[..at].iter().any(|other| other.tenant == row.claims[at].tenant);
         if row.claims.len() > CLAIMS_MAX || (0..row.claims.len()).any(twice) {
             return Err(DomainRowError::Field("claims"));
@@ -140,6 +153,12 @@ impl DomainRow {
     #[must_use]
     pub fn sprite(&self) -> Option<&SpriteName> {
         self.held().map(|holder| &holder.claim.sprite)
+    }
+
+    /// Whether it leads every name one label below it there too.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.held().is_some_and(|holder| holder.claim.wildcard)
     }
 
     /// Who holds it, unless suspended.
@@ -196,6 +215,7 @@ pub(crate) mod tests {
             sprite: SpriteName::parse(sprite).unwrap(),
             challenge: "c".repeat(CHALLENGE_BYTES),
             claimed_at: 1_000,
+            wildcard: false,
         }
     }
 
@@ -208,7 +228,8 @@ pub(crate) mod tests {
     fn a_row_reads_back_as_it_was_written() {
         let name = DomainName::parse("a.example").unwrap();
         let mut row = held("t", "a");
-        assert!(row.claim(claim("t", "b")));
+        assert!(row.claim(Claim { wildcard: true, ..claim("t", "b") }));
+        row.id = "0f".repeat(ID_BYTES / 2);
         assert_eq!(DomainRow::decode(&DomainRow::key(&name), &row.encode()).unwrap(), (name, row));
     }
 
@@ -224,6 +245,10 @@ pub(crate) mod tests {
         assert!(matches!(decode(&DomainRow { version: 2, ..row.clone() }), Err(DomainRowError::Version(2))));
         let many = (0..=CLAIMS_MAX).map(|number| claim(&format!("t{number}"), "a")).collect();
         assert!(matches!(decode(&DomainRow { claims: many, ..row.clone() }), Err(DomainRowError::Field("claims"))));
+        for id in ["a", &"A".repeat(ID_BYTES), &"g".repeat(ID_BYTES), &"a".repeat(ID_BYTES + 1)] {
+            let row = DomainRow { id: id.into(), ..row.clone() };
+            assert!(matches!(decode(&row), Err(DomainRowError::Field("id"))), "{id}");
+        }
         let twice = vec![claim("t", "a"), claim("t", "b")];
         assert!(matches!(decode(&DomainRow { claims: twice, ..row.clone() }), Err(DomainRowError::Field("claims"))));
         for wrong in [

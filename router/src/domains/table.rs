@@ -71,16 +71,25 @@ impl DomainTable {
     /// Looks up a host name in any case, without a port and without a dot at its end. No lock, no allocation.
     #[must_use]
     pub fn lookup(&self, host: &str) -> DomainLookup {
-        let mut lower = [0; DOMAIN_BYTES_MAX];
-        let host = match lower.get_mut(..host.len()) {
-            None => return DomainLookup::Unknown,
-            Some(_) if !host.bytes().any(|byte| byte.is_ascii_uppercase()) => host,
-            Some(lower) => {
-                lower.copy_from_slice(host.as_bytes());
-                lower.make_ascii_lowercase();
-                std::str::from_utf8(lower).unwrap_or(host)
-            }
-        };
+        match self.exact(host) {
+            found @ DomainLookup::Sprite(_) => found,
+            other => self.wildcard(host).map_or(other, DomainLookup::Sprite),
+        }
+    }
+
+    /// The same for a domain that is exactly this.
+    pub(crate) fn exact(&self, host: &str) -> DomainLookup {
+        lower(host, |host| self.exact_lower(host)).unwrap_or(DomainLookup::Unknown)
+    }
+
+    /// Where a domain leads that `host` is one label below, if that is proved for such names.
+    pub(crate) fn wildcard(&self, host: &str) -> Option<SpriteName> {
+        let (_, above) = host.split_once('.').filter(|(label, _)| !label.is_empty())?;
+        let found = |above: &str| self.rows.pin().get(above).filter(|row| row.is_wildcard())?.sprite().cloned();
+        lower(above, found)?
+    }
+
+    fn exact_lower(&self, host: &str) -> DomainLookup {
         if let Some(sprite) = self.fixed.get(host) {
             return DomainLookup::Sprite(sprite.clone());
         }
@@ -114,6 +123,20 @@ impl DomainTable {
     #[must_use]
     pub fn is_ours(&self, name: &DomainName) -> bool {
         self.ours.iter().any(|ours| name.is_at_or_under(ours)) || self.fixed.contains_key(name.as_str())
+    }
+
+    /// Whether a stored row is none that may count: its name is ours, or what it wants below itself is.
+    #[must_use]
+    pub fn refuses(&self, name: &DomainName, row: &DomainRow) -> bool {
+        self.is_ours(name) || (row.is_wildcard() && self.is_above_ours(name))
+    }
+
+    /// Whether a name of ours is at or under it: then nobody has all names below it.
+    #[must_use]
+    pub fn is_above_ours(&self, name: &DomainName) -> bool {
+        let is_under =
+            |ours: &str| ours.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        self.ours.iter().any(|ours| is_under(&ours.to_ascii_lowercase()))
     }
 
     /// Every stored domain, in no order.
@@ -163,8 +186,21 @@ impl DomainTable {
     }
 }
 
+/// Does it with `host` in small letters; nothing when it is too long for one.
+fn lower<T>(host: &str, does: impl FnOnce(&str) -> T) -> Option<T> {
+    let mut lower = [0; DOMAIN_BYTES_MAX];
+    let lower = lower.get_mut(..host.len())?;
+    if !host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Some(does(host));
+    }
+    lower.copy_from_slice(host.as_bytes());
+    lower.make_ascii_lowercase();
+    Some(does(std::str::from_utf8(lower).unwrap_or(host)))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::row::Claim;
     use super::super::row::tests::{claim, held};
     use super::*;
 
@@ -214,6 +250,49 @@ mod tests {
         }
         for theirs in ["xsprites.dev", "example", "dev", "a.site.localhost"] {
             assert!(!table.is_ours(&domain(theirs)), "{theirs}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_leads_names_one_label_below_it_unless_one_of_them_leads_elsewhere() {
+        let table = table();
+        table.followed().mark_synced();
+        let mut row = held("t", "a");
+        row.holder.as_mut().unwrap().claim.wildcard = true;
+        table.apply_put(domain("a.example"), row.clone());
+        for host in ["a.example", "www.a.example", "WWW.A.Example"] {
+            assert_eq!(table.lookup(host), sprite("a"), "{host}");
+        }
+        for host in ["x.www.a.example", ".a.example", "xa.example", "example"] {
+            assert_eq!(table.lookup(host), DomainLookup::Unknown, "{host}");
+        }
+        let mut claimed = DomainRow::empty();
+        assert!(claimed.claim(claim("u", "b")));
+        table.apply_put(domain("shop.a.example"), claimed);
+        assert_eq!(table.lookup("shop.a.example"), sprite("a"), "a claim takes nothing away");
+        table.apply_put(domain("shop.a.example"), held("u", "b"));
+        assert_eq!(table.lookup("shop.a.example"), sprite("b"));
+        row.holder.as_mut().unwrap().suspended_at = Some(1);
+        table.apply_put(domain("a.example"), row.clone());
+        assert_eq!(table.lookup("www.a.example"), DomainLookup::Unknown);
+        // A claim for more is none before it is proved.
+        let mut row = held("t", "a");
+        assert!(row.claim(Claim { wildcard: true, ..claim("t", "a") }));
+        table.apply_put(domain("a.example"), row);
+        assert_eq!(table.lookup("www.a.example"), DomainLookup::Unknown);
+    }
+
+    #[test]
+    fn nobody_has_all_names_beside_ours() {
+        let fixed = HashMap::new();
+        let table = DomainTable::new(fixed, &[Suffix::parse("sprites.example.com").unwrap()], &["ns.other.net".into()]);
+        let mut row = held("t", "a");
+        for name in ["example.com", "other.net"] {
+            assert!(!table.refuses(&domain(name), &row), "{name} by itself is nobody's of us");
+        }
+        row.holder.as_mut().unwrap().claim.wildcard = true;
+        for (name, refused) in [("example.com", true), ("other.net", true), ("ample.com", false), ("x.net", false)] {
+            assert_eq!(table.refuses(&domain(name), &row), refused, "{name}");
         }
     }
 

@@ -185,6 +185,15 @@ fn a_domain_leads_where_the_first_region_leads_it() {
     of("fra").apply_put(domain("a.example"), held("t", "own"));
     assert_eq!(domains.lookup("a.example"), sprite("own"));
     assert_eq!(domains.pick(|_, row| row.sprite().is_some()), [domain("a.example")], "once");
+    // A wildcard leads names that no region has by themselves.
+    let mut wildcard = held("t", "all");
+    wildcard.holder.as_mut().unwrap().claim.wildcard = true;
+    of("fra").apply_put(domain("w.example"), wildcard);
+    of("lhr").apply_put(domain("one.w.example"), held("t", "one"));
+    assert_eq!((domains.lookup("one.w.example"), domains.lookup("two.w.example")), (sprite("one"), sprite("all")));
+    assert!(domains.is_wildcard(&domain("w.example")) && !domains.is_wildcard(&domain("a.example")));
+    of("fra").apply_remove(&domain("w.example"));
+    of("lhr").apply_remove(&domain("one.w.example"));
     // Nobody anywhere takes what the config file says, or a name of ours.
     of("ams").apply_put(domain("site.localhost"), held("t", "thief"));
     assert_eq!(domains.lookup("site.localhost"), sprite("site"));

@@ -133,8 +133,13 @@ fn route(number: usize, generation: u64) -> Route {
 }
 
 fn row(number: usize) -> DomainRow {
-    let claim =
-        Claim { tenant: "t".into(), sprite: name(number), challenge: "c".repeat(CHALLENGE_BYTES), claimed_at: 1 };
+    let claim = Claim {
+        tenant: "t".into(),
+        sprite: name(number),
+        challenge: "c".repeat(CHALLENGE_BYTES),
+        claimed_at: 1,
+        wildcard: false,
+    };
     let holder = Holder { claim, proved_at: 1, missing_since: None, suspended_at: None };
     DomainRow { holder: Some(holder), ..DomainRow::empty() }
 }

@@ -6,7 +6,7 @@ pub(crate) mod limits;
 use super::OrderRow;
 use super::issue::{Challenges, Issuer, Outcome, order_key};
 use super::ours::Ours;
-use crate::ca::{Challenge, Reply};
+use crate::ca::{Challenge, Kind, Problem, Reply};
 use crate::certificate::{CertRow, cert_key};
 use crate::clock::Clock;
 use crate::limits::{Held, Limiter, Limits};
@@ -68,6 +68,8 @@ pub(crate) struct Stage {
     pub(crate) fuse: Fuse,
     pub(crate) clock: Clock,
     answers: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    /// Why an order cannot be placed yet, so many times.
+    pub(crate) undelegated: Mutex<Vec<Problem>>,
     signer: Signer<'static, KeyPair>,
 }
 
@@ -88,7 +90,8 @@ impl World {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let stage = Stage { fuse: Fuse::default(), clock, answers: Mutex::default(), signer: Signer::new(params, key) };
+        let (answers, undelegated) = Default::default();
+        let stage = Stage { fuse: Fuse::default(), clock, answers, undelegated, signer: Signer::new(params, key) };
         stage.fuse.light(i64::MAX);
         let dir = tempfile::tempdir().unwrap();
         let world = Self {
@@ -181,6 +184,10 @@ impl Challenges for Pops {
             self.0.answers.lock().unwrap().entry(id.to_owned()).or_default().extend(answers);
             Ok(())
         }))
+    }
+
+    fn kind<'a>(&'a self, _id: &'a str, _names: &'a [String], wanted: Kind) -> Reply<'a, Kind> {
+        Box::pin(async move { self.0.undelegated.lock().unwrap().pop().map_or(Ok(wanted), Err) })
     }
 
     fn withdraw<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {

@@ -82,6 +82,7 @@ fn every_cause_has_its_evidence_its_next_try_and_what_helps() {
         failed(Step::Finalising, Class::Other, "it is for another key"),
         failed(Step::Ordering, Class::Account, "unknown account"),
         failed(Step::Ordering, Class::Held, "limit/first/orders: 0 of 270 left"),
+        failed(Step::Ordering, Class::Undelegated, "_acme-challenge.shop.example has no CNAME"),
     ];
     let dns = OrderRow { kind: Kind::Dns01, ..orders[2].clone() };
     let again = OrderRow { next_try: NOW - 1, ..orders[2].clone() };
@@ -138,6 +139,11 @@ fn every_cause_has_its_evidence_its_next_try_and_what_helps() {
         (
             with(&orders[10]),
             "limit_reached: limit/first/orders: 0 of 270 left; wait; another CA can be configured (acme.fallback) | next +3600",
+        ),
+        (
+            with(&orders[11]),
+            "not_delegated: _acme-challenge.shop.example has no CNAME; \
+             let the name's owner set that record; a wildcard is proved by nothing else | next +60",
         ),
         (with(&orders[5]), "ca_away: first: no reply within 30 s | next +60"),
         (

@@ -23,6 +23,8 @@ pub struct Summary {
     pub is_withdrawn: bool,
     /// And the tickets that were made under it are void.
     pub tickets_void: bool,
+    /// It has a wildcard among its names.
+    pub has_below: bool,
     /// Its key was opened once on this machine, and fits.
     pub checked: bool,
 }
@@ -34,6 +36,7 @@ const COMPROMISED: u8 = 1;
 const CHECKED: u8 = 2;
 const WITHDRAWN: u8 = 4;
 const TICKETS_VOID: u8 = 8;
+const BELOW: u8 = 16;
 
 impl Summary {
     pub(super) fn of(id: &str, row: &CertRow, number: u64, checked: bool) -> Self {
@@ -45,6 +48,7 @@ impl Summary {
             ask: row.asks_at(),
             names: names(&row.names),
             compromised: row.compromised,
+            has_below: row.names.iter().any(|name| name.starts_with("*.")),
             is_withdrawn: row.revocation.as_ref().is_some_and(|revocation| !revocation.is_over(u64::MAX, 0)),
             tickets_void: row.revocation.as_ref().is_some_and(|revocation| revocation.tickets_void),
             checked,
@@ -63,6 +67,7 @@ impl Summary {
             (self.checked, CHECKED),
             (self.is_withdrawn, WITHDRAWN),
             (self.tickets_void, TICKETS_VOID),
+            (self.has_below, BELOW),
         ];
         let bits = bits.into_iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum();
         (self.number, self.not_after, self.issued_at, self.due, self.ask, self.names, bits)
@@ -82,6 +87,7 @@ impl From<Stored> for Summary {
             compromised: has(COMPROMISED),
             is_withdrawn: has(WITHDRAWN),
             tickets_void: has(TICKETS_VOID),
+            has_below: has(BELOW),
             checked: has(CHECKED),
         }
     }
