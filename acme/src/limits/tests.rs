@@ -1,5 +1,5 @@
 use super::*;
-use crate::rows::Memory;
+use crate::rows::{Answer, Memory, Row};
 use std::sync::Arc;
 
 const NOW: u64 = 1_800_000_000;
@@ -83,12 +83,37 @@ async fn an_order_is_not_placed_that_could_not_be_issued() {
     assert!(rows.get("limit/first/orders").await.unwrap().is_none());
 }
 
+/// A table that answers a moment later, so that others write in between.
+#[derive(Default)]
+struct Slow(Memory);
+
+impl Rows for Slow {
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Row>> {
+        Box::pin(async move {
+            let row = self.0.get(key).await;
+            tokio::task::yield_now().await;
+            row
+        })
+    }
+
+    fn scan<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Row>> {
+        self.0.scan(prefix)
+    }
+
+    fn compare_and_set<'a>(&'a self, key: &'a str, expected: Option<u64>, value: Option<&'a [u8]>) -> Answer<'a, u64> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            self.0.compare_and_set(key, expected, value).await
+        })
+    }
+}
+
 #[tokio::test]
 async fn many_that_take_at_once_take_no_more_than_there_is() {
-    let rows = Arc::new(Memory::default());
+    let rows = Arc::new(Slow::default());
     let fleet: Vec<_> = (0..3).map(|_| Arc::new(limiter())).collect();
     let mut tasks = tokio::task::JoinSet::new();
-    for at in 0..600 {
+    for at in 0..900 {
         let (rows, limiter) = (Arc::clone(&rows), Arc::clone(&fleet[at % 3]));
         tasks.spawn(async move {
             let names = names(&[&format!("{at}.example")]);

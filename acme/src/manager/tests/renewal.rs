@@ -1,10 +1,12 @@
 //! When certificates are renewed.
 
 use super::{Fleet, HOUR, START, wish};
-use crate::certificate::cert_key;
+use crate::certificate::{CertRow, cert_key};
+use crate::manager::Manager;
 use crate::order::DAY;
 use crate::order::sim::ca::Call;
 use crate::rows::Rows;
+use std::sync::Arc;
 
 const ID: &str = "domain.shop.example";
 
@@ -66,7 +68,7 @@ async fn a_window_is_asked_for_heeded_and_asked_for_again_when_the_ca_says() {
     let third = fleet.newest(ID).unwrap();
     assert!(third.generation >= 3, "{:?}", third.generation);
     let all = fleet.world.rows.get(&cert_key(ID, 3)).await.unwrap().unwrap();
-    let third: crate::certificate::CertRow = serde_json::from_slice(&all.value).unwrap();
+    let third: CertRow = serde_json::from_slice(&all.value).unwrap();
     assert!((moved..moved + 6 * HOUR + 30).contains(&third.issued_at));
 }
 
@@ -113,13 +115,13 @@ async fn a_compromised_certificate_is_replaced_as_soon_as_it_is_known_to_be_and_
     let first = fleet.newest(ID).unwrap();
     let key = cert_key(ID, 1);
     let found = fleet.world.rows.get(&key).await.unwrap().unwrap();
-    let marked = crate::certificate::CertRow { compromised: true, ..(*first).clone() };
+    let marked = CertRow { compromised: true, ..(*first).clone() };
     fleet.world.rows.compare_and_set(&key, Some(found.version), Some(&marked.encode())).await.unwrap();
     fleet.tables.set(vec![wish("shop.example", &["sim"])]);
     fleet.pass(15).await;
     assert_eq!(fleet.newest(ID).unwrap().generation, 2);
     let found = fleet.world.rows.get(&key).await.unwrap().unwrap();
-    assert!(serde_json::from_slice::<crate::certificate::CertRow>(&found.value).unwrap().compromised);
+    assert!(serde_json::from_slice::<CertRow>(&found.value).unwrap().compromised);
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,4 +156,53 @@ async fn a_wish_with_other_names_is_ordered_anew_whatever_was_begun() {
     let placed = ca.placed().len();
     fleet.pass(40 * DAY).await;
     assert_eq!(ca.placed().len(), placed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_this_pop_has_not_heard_of_is_not_overwritten_by_a_window() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    let running = fleet.manager("a").await;
+    fleet.pass(60).await;
+    drop(running);
+    let stale = fleet.newest(ID).unwrap();
+    let found = fleet.world.rows.get(&cert_key(ID, 1)).await.unwrap().unwrap();
+    let marked = CertRow { compromised: true, ..(*stale).clone() };
+    fleet.world.rows.compare_and_set(&found.key, Some(found.version), Some(&marked.encode())).await.unwrap();
+    fleet.ca().state.lock().unwrap().ari = Some(6 * HOUR);
+    let issuer = Arc::new(fleet.world.process().await);
+    let manager = Manager::new(issuer, Arc::clone(&fleet.tables) as _, "b".into(), fleet.clock);
+    assert!(manager.ask_window(&wish("shop.example", &["sim"]), &stale).await.is_ok());
+    let row = fleet.newest(ID).unwrap();
+    assert!(row.compromised && row.window.is_some(), "{row:?}");
+}
+
+/// What was taken from the buckets of each kind.
+async fn taken(fleet: &Fleet) -> Vec<(String, u64)> {
+    let rows = fleet.world.rows.scan("limit/sim/").await.unwrap();
+    let of = |row: crate::rows::Row| {
+        let bucket: crate::limits::Bucket = serde_json::from_slice(&row.value).unwrap();
+        let kind = row.key["limit/sim/".len()..].split('.').next().unwrap().to_owned();
+        (kind, bucket.taken)
+    };
+    rows.into_iter().map(of).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_is_counted_once_by_each_limit_and_a_renewal_the_ca_knows_by_those_of_proofs_alone() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    *fleet.world.limits.lock().unwrap() = vec![("sim".to_owned(), crate::limits::Limits::LETS_ENCRYPT)];
+    fleet.ca().state.lock().unwrap().ari = Some(6 * HOUR);
+    fleet.ca().state.lock().unwrap().says = Box::new(|issued| (issued.not_before + HOUR, issued.not_before + HOUR + 1));
+    let _manager = fleet.manager("a").await;
+    fleet.pass(HOUR / 2).await;
+    let kinds = ["domain", "failures", "orders", "proofs", "set"];
+    assert_eq!(taken(&fleet).await, kinds.map(|kind| (kind.to_owned(), 1)));
+    fleet.pass(HOUR).await;
+    assert_eq!(fleet.newest(ID).unwrap().generation, 2);
+    // The one of proofs was full again meanwhile.
+    let counts = [1, 2, 1, 1, 1];
+    assert_eq!(taken(&fleet).await, kinds.into_iter().map(str::to_owned).zip(counts).collect::<Vec<_>>());
+    let row = fleet.world.rows.get("limit/sim/proofs.shop.example").await.unwrap().unwrap();
+    let proofs: crate::limits::Bucket = serde_json::from_slice(&row.value).unwrap();
+    assert!(proofs.since >= START + HOUR);
 }
