@@ -98,10 +98,11 @@ async fn a_reply_that_is_lost_costs_a_second_order_at_most_and_no_certificate() 
 #[tokio::test]
 async fn a_ca_that_is_out_of_order_is_asked_again_when_it_says_and_not_before() {
     let Some(ca) = Ca::start(Extras::default()).await else { return };
-    let (seconds, date) = (Duration::from_secs(4), SystemTime::now() + Duration::from_secs(15));
+    let (seconds, date) = (Duration::from_secs(4), SystemTime::now() + Duration::from_secs(20));
     let refuse = |retry_after: String| [Fault::Refuse(503, "serverInternal", Some(retry_after))];
     ca.proxy.plan(At::both(Endpoint::NewOrder, "seconds.example"), refuse(seconds.as_secs().to_string()));
     ca.proxy.plan(At::both(Endpoint::Finalize, "date.example"), refuse(httpdate::fmt_http_date(date)));
+    ca.proxy.plan(At::endpoint(Endpoint::NewAccount), [Fault::Refuse(429, "rateLimited", Some("4".into()))]);
     let edge = ca.edge(&["seconds.example", "date.example"], "").await;
     let roots = ca.roots().await;
     trusted(&edge, &roots, "seconds.example").await;
@@ -114,6 +115,9 @@ async fn a_ca_that_is_out_of_order_is_asked_again_when_it_says_and_not_before() 
     };
     // Times of rows are whole seconds.
     let second = Duration::from_secs(1);
+    let accounts: Vec<_> = ca.proxy.seen().into_iter().filter(|seen| seen.endpoint == Endpoint::NewAccount).collect();
+    assert_eq!(accounts.len(), 2, "an account that was refused is asked for again");
+    assert!(accounts[1].at - accounts[0].at >= seconds, "{:?}", accounts[1].at - accounts[0].at);
     let (refused, again) = about("seconds.example", Endpoint::NewOrder);
     assert!(again.at - refused.at >= seconds - second, "{:?}", again.at - refused.at);
     assert_eq!(again.endpoint, Endpoint::NewOrder);
@@ -177,7 +181,7 @@ async fn a_certificate_is_renewed_when_its_ca_says_and_as_the_one_it_takes_the_p
     trusted(&edge, &roots, "any.sprites.test").await;
     // A second is less than what is heeded: none is asked about again within a minute.
     let first = ca.proxy.seen_of(Endpoint::RenewalInfo, "ahead.example")[0].at;
-    until("some seconds to pass", ISSUED, async || (first.elapsed() > Duration::from_secs(5)).then_some(())).await;
+    until("some seconds to pass", ISSUED, async || (first.elapsed() > Duration::from_secs(8)).then_some(())).await;
     let mut ids: Vec<_> = ca.proxy.seen().into_iter().filter(|seen| seen.endpoint == Endpoint::RenewalInfo).collect();
     assert!(first.elapsed() < Duration::from_secs(60), "a machine too slow for this test");
     let asked = ids.len();
