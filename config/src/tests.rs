@@ -76,6 +76,7 @@ fn what_the_example_shows_in_comments_may_be_written() {
             .iter()
             .filter(|line| !line.starts_with(left_out))
             .map(|line| match line.split(' ').next() {
+                Some("seen_at") => format!("[acme]\n{line}\n"),
                 Some("socket") => format!("[admin]\n{line}\n"),
                 Some("endpoint") => format!("[fleet]\n{line}\n"),
                 Some("serve") => format!("[store.embedded]\n{line}\n"),
