@@ -202,7 +202,9 @@ async fn a_certificate_is_counted_once_by_each_limit_and_a_renewal_the_ca_knows_
     // The one of proofs was full again meanwhile.
     let counts = [1, 2, 1, 1, 1];
     assert_eq!(taken(&fleet).await, kinds.into_iter().map(str::to_owned).zip(counts).collect::<Vec<_>>());
-    let row = fleet.world.rows.get("limit/sim/proofs.shop.example").await.unwrap().unwrap();
-    let proofs: crate::limits::Bucket = serde_json::from_slice(&row.value).unwrap();
-    assert!(proofs.since >= START + HOUR);
+    for (bucket, again) in [("proofs.shop.example", true), ("orders", false)] {
+        let row = fleet.world.rows.get(&format!("limit/sim/{bucket}")).await.unwrap().unwrap();
+        let bucket: crate::limits::Bucket = serde_json::from_slice(&row.value).unwrap();
+        assert_eq!(bucket.since >= START + HOUR, again, "{bucket:?}");
+    }
 }
