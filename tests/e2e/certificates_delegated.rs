@@ -86,7 +86,7 @@ async fn all_names_below_a_domain_have_a_certificate_and_lead_to_its_sprite_befo
 
     // It was told, and no CA was asked.
     until("the order to wait for its delegation", ISSUED, async || {
-        site.edge.log().contains("Unready: _acme-challenge.bare.example has no CNAME; set CNAME").then_some(())
+        site.edge.log().contains("Undelegated: _acme-challenge.bare.example has no CNAME; set CNAME").then_some(())
     })
     .await;
     assert!(!site.pebble.log().contains("bare.example"), "{}", site.pebble.log());

@@ -2,7 +2,8 @@
 //!
 //! Sans-io. A *door* is what a CA or our own limits keep shut until a moment: all who wait for it wait in one queue, and
 //! when it opens they are let through one, two, four at a time for as long as it stays open. So ten thousand that wait
-//! for one thing cost no more than one.
+//! for one thing cost no more than one. One that takes its time in there holds the others up for seconds, not for
+//! as long as it is there.
 
 use super::{Newest, Wish};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -10,6 +11,9 @@ use std::sync::Arc;
 
 /// Most that are let through a door at once (chosen: as many as are worked on).
 const TURN_MAX: usize = super::AT_ONCE;
+/// Whoever is through takes so long at most to tell whether the door is open, seconds; after that twice as many may be on
+/// their way each second (chosen: a few requests of a CA that is well).
+const PATIENCE: u64 = 2;
 /// A certificate that ends so soon goes before those that never were, seconds (chosen: what a failure of days leaves
 /// time for).
 const SOON: u64 = 5 * crate::order::DAY;
@@ -75,8 +79,9 @@ struct Door {
     firsts: BTreeSet<(u64, String)>,
     /// Those with one, by its end.
     renewals: BTreeSet<(u64, String)>,
-    /// How many may be on their way through.
+    /// How many may be on their way through, and since when; more and more when a CA takes its time with those.
     turn: usize,
+    since: u64,
     inside: usize,
 }
 
@@ -84,6 +89,20 @@ impl Door {
     fn next(&self, now: u64) -> Option<&(u64, String)> {
         let renewal = self.renewals.first();
         renewal.filter(|(ends, _)| *ends < now + SOON).or_else(|| self.firsts.first()).or(renewal)
+    }
+
+    /// When it lets the next one through; `None` when nobody waits, or not before somebody is through.
+    fn permits_at(&self) -> Option<u64> {
+        let waits = !self.is_empty() && self.inside < TURN_MAX;
+        let doublings = (0..).find(|&doublings| self.inside < self.turn << doublings).unwrap_or(0);
+        let later = if doublings == 0 { 0 } else { PATIENCE + doublings };
+        waits.then(|| self.opens.max(self.since) + later)
+    }
+
+    /// How many may be on their way through by now.
+    fn grown(&self, now: u64) -> usize {
+        let waited = now.saturating_sub(self.opens.max(self.since));
+        (self.turn << waited.saturating_sub(PATIENCE).min(5)).min(TURN_MAX)
     }
 
     fn is_empty(&self) -> bool {
@@ -167,7 +186,7 @@ impl Agenda {
             let (.., id) = self.times.pop_first()?;
             return self.work(&id, None);
         }
-        let ready = |door: &Door| door.opens <= now && door.inside < door.turn && !door.is_empty();
+        let ready = |door: &Door| door.permits_at().is_some_and(|at| at <= now);
         let (name, door) = self.doors.iter_mut().find(|(_, door)| ready(door))?;
         let next = door.next(now)?.clone();
         let _ = door.renewals.remove(&next) || door.firsts.remove(&next);
@@ -184,8 +203,7 @@ impl Agenda {
 
     /// When [`Self::next`] has something again, were nothing to change.
     pub(super) fn wake(&self) -> Option<u64> {
-        let doors = self.doors.values().filter(|door| door.inside < door.turn && !door.is_empty());
-        let doors = doors.map(|door| door.opens).min();
+        let doors = self.doors.values().filter_map(Door::permits_at).min();
         let first = self.times.first().map(|(at, ..)| *at);
         first.into_iter().chain(doors).min()
     }
@@ -198,7 +216,8 @@ impl Agenda {
             let closed = matches!(&again, Again::Turn { door, .. } if door == name);
             if let Some(door) = self.doors.get_mut(name) {
                 door.inside = door.inside.saturating_sub(1);
-                door.turn = if closed { 1 } else { (door.turn + 1).min(TURN_MAX) };
+                door.turn = if closed { 1 } else { (door.grown(now) + 1).min(TURN_MAX) };
+                door.since = now;
             }
         }
         if entry.gone {
@@ -212,7 +231,8 @@ impl Agenda {
                     self.times.insert((at, entry.number, id.to_owned()));
                 }
                 Again::Turn { door: name, opens, ends } => {
-                    let new = || Door { opens, firsts: BTreeSet::new(), renewals: BTreeSet::new(), turn: 1, inside: 0 };
+                    let (firsts, renewals) = Default::default();
+                    let new = || Door { opens, firsts, renewals, turn: 1, since: now, inside: 0 };
                     let door = self.doors.entry(name.clone()).or_insert_with(new);
                     door.opens = door.opens.max(opens).max(now + AGAIN);
                     match ends {

@@ -7,7 +7,7 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 
 /// Where a fault is: at an endpoint, of an order for a name, or both.
@@ -50,6 +50,8 @@ pub enum Fault {
     /// The CA does not hear of it, and this is answered: a status, the last word of the error's type, and Retry-After as it
     /// stands in the head.
     Refuse(u16, &'static str, Option<String>),
+    /// The same, with the date so much later as Retry-After.
+    RefuseUntil(u16, &'static str, Duration),
     /// The CA does it, and the connection is closed before its answer.
     Lose,
     /// The CA does it, and its answer comes so much later.
@@ -78,7 +80,12 @@ impl From<Fault> for Then {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Pass => Self::Pass,
-            Fault::Refuse(status, kind, retry_after) => Self::Refuse(Refusal { status, kind, retry_after }),
+            Fault::Refuse(status, kind, retry_after) => {
+                Self::Refuse(Refusal { status, kind, retry_after, until: None })
+            }
+            Fault::RefuseUntil(status, kind, wait) => {
+                Self::Refuse(Refusal { status, kind, retry_after: None, until: Some(wait) })
+            }
             Fault::Lose => Self::Lose,
             Fault::Slow(wait) => Self::Slow(wait),
         }
@@ -89,6 +96,8 @@ pub(super) struct Refusal {
     status: u16,
     kind: &'static str,
     retry_after: Option<String>,
+    /// From the answer on.
+    until: Option<Duration>,
 }
 
 impl From<Refusal> for http::Response<Full<Bytes>> {
@@ -97,7 +106,8 @@ impl From<Refusal> for http::Response<Full<Bytes>> {
         let body = serde_json::json!({ "type": kind, "detail": "refused on purpose", "status": refusal.status });
         let mut response =
             http::Response::builder().status(refusal.status).header("content-type", "application/problem+json");
-        if let Some(retry_after) = refusal.retry_after {
+        let date = refusal.until.map(|wait| httpdate::fmt_http_date(SystemTime::now() + wait));
+        if let Some(retry_after) = refusal.retry_after.or(date) {
             response = response.header("retry-after", retry_after);
         }
         response.body(Full::new(body.to_string().into())).unwrap()

@@ -83,6 +83,21 @@ fn a_door_lets_through_one_two_four_while_it_is_open_and_one_when_it_was_closed(
 }
 
 #[test]
+fn one_that_takes_its_time_behind_a_door_holds_the_others_up_for_seconds() {
+    let mut agenda = Agenda::default();
+    agenda.list(wishes(40), |_| (Seen::default(), NOW));
+    for id in all(&mut agenda, NOW) {
+        agenda.done(&id, turn(NOW + 60, None), NOW);
+    }
+    let opens = NOW + 60;
+    let through: Vec<_> = (0..10).map(|second| all(&mut agenda, opens + second).len()).collect();
+    assert_eq!((through, agenda.wake()), (vec![1, 0, 0, 1, 2, 4, 8, 0, 0, 0], None));
+    // The next as soon as one of them is through.
+    agenda.done("0003", Again::At(NOW + DAY), opens + 10);
+    assert_eq!(all(&mut agenda, opens + 10).len(), 1);
+}
+
+#[test]
 fn those_that_end_soon_go_first_then_those_that_have_none_in_the_order_of_their_coming() {
     let mut agenda = Agenda::default();
     agenda.list(wishes(6), |_| (Seen::default(), NOW));
