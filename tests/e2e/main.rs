@@ -62,6 +62,8 @@ mod streaming;
 mod tickets;
 mod tidy;
 mod tls;
+mod tls_scanners;
+mod tls_swaps;
 mod unheard;
 mod unwanted_wakes;
 

@@ -2,6 +2,7 @@
 
 use harness::{Demo, Options};
 use rustls::pki_types::ServerName;
+use rustls_pki_types::pem::PemObject;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -78,4 +79,27 @@ async fn a_client_that_names_nobody_gets_the_certificate_that_is_configured_for_
     let demo = demo(&format!("[tls]\ndefault_name = \"any.{suffix}\"\n")).await;
     assert_eq!(answer(&demo, &hello("192.0.2.1"), usize::MAX).await.0, HANDSHAKE);
     assert_eq!(answer(&demo, &hello("example.com"), usize::MAX).await, (ALERT, vec![2, 112]));
+}
+
+#[tokio::test]
+async fn the_edge_says_which_suite_and_prefers_the_group_that_no_quantum_computer_breaks() {
+    use rustls::crypto::aws_lc_rs::{cipher_suite as suite, kx_group as group};
+    let demo = demo("").await;
+    let provider = rustls::crypto::CryptoProvider {
+        // Ours the other way round.
+        cipher_suites: vec![suite::TLS13_CHACHA20_POLY1305_SHA256, suite::TLS13_AES_128_GCM_SHA256],
+        kx_groups: vec![group::X25519MLKEM768, group::X25519],
+        ..rustls::crypto::aws_lc_rs::default_provider()
+    };
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls_pki_types::CertificateDer::from_pem_file(demo.ca()).unwrap()).unwrap();
+    let config = config.with_protocol_versions(&[&rustls::version::TLS13]).unwrap().with_root_certificates(roots);
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config.with_no_client_auth()));
+    let stream = TcpStream::connect(demo.https).await.unwrap();
+    let tls = connector.connect(ServerName::try_from(demo.host("any")).unwrap(), stream).await.unwrap();
+    let (_, session) = tls.get_ref();
+    let group = session.negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
+    assert_eq!(session.negotiated_cipher_suite().unwrap().suite(), rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
 }

@@ -4,7 +4,7 @@ use super::ours::Ours;
 use super::verify::{self, Unfit};
 use super::{Act, DAY, ORDER_PREFIX, OrderRow, Step, next};
 use crate::ca::{Authority, Challenge, Class, Kind, NewOrder, Problem, Reply, Status};
-use crate::certificate::{CertRow, cert_key, sealed_as};
+use crate::certificate::{CERT_PREFIX, CertRow, cert_key, parse_cert_key, sealed_as};
 use crate::limits::{About, Held, Limiter, date};
 use crate::rows::{Rows, RowsError};
 use crate::seal::{SealError, Sealer};
@@ -342,8 +342,24 @@ impl Issuer {
         if let Err(problem) = self.challenges.withdraw(&order.id).await {
             tracing::debug!(id = order.id, %problem, "answers to challenges stay until their end");
         }
+        if let Err(error) = self.forget_older(&order.id, row.generation, now).await {
+            tracing::debug!(id = order.id, %error, "certificates of before stay until the next one comes");
+        }
         self.rows.compare_and_set(&order_key(&order.id), Some(order.version), None).await?;
         Ok(Ok(Some(issued)))
+    }
+
+    /// Takes away what came before the certificate before this one, unless it is still to be revoked: a PoP that cannot
+    /// open the newest serves the one before.
+    async fn forget_older(&self, id: &str, newest: u64, now: u64) -> Result<(), RowsError> {
+        for found in self.rows.scan(&format!("{CERT_PREFIX}{id}/")).await? {
+            let is_older = parse_cert_key(&found.key).is_some_and(|(_, generation)| generation + 1 < newest);
+            let row = serde_json::from_slice::<CertRow>(&found.value);
+            if is_older && row.is_ok_and(|row| !row.is_being_withdrawn(now)) {
+                self.rows.compare_and_set(&found.key, Some(found.version), None).await?;
+            }
+        }
+        Ok(())
     }
 }
 

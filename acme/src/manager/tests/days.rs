@@ -75,17 +75,22 @@ fn there_before(count: usize) -> Vec<Wish> {
 
 /// No certificate has ended before the next one was there; how many there are of each generation.
 async fn none_has_ended(fleet: &Fleet) -> BTreeMap<u64, usize> {
-    let (now, mut last, mut counts) = (fleet.clock.now(), BTreeMap::new(), BTreeMap::new());
+    let (now, mut last, mut newest) = (fleet.clock.now(), BTreeMap::new(), BTreeMap::new());
     for row in fleet.world.rows.scan(CERT_PREFIX).await.unwrap() {
         let (id, generation) = crate::certificate::parse_cert_key(&row.key).unwrap();
         let row: CertRow = serde_json::from_slice(&row.value).unwrap();
-        *counts.entry(generation).or_default() += 1;
+        newest.insert(id.to_owned(), generation);
         if let Some(ends) = last.insert(id.to_owned(), row.not_after) {
             assert!(row.issued_at < ends, "{id}: {} s late", row.issued_at - ends);
         }
     }
     let ended: Vec<_> = last.iter().filter(|(_, ends)| **ends <= now).collect();
     assert!(ended.is_empty(), "{ended:?}");
+    // Older ones than the last two were taken away, and have been there.
+    let mut counts = BTreeMap::new();
+    for generation in newest.into_values().flat_map(|newest| 1..=newest) {
+        *counts.entry(generation).or_default() += 1;
+    }
     counts
 }
 

@@ -67,9 +67,8 @@ async fn a_window_is_asked_for_heeded_and_asked_for_again_when_the_ca_says() {
     fleet.pass(6 * HOUR + 60).await;
     let third = fleet.newest(ID).unwrap();
     assert!(third.generation >= 3, "{:?}", third.generation);
-    let all = fleet.world.rows.get(&cert_key(ID, 3)).await.unwrap().unwrap();
-    let third: CertRow = serde_json::from_slice(&all.value).unwrap();
-    assert!((moved..moved + 6 * HOUR + 30).contains(&third.issued_at));
+    let placed = ca.asked(|call| matches!(call, Call::Order { .. }));
+    assert!((moved..moved + 6 * HOUR + 30).contains(&placed[2]), "{placed:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,4 +206,25 @@ async fn a_certificate_is_counted_once_by_each_limit_and_a_renewal_the_ca_knows_
         let bucket: crate::limits::Bucket = serde_json::from_slice(&row.value).unwrap();
         assert_eq!(bucket.since >= START + HOUR, again, "{bucket:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_the_certificate_before_is_taken_away_unless_it_is_still_to_be_revoked() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    let _manager = fleet.manager("a").await;
+    fleet.pass(60).await;
+    let generations = async || {
+        let rows = fleet.world.rows.scan(&format!("cert/{ID}/")).await.unwrap();
+        rows.iter().map(|row| serde_json::from_slice::<CertRow>(&row.value).unwrap().generation).collect::<Vec<_>>()
+    };
+    fleet.pass(60 * DAY).await;
+    assert_eq!(generations().await, [2, 3]);
+    // The older of them is somebody else's too, and nobody has revoked it yet.
+    let found = fleet.world.rows.get(&cert_key(ID, 2)).await.unwrap().unwrap();
+    let row: CertRow = serde_json::from_slice(&found.value).unwrap();
+    let far = row.not_after + 400 * DAY;
+    let row = CertRow { revocation: Some(crate::revoke::Revocation::new(1)), not_after: far, ..row };
+    fleet.world.rows.compare_and_set(&found.key, Some(found.version), Some(&row.encode())).await.unwrap();
+    fleet.pass(60 * DAY).await;
+    assert_eq!(generations().await, [2, 4, 5]);
 }
