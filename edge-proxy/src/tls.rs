@@ -101,6 +101,25 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider { cipher_suites, kx_groups, ..rustls::crypto::aws_lc_rs::default_provider() })
 }
 
+/// What all configurations of an edge have in common; each has tickets of its own.
+fn dress(
+    config: &mut ServerConfig,
+    tickets: Option<&Tickets>,
+    policy: Policy,
+    scope: [u8; 32],
+) -> Result<(), rustls::Error> {
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ignore_client_order = true;
+    // Tickets rather than a locked cache: resumption costs no memory and no lock.
+    config.ticketer = match tickets {
+        Some(tickets) => tickets.ticketer(policy, scope),
+        None => rustls::crypto::aws_lc_rs::Ticketer::new()?,
+    };
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 1;
+    Ok(())
+}
+
 impl Tls {
     /// With the certificates of `resolver`, and tickets that all edges share, or else of this process alone.
     ///
@@ -111,16 +130,8 @@ impl Tls {
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&resolver) as _);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.ignore_client_order = true;
         acme::compression::enable(&mut config);
-        // Tickets rather than a locked cache: resumption costs no memory and no lock.
-        config.ticketer = match &tickets {
-            Some(tickets) => tickets.ticketer(Policy::Normal, scope(&[])),
-            None => rustls::crypto::aws_lc_rs::Ticketer::new()?,
-        };
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 1;
+        dress(&mut config, tickets.as_deref(), Policy::Normal, scope(&[]))?;
         let (asking, refused) = (Mutex::default(), Family::default());
         Ok(Arc::new(Self { resolver, config: Arc::new(config), tickets, asking, refused }))
     }
@@ -184,14 +195,8 @@ impl Tls {
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12]);
         let config = config.map_err(|error| error.to_string())?.with_client_cert_verifier(verifier);
         let mut config = config.with_cert_resolver(Arc::clone(&self.resolver) as _);
-        config.ticketer = match &self.tickets {
-            Some(tickets) => tickets.ticketer(Policy::ClientCertificate, scope),
-            None => rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?,
-        };
-        config.alpn_protocols.clone_from(&self.config.alpn_protocols);
-        config.ignore_client_order = self.config.ignore_client_order;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = self.config.send_tls13_tickets;
+        dress(&mut config, self.tickets.as_deref(), Policy::ClientCertificate, scope)
+            .map_err(|error| error.to_string())?;
         config.cert_compressors.clone_from(&self.config.cert_compressors);
         config.cert_compression_cache = Arc::clone(&self.config.cert_compression_cache);
         if asking.len() >= ASKING_MAX {

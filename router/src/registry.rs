@@ -114,19 +114,6 @@ impl<R: RegistryRow> Registry<R> {
         self.rows.load().values().filter(|row| !row.is_removed()).cloned().collect()
     }
 
-    /// The last row in order of ids from one to another, both included.
-    #[must_use]
-    pub fn last_in(&self, ids: std::ops::RangeInclusive<R::Id>) -> Option<Arc<R>> {
-        self.rows.load().range(ids).next_back().map(|(_, row)| Arc::clone(row)).filter(|row| !row.is_removed())
-    }
-
-    /// The rows in order of ids from one to another, both included.
-    #[must_use]
-    pub fn in_range(&self, ids: std::ops::RangeInclusive<R::Id>) -> Vec<Arc<R>> {
-        let rows = self.rows.load();
-        rows.range(ids).map(|(_, row)| Arc::clone(row)).filter(|row| !row.is_removed()).collect()
-    }
-
     /// Whether a row of its id is taken for gone when the store no longer has it. Where operators sign,
     /// one that was let go has a row that says so.
     fn may_vanish(&self) -> bool {

@@ -1,13 +1,12 @@
 //! TLS-ALPN-01: a domain whose port 80 is dead has its certificate all the same, and what answers the CA answers nobody else.
 
 use crate::certificates::{DOMAIN, Port80, Site, trusted};
+use harness::blind::blind;
 use harness::pebble::Moods;
 use harness::{cluster, within};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::SupportedProtocolVersion;
+use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,42 +21,6 @@ const COMES: Duration = Duration::from_secs(60);
 const ACME_IDENTIFIER: &str = "1.3.6.1.5.5.7.1.31";
 pub(crate) const CHALLENGE: &[u8] = b"acme-tls/1";
 
-/// Takes what it is shown: a challenge's certificate is one that no client's library reads on.
-#[derive(Debug)]
-struct Blind(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Blind {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// A handshake's end: the leaf, the protocol, and bytes that came after it.
 pub(crate) struct Shown {
     pub(crate) leaf: Vec<u8>,
@@ -71,10 +34,7 @@ pub(crate) async fn shake(
     protocols: &[&[u8]],
     version: &'static SupportedProtocolVersion,
 ) -> std::io::Result<Shown> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[version]).unwrap();
-    let verifier = Arc::new(Blind(provider));
-    let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let mut config = blind(version);
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let stream = TcpStream::connect(edge).await?;
     let name = ServerName::try_from(name.to_owned()).unwrap();

@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod apart;
 pub mod binary;
+pub mod blind;
 pub mod ca_fleet;
 pub mod ca_proxy;
 pub mod chromium;

@@ -19,7 +19,7 @@ use crate::stream::GuestStream;
 use crate::wire::{self, EdgeMessage, FRAME_BYTES_MAX, Lease, Leases, Open, OwnerMessage, ToEdge, ToOwner};
 use crate::{EdgeEvents, OpenError, SessionState, Unreachable};
 use prost::Message;
-use quinn::{Connection, Endpoint, RecvStream, SendStream, TokioRuntime};
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use router::route::{HostId, HostRow};
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -105,9 +105,7 @@ impl QuicEdge {
     pub fn new(options: EdgeOptions) -> io::Result<Self> {
         let EdgeOptions { listen, key, identity, address, inner_mtu, hosts } = options;
         let link = UserspaceLink::bind(LinkOptions { listen, key, address, inner_mtu })?;
-        let config = transport::endpoint(&link)?;
-        let socket = Arc::clone(&link);
-        let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(TokioRuntime))?;
+        let endpoint = transport::endpoint(&link, None)?;
         Ok(Self(Arc::new(Shared {
             link,
             endpoint,

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TokioRuntime};
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -110,12 +110,7 @@ impl PopLink {
         let crypto = QuicServerConfig::try_from(config).map_err(tls::IdentityError::from)?;
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(transport::questions(&link));
-        config.migration(false);
-        let endpoint = transport::endpoint(&link).and_then(|base| {
-            let socket = Arc::clone(&link);
-            Endpoint::new_with_abstract_socket(base, Some(config), socket, Arc::new(TokioRuntime))
-        });
-        let endpoint = endpoint.map_err(ServeError::Socket)?;
+        let endpoint = transport::endpoint(&link, Some(config)).map_err(ServeError::Socket)?;
         let listen = link.listen_addr().map_err(ServeError::Socket)?;
         let state = State {
             identity,

@@ -10,7 +10,7 @@ use crate::owner::{AnswerSink, EdgeId, Owner};
 use crate::splice::{self, Splice};
 use crate::wire::{Applied, EdgeMessage, ToEdge, ToOwner};
 use arc_swap::ArcSwap;
-use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, TokioRuntime};
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -121,13 +121,7 @@ impl HostServer {
         let pins = tls::shared(edges.iter().flat_map(|edge| &edge.pins));
         let mut config = identity.server(&pins)?;
         config.transport_config(transport::transport(&link));
-        // Peers are where WireGuard says; QUIC has nothing to add.
-        config.migration(false);
-        let endpoint = transport::endpoint(&link).and_then(|base| {
-            let socket = Arc::clone(&link);
-            Endpoint::new_with_abstract_socket(base, Some(config), socket, Arc::new(TokioRuntime))
-        });
-        let endpoint = endpoint.map_err(ServeError::Socket)?;
+        let endpoint = transport::endpoint(&link, Some(config)).map_err(ServeError::Socket)?;
         let listen = link.listen_addr().map_err(ServeError::Socket)?;
         let edges = ArcSwap::from_pointee(edges);
         let host = Arc::new(Host { edges, pins, owner, applied, limits, current: Mutex::default() });

@@ -4,7 +4,7 @@ use super::STREAM_WINDOW_BYTES;
 use super::alone::ALONE_MAX;
 use crate::link::UserspaceLink;
 use quinn::congestion::CubicConfig;
-use quinn::{EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,8 +63,14 @@ fn figures(link: &UserspaceLink) -> TransportConfig {
     config
 }
 
-pub(super) fn endpoint(link: &UserspaceLink) -> io::Result<EndpointConfig> {
+/// QUIC on a link, which others may come to by `accepts`. Peers are where WireGuard says; QUIC has nothing to add.
+pub(super) fn endpoint(link: &Arc<UserspaceLink>, accepts: Option<ServerConfig>) -> io::Result<Endpoint> {
     let mut config = EndpointConfig::default();
     config.max_udp_payload_size(link.payload_max()).map_err(io::Error::other)?;
-    Ok(config)
+    let accepts = accepts.map(|mut accepts| {
+        accepts.migration(false);
+        accepts
+    });
+    let socket = Arc::clone(link);
+    Endpoint::new_with_abstract_socket(config, accepts, socket, Arc::new(TokioRuntime))
 }

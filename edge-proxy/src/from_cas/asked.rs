@@ -1,7 +1,6 @@
 //! What people ask for: a new certificate before its time.
 
 use super::FromCas;
-use super::table::newest;
 use acme::account::AccountError;
 use acme::certificate::{CertRow, cert_key};
 use acme::rows::{Rows as _, RowsError};
@@ -48,7 +47,7 @@ impl FromCas {
     pub(crate) async fn renew(&self, asked: &str) -> Result<Value, AskError> {
         let mut due = Vec::new();
         for id in self.meant(asked) {
-            let Some(newest) = newest(&self.certificates, &id) else { continue };
+            let Some(newest) = self.certificates.newest(&id) else { continue };
             self.change(&id, newest.generation, |row| {
                 row.renew_asked.is_none().then(|| CertRow { renew_asked: Some(unix_now()), ..row })
             })

@@ -10,7 +10,6 @@ pub(crate) mod asked;
 pub mod causes;
 mod challenge_rows;
 mod challenges;
-mod keys;
 mod metrics;
 mod opening;
 mod peers;
@@ -40,7 +39,6 @@ use anyhow::Context;
 use as_served::AsServed;
 use challenges::{Given, Pops};
 use config::Config;
-use keys::KeysHere;
 pub use opening::SealedCertificates;
 use peers::Peers;
 use router::domains::{DomainName, DomainTable};
@@ -78,6 +76,7 @@ pub struct FromCas {
     sealed: Arc<SealedCertificates>,
     tls: Arc<Tls>,
     as_served: AsServed,
+    limits: Arc<Limiter>,
 }
 
 /// The edge that orders and serves them.
@@ -180,25 +179,18 @@ pub fn start(
     };
     let pops = Pops::start(config, store, Arc::clone(&rows), given, me.clone());
     let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
-    let sealed = Arc::clone(sealed);
-    let from_cas = Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, sealed, tls, as_served });
     let limits = config.acme.cas().into_iter().map(|ca| (ca.name.clone(), Limits::from(&ca)));
-    let limits = Arc::new(Limiter::new(limits));
+    let (sealed, limits) = (Arc::clone(sealed), Arc::new(Limiter::new(limits)));
+    let from_cas =
+        Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, sealed, tls, as_served, limits });
     let ours = Ours::new(config.names.suffixes.iter().cloned());
-    tokio::spawn(Arc::clone(&from_cas).work(kek, serving, me, limits, ours));
+    tokio::spawn(Arc::clone(&from_cas).work(kek, serving, me, ours));
     Ok(from_cas)
 }
 
 impl FromCas {
     /// Serves and orders, as soon as keys open; returns when they never will.
-    async fn work(
-        self: Arc<Self>,
-        kek: Kek,
-        serving: Arc<DomainCertificates>,
-        me: String,
-        limits: Arc<Limiter>,
-        ours: Ours,
-    ) {
+    async fn work(self: Arc<Self>, kek: Kek, serving: Arc<DomainCertificates>, me: String, ours: Ours) {
         let (sealed, rows) = (Arc::clone(&self.sealed), Arc::clone(&self.rows));
         let Some(sealer) = sealed.unlock(kek, &rows).await else { return };
         let again = Arc::new(Notify::new());
@@ -210,7 +202,8 @@ impl FromCas {
         tokio::spawn(Arc::clone(&self).look_as_visitors());
         let revoker = Revoker::new(Arc::clone(&rows) as _, Arc::clone(&self) as _, me.clone());
         tokio::spawn(revoker.run());
-        let issuer = Arc::new(Issuer { rows, sealer, challenges: Arc::clone(&self.pops) as _, limits, ours });
+        let (challenges, limits) = (Arc::clone(&self.pops) as _, Arc::clone(&self.limits));
+        let issuer = Arc::new(Issuer { rows, sealer, challenges, limits, ours });
         Manager::new(issuer, Arc::clone(&self.wishes) as _, me, Clock::system()).run().await;
     }
 }

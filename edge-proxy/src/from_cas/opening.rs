@@ -1,7 +1,7 @@
 //! Opens certificates that lie sealed on this machine's disk, when a handshake asks for the first time, and keeps the data
 //! keys that open them: also without the store, from what was kept of it.
 
-use super::keys::KeysHere;
+use super::causes::Keys;
 use super::rows::StoreRows;
 use super::table::{CertificateRow, CertificateTable};
 use acme::certificate::sealed_as;
@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct SealedCertificates {
     table: Arc<CertificateTable>,
     sealer: OnceLock<Arc<Sealer>>,
-    keys: ArcSwap<KeysHere>,
+    keys: ArcSwap<Keys>,
     /// Something was sealed under a data key that is not known here.
     unknown: Notify,
 }
@@ -35,13 +35,18 @@ impl SealedCertificates {
     /// Opens nothing yet.
     #[must_use]
     pub fn new(table: Arc<CertificateTable>) -> Arc<Self> {
-        let keys = ArcSwap::from_pointee(KeysHere::Away("the store has not been asked yet".into()));
+        let keys = ArcSwap::from_pointee(Keys::Away("the store has not been asked yet".into()));
         Arc::new(Self { table, sealer: OnceLock::new(), keys, unknown: Notify::new() })
     }
 
     /// Whether they open.
-    pub(super) fn keys(&self) -> Arc<KeysHere> {
+    pub(super) fn keys(&self) -> Arc<Keys> {
         self.keys.load_full()
+    }
+
+    /// What opens and seals, as soon as that is known.
+    pub(super) fn sealer(&self) -> Option<Arc<Sealer>> {
+        self.sealer.get().cloned()
     }
 
     /// The certificates, sealed.
@@ -83,12 +88,12 @@ impl SealedCertificates {
                     Ok(sealer) => break sealer,
                     Err(SealError::Rows(error)) => {
                         tracing::warn!(%error, "the keys of certificates are not read yet");
-                        self.keys.store(Arc::new(KeysHere::Away(error.to_string())));
+                        self.keys.store(Arc::new(Keys::Away(error.to_string())));
                         tokio::time::sleep(AGAIN).await;
                     }
                     Err(error) => {
                         tracing::error!(%error, "certificates from CAs are neither served nor ordered: acme.kek_file is another than the fleet's");
-                        self.keys.store(Arc::new(KeysHere::Wrong(error.to_string())));
+                        self.keys.store(Arc::new(Keys::Wrong(error.to_string())));
                         return None;
                     }
                 }
@@ -97,7 +102,7 @@ impl SealedCertificates {
         let sealer = Arc::new(sealer);
         // This is the only one who sets it.
         let _ = self.sealer.set(Arc::clone(&sealer));
-        self.keys.store(Arc::new(KeysHere::Open(Arc::clone(&sealer))));
+        self.keys.store(Arc::new(Keys::Open));
         Some(sealer)
     }
 

@@ -1,13 +1,13 @@
 //! What is known of certificates, for people and programs: gathers the facts, and says them with their cause
 //! (`causes.rs`).
 
+use super::FromCas;
 use super::causes::{Explained, Facts, Keys, explain};
 use super::served::target;
-use super::table::newest;
 use super::wishes::For;
-use super::{FromCas, KeysHere};
 use acme::certificate::CertRow;
 use acme::lease::{LEASE_PREFIX, LeaseRow, shard};
+use acme::limits::Forecast;
 use acme::manager::Wishes as _;
 use acme::order::issue::order_key;
 use acme::order::{DAY, ORDER_PREFIX, OrderRow};
@@ -79,15 +79,14 @@ impl FromCas {
 
     fn explained(&self, id: &str, seen: &Seen) -> (Explained, Option<std::sync::Arc<CertRow>>) {
         let now = unix_now();
-        let newest = newest(&self.certificates, id);
+        let newest = self.certificates.newest(id);
         let wish = self.wishes.find(id);
         let order = seen.orders.get(id);
         let ca = order.map(|order| order.ca.clone());
         let ca = ca.or_else(|| wish.as_ref().and_then(|wish| wish.cas.first()).map(|(name, _)| name.clone()));
         let keys = match (&*self.sealed.keys(), &seen.away) {
-            (KeysHere::Wrong(why), _) => Keys::Wrong(why.clone()),
-            (KeysHere::Away(why), _) | (KeysHere::Open(_), Some(why)) => Keys::Away(why.clone()),
-            (KeysHere::Open(_), None) => Keys::Open,
+            (Keys::Open, Some(why)) => Keys::Away(why.clone()),
+            (keys, _) => keys.clone(),
         };
         let records = self.wishes.records(id);
         let explained = explain(&Facts {
@@ -169,7 +168,7 @@ impl FromCas {
     pub(super) fn meant(&self, asked: &str) -> Vec<String> {
         let asked = asked.to_ascii_lowercase();
         let is_id = For::of(&asked).is_some()
-            && (self.wishes.find(&asked).is_some() || newest(&self.certificates, &asked).is_some());
+            && (self.wishes.find(&asked).is_some() || self.certificates.newest_summary(&asked).is_some());
         if is_id { vec![asked] } else { self.wishes.ids_of(&asked) }
     }
 
@@ -197,7 +196,17 @@ impl FromCas {
             "why": why,
             "shown": target.as_ref().map(|target| self.seen_of(target)),
             "certificates": certificates,
+            "limits": self.limits_about(asked).await,
         })
+    }
+
+    /// What is left of our own limits for this name and for all.
+    async fn limits_about(&self, asked: &str) -> Value {
+        let all = self.limits.forecast(&*self.rows, unix_now()).await.unwrap_or_default();
+        let about = |bucket: &str| bucket.split_once('.').is_none_or(|(_, name)| asked.ends_with(name));
+        let all = all.into_iter().filter(|(key, _)| key.rsplit('/').next().is_some_and(about));
+        let told = |told: Forecast| json!({ "left": told.left, "one_unix_s": told.one_at, "full_unix_s": told.full_at, "empty_unix_s": told.empty_at });
+        all.map(|(key, forecast)| (key, told(forecast))).collect::<serde_json::Map<_, _>>().into()
     }
 
     async fn one(&self, id: &str, seen: &Seen) -> Value {

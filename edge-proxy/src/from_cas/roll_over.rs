@@ -4,8 +4,9 @@
 //! it is given time to see what it was told to look for; then it is told the key. With the new one in the row, a CA is told
 //! to look when every PoP answers by it ([`super::challenges`]).
 
+use super::FromCas;
 use super::asked::AskError;
-use super::{FromCas, KeysHere};
+use super::causes::Keys;
 use acme::account::{begin_roll_over, finish_roll_over};
 use acme::ca::Kind;
 use acme::order::{ORDER_PREFIX, OrderRow, Step};
@@ -29,10 +30,10 @@ impl FromCas {
     pub(crate) async fn roll_over(&self, ca: Option<&str>) -> Result<Value, AskError> {
         let none = || AskError::Ca(ca.unwrap_or_default().to_owned());
         let ca = self.accounts.ca(ca).ok_or_else(none)?;
-        let sealer = match &*self.sealed.keys() {
-            KeysHere::Open(sealer) => std::sync::Arc::clone(sealer),
-            KeysHere::Away(why) | KeysHere::Wrong(why) => return Err(AskError::Keys(why.clone())),
-        };
+        if let Keys::Away(why) | Keys::Wrong(why) = &*self.sealed.keys() {
+            return Err(AskError::Keys(why.clone()));
+        }
+        let sealer = self.sealed.sealer().ok_or_else(|| AskError::Keys("they are being read".into()))?;
         begin_roll_over(ca, &*self.rows, &sealer).await?;
         tokio::time::sleep(HEARD).await;
         if self.is_looking(&ca.name).await? {

@@ -62,11 +62,6 @@ pub struct CertificateTable {
 #[derive(Debug, Default)]
 struct Snapshot(Option<HashSet<(Box<str>, u64)>>);
 
-/// The newest of a wish.
-pub(super) fn newest(table: &CertificateTable, wish: &str) -> Option<Arc<CertRow>> {
-    table.newest(wish)
-}
-
 impl CertificateTable {
     /// Opens the copy of the last run, or begins one.
     ///
