@@ -1,12 +1,13 @@
 //! `edge-proxy cert …`: what is said of certificates, and what is done with them by hand.
 
-use crate::certificates::{DOMAIN, ISSUED, SUFFIX, Site, leaf, trusted};
+use crate::certificates::{DOMAIN, ISSUED, Port80, SUFFIX, Site, leaf, trusted};
 use harness::pebble::Moods;
 use harness::until;
 
 #[tokio::test]
 async fn certificates_are_listed_explained_and_renewed_before_their_time() {
-    let Some(site) = Site::start(Moods::default()).await else { return };
+    let limits = "limits = \"letsencrypt\"\n";
+    let Some(site) = Site::with(Moods::default(), Port80::Ours, limits).await else { return };
     let roots = site.roots().await;
     let edge = &site.edge;
     let first = trusted(edge, &roots, "any.sprites.test").await;
@@ -27,6 +28,10 @@ async fn certificates_are_listed_explained_and_renewed_before_their_time() {
         assert_eq!(explained["certificates"][0]["explained"]["cause"], "served", "{name}");
         assert_eq!(explained["certificates"][0]["not_served_by"], serde_json::json!([]), "{name}");
     }
+    // One order of 270 in three hours, and whatever is left of the limits for its name.
+    let limits = edge.admin(&["cert", "explain", SUFFIX]).await["limits"].clone();
+    assert_eq!(limits["limit/first/orders"]["left"], 269, "{limits}");
+    assert_eq!(limits["limit/first/domain.sprites.test"]["left"], 44, "{limits}");
     let socket = edge.data().join("admin.sock");
     let text = harness::admin::run(&["--admin", socket.to_str().unwrap(), "cert", "explain", SUFFIX]).await;
     let text = String::from_utf8(text.stdout).unwrap();
