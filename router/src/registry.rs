@@ -264,22 +264,34 @@ impl<R: RegistryRow> Registry<R> {
 }
 
 /// Applies the store's rows of this kind to `registry`, and keeps them in the file at `path`; never
-/// returns.
+/// returns. The file is replaced at each change: for what changes a few times a month.
 pub async fn follow<R: RegistryRow>(
     store: Store,
     registry: Arc<Registry<R>>,
     key: impl Fn(&R::Id) -> String + Send,
     path: PathBuf,
 ) {
+    let keep = move |registry: &Registry<R>| {
+        if let Err(error) = registry.save(&key, &path) {
+            tracing::warn!(path = %path.display(), %error, "{} rows not written", R::WHAT);
+        }
+    };
+    apply(store, registry, keep).await;
+}
+
+/// The same in memory alone, for what changes all the time, or is of no use after a start; never returns.
+pub async fn follow_in_memory<R: RegistryRow>(store: Store, registry: Arc<Registry<R>>) {
+    apply(store, registry, |_| {}).await;
+}
+
+async fn apply<R: RegistryRow>(store: Store, registry: Arc<Registry<R>>, changed: impl Fn(&Registry<R>) + Send) {
     let mut seen = BTreeSet::new();
     let mut subscriber = Subscriber::new(store, R::PREFIX);
     loop {
         if let Heard::Event(event) = subscriber.next().await
             && registry.handle(event, &mut seen)
-            // Some hundred short lines, a few times a month.
-            && let Err(error) = registry.save(&key, &path)
         {
-            tracing::warn!(path = %path.display(), %error, "{} rows not written", R::WHAT);
+            changed(&registry);
         }
     }
 }

@@ -113,20 +113,12 @@ impl Pops {
             pop,
             seen: Mutex::default(),
         });
-        let file = |name: &str| config.data_dir.join(name);
         let (store, table, here) = (Arc::clone(store), Arc::clone(&pops.table), Arc::clone(&pops.here));
-        let challenges = registry::follow(
-            Arc::clone(&store),
-            table,
-            |at: &String| format!("{PREFIX}{at}"),
-            file("challenges.last-known-good"),
-        );
-        tokio::spawn(challenges);
+        // Neither is of use after a start: an order lives minutes, and who was there may be gone.
+        tokio::spawn(registry::follow_in_memory(Arc::clone(&store), table));
         tokio::spawn(Arc::clone(&pops).answer(published));
         if let Some(pop) = pops.pop.clone() {
-            let presence =
-                registry::follow(store, here, |pop: &String| format!("{HERE}{pop}"), file("presence.last-known-good"));
-            tokio::spawn(presence);
+            tokio::spawn(registry::follow_in_memory(store, here));
             let (this, own) = (Arc::clone(&pops), pop.clone());
             tokio::spawn(async move {
                 if let Some(peers) = &this.peers {
