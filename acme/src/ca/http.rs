@@ -177,7 +177,11 @@ fn note(parts: &Parts, now: SystemTime) -> Noted {
     let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let retry_after = text(header::RETRY_AFTER).and_then(|text| match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).ok(),
+        // Up to a whole second: rows have no parts of one, and nobody comes before the date.
+        Err(_) => {
+            let wait = httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?;
+            Some(Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)))
+        }
     });
     Noted {
         status: parts.status.as_u16(),
@@ -200,6 +204,9 @@ mod tests {
         assert_eq!(noted("129600").retry_after, Some(Duration::from_secs(129_600)));
         let date = httpdate::fmt_http_date(now + Duration::from_secs(90));
         assert_eq!(noted(&date).retry_after, Some(Duration::from_secs(90)));
+        let early = http::Response::builder().header("retry-after", &date).body(()).unwrap().into_parts().0;
+        let wait = note(&early, now + Duration::from_millis(1)).retry_after;
+        assert_eq!(wait, Some(Duration::from_secs(90)), "not a second before");
         assert_eq!(noted("99999999999").retry_after, Some(RETRY_AFTER_MAX));
         for nonsense in ["", "soon", "-5", "Thu, 01 Jan 1970 00:00:00 GMT"] {
             assert_eq!(noted(nonsense).retry_after, None, "{nonsense}");

@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use std::sync::Arc;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 /// Gives the answers to challenges to whoever the CA may ask: every PoP, since it looks from several places.
@@ -130,7 +131,7 @@ impl Issuer {
     /// # Cancel safety
     /// What was begun is in the row. Find it again.
     pub async fn step(&self, order: &mut Order, ca: &dyn Authority, now: u64) -> Result<Outcome, Halt> {
-        let mut seen = None;
+        let (mut seen, began) = (None, Instant::now());
         loop {
             let act = match next(&order.row, seen.as_ref(), now) {
                 Act::Order => match self.ours.check(&order.row.names) {
@@ -176,7 +177,10 @@ impl Issuer {
                 Err(problem) => {
                     tracing::info!(id = order.id, ca = order.row.ca, %problem, "a certificate has to wait");
                     self.challenges.came_of_it(&order.row.ca, Err(problem.class));
-                    let failed = order.row.failed(problem, now);
+                    // What the CA says of the time counts from its answer on, which may have taken a while.
+                    let took = began.elapsed();
+                    let answered = now + took.as_secs() + u64::from(took.subsec_millis() > 0);
+                    let failed = order.row.failed(problem, answered);
                     let wait = failed.next_try;
                     self.write(order, failed).await?;
                     Ok(if wait > now { Outcome::Wait(wait) } else { Outcome::Again })
