@@ -5,7 +5,7 @@ use crate::admin::Admin;
 use crate::bench::need_files;
 use crate::clock::now_ns;
 use crate::figures::Figures;
-use crate::machine::{Facts, Steal};
+use crate::machine::{Facts, Steal, processor};
 use crate::table::scatter;
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -153,16 +153,6 @@ async fn start(directory: &Path, arguments: &Arguments) -> anyhow::Result<(Child
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-}
-
-/// Processor time of a process so far, all its threads (`schedstat`, to the nanosecond).
-fn processor(id: u32) -> anyhow::Result<Duration> {
-    let mut nanoseconds = 0;
-    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
-        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-        nanoseconds += text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok()).context("no time")?;
-    }
-    Ok(Duration::from_nanos(nanoseconds))
 }
 
 /// A socket in each of so many networks of this machine's own (127.x.y.0/24).

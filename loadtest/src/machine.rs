@@ -1,7 +1,9 @@
 //! Where and of what a measurement was made: a figure without it says nothing.
 
+use anyhow::Context;
 use serde::Serialize;
 use std::process::Command;
+use std::time::Duration;
 
 /// The facts to print with every figure.
 #[derive(Debug, Serialize)]
@@ -72,6 +74,19 @@ fn ticks(stat: &str) -> (u64, u64) {
     let of = |at: usize| fields.get(at).copied().unwrap_or(0);
     // user, nice, system, (idle, iowait,) irq, softirq, steal
     (of(7), of(0) + of(1) + of(2) + of(5) + of(6))
+}
+
+/// Processor time of a process so far, all its threads (`schedstat`, to the nanosecond).
+///
+/// # Errors
+/// It has ended.
+pub(crate) fn processor(id: u32) -> anyhow::Result<Duration> {
+    let mut nanoseconds = 0;
+    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        nanoseconds += text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok()).context("no time")?;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 fn git(arguments: &[&str]) -> String {

@@ -14,6 +14,7 @@ mod edge;
 mod fake_owner;
 mod fan_out;
 mod figures;
+mod handshakes;
 mod herd;
 mod holds;
 mod machine;
@@ -58,6 +59,8 @@ enum Command {
     Watch(propagation::Watch),
     /// The DNS authority: answers in a second of its processor's time, with the limits on.
     Dns(dns::Arguments),
+    /// Full TLS handshakes: processor time of each, beside HAProxy and nginx.
+    Handshakes(handshakes::Arguments),
     /// 10,000 requests in a second at one sleeping sprite: who is served, who is refused, what others notice.
     Herd(herd::Arguments),
 }
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
                 Command::Propagation(arguments) => propagation::run(arguments).await,
                 Command::Watch(watch) => propagation::watch(&watch).map(|()| true),
                 Command::Dns(arguments) => dns::run(arguments).await,
+                Command::Handshakes(arguments) => handshakes::run(arguments).await,
                 Command::Herd(arguments) => herd::run(arguments).await,
             }
         })

@@ -118,7 +118,8 @@ fn nats_server() -> anyhow::Result<PathBuf> {
     }
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+/// The program of that name on `PATH`.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }

@@ -74,6 +74,18 @@ fn the_dns_is_asked_and_answers() {
 }
 
 #[test]
+fn each_handshake_is_a_full_one_and_is_counted() {
+    let edge = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("edge-proxy");
+    if !edge.is_file() && std::env::var_os("EDGE_PROXY_BIN").is_none() {
+        eprintln!("{} is not built", edge.display());
+        return;
+    }
+    let report = measured(&["handshakes", "--alone", "--rounds", "2", "--handshakes", "10"]);
+    assert_eq!((&report["handshakes"], &report["programs"][0]["name"]), (&20.into(), &"edge".into()));
+    assert!(report["programs"][0]["least_us"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
 fn an_edge_with_routes_of_its_last_run_answers_after_a_start() {
     let edge = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("edge-proxy");
     if !edge.is_file() && std::env::var_os("EDGE_PROXY_BIN").is_none() {
