@@ -162,11 +162,12 @@ impl CertResolver {
         }
     }
 
-    /// What there is for a name as rustls gives it (lower-case, without a final dot), or for a client that names
-    /// nobody. No lock; nothing is read from anywhere.
+    /// What there is for a name as rustls gives it (lower-case; its final dot, which no client should send, RFC 6066 §3,
+    /// is no part of it), or for a client that names nobody. No lock; nothing is read from anywhere.
     #[must_use]
     pub fn look(&self, name: Option<&str>) -> Found {
         let Some(name) = name.or(self.policy.default_name.as_deref()) else { return Found::Unknown };
+        let name = name.strip_suffix('.').unwrap_or(name);
         let base = self.base.load();
         let expired = match self.own(&base, name) {
             None => None,

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-async fn demo(config: &str) -> Demo {
+pub(crate) async fn demo(config: &str) -> Demo {
     Demo::start(Options { config: Some(config.into()), ..Options::default() }).await
 }
 
 /// The bytes of a ClientHello for `name`; an address is not sent (RFC 6066 §3).
-fn hello(name: &str) -> Vec<u8> {
+pub(crate) fn hello(name: &str) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
@@ -24,7 +24,7 @@ fn hello(name: &str) -> Vec<u8> {
 }
 
 /// The first record the edge answers with: its type, and all of it for an alert.
-async fn answer(demo: &Demo, flight: &[u8], piece: usize) -> (u8, Vec<u8>) {
+pub(crate) async fn answer(demo: &Demo, flight: &[u8], piece: usize) -> (u8, Vec<u8>) {
     let mut stream = TcpStream::connect(demo.https).await.unwrap();
     stream.set_nodelay(true).unwrap();
     for piece in flight.chunks(piece) {
@@ -41,8 +41,8 @@ async fn answer(demo: &Demo, flight: &[u8], piece: usize) -> (u8, Vec<u8>) {
     (ALERT, body)
 }
 
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
+pub(crate) const ALERT: u8 = 21;
+pub(crate) const HANDSHAKE: u8 = 22;
 
 async fn refused(demo: &Demo, reason: &str) -> u64 {
     let read = String::from_utf8(demo.try_admin(&["metrics"]).await.stdout).unwrap();

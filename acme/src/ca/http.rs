@@ -130,9 +130,11 @@ impl HttpClient for Http {
             let _ = NOTED.try_with(|noted| *noted.borrow_mut() = Noted::default());
             let whole = tokio::time::timeout(CALL, exchange(&connector, request)).await;
             let response = whole.unwrap_or_else(|_| Err(format!("no reply within {} s", CALL.as_secs()).into()));
-            let response = response.map_err(Error::Other)?;
+            let mut response = response.map_err(Error::Other)?;
+            let said = note(&response.parts, SystemTime::now());
+            bound(&mut response.parts, &said);
             // A call that nobody notes is none of ours.
-            let _ = NOTED.try_with(|noted| *noted.borrow_mut() = note(&response.parts, SystemTime::now()));
+            let _ = NOTED.try_with(|noted| *noted.borrow_mut() = said);
             Ok(response)
         })
     }
@@ -190,6 +192,14 @@ fn note(parts: &Parts, now: SystemTime) -> Noted {
     }
 }
 
+/// Puts the Retry-After that is believed in the place of what was said: the library adds any number of seconds to the time
+/// of now, and panics when there is no such time.
+fn bound(parts: &mut Parts, said: &Noted) {
+    if let Some(wait) = said.retry_after {
+        parts.headers.insert(header::RETRY_AFTER, wait.as_secs().into());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +218,11 @@ mod tests {
         let wait = note(&early, now + Duration::from_millis(1)).retry_after;
         assert_eq!(wait, Some(Duration::from_secs(90)), "not a second before");
         assert_eq!(noted("99999999999").retry_after, Some(RETRY_AFTER_MAX));
+        let endless = http::Response::builder().header("retry-after", u64::MAX.to_string()).body(()).unwrap();
+        let mut parts = endless.into_parts().0;
+        let said = note(&parts, now);
+        bound(&mut parts, &said);
+        assert_eq!(parts.headers["retry-after"], RETRY_AFTER_MAX.as_secs().to_string().as_str());
         for nonsense in ["", "soon", "-5", "Thu, 01 Jan 1970 00:00:00 GMT"] {
             assert_eq!(noted(nonsense).retry_after, None, "{nonsense}");
         }

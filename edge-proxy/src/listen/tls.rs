@@ -67,7 +67,7 @@ async fn handshake(worker: Rc<Worker>, tls: Arc<Tls>, stream: TcpStream, peer: S
     };
     let (_, session) = tls.get_ref();
     let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
-    let name = session.server_name().map(Box::from);
+    let name = session.server_name().map(|name| Box::from(without_dot(name)));
     let mut client = Client::new(socket, peer, port, name);
     if let Some(rules) = asked {
         client = client.asked_for(rules, session.peer_certificates());
@@ -89,7 +89,7 @@ async fn accept(
 ) -> io::Result<Option<(TlsStream<SharedSocket>, Option<Arc<ClientCertificate>>)>> {
     let mut start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
     let hello = start.client_hello();
-    let name = hello.server_name().map(str::to_owned);
+    let name = hello.server_name().map(|name| without_dot(name).to_owned());
     if hello.alpn().is_some_and(alpn::is_asked) {
         let found = match (worker.edge.challenged(), name.as_deref()) {
             (Some(from_cas), Some(name)) => from_cas.challenge_of(name).await,
@@ -122,4 +122,10 @@ async fn admitted(
             Err(io::Error::new(io::ErrorKind::PermissionDenied, refusal.name()))
         }
     }
+}
+
+/// A name as everybody else writes it: some clients send the final dot of what they were given (RFC 6066 §3 says that
+/// they should not).
+fn without_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
 }
