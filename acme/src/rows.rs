@@ -65,6 +65,13 @@ pub(crate) struct Memory(std::sync::Mutex<(u64, std::collections::BTreeMap<Strin
 
 #[cfg(test)]
 impl Memory {
+    /// All rows under a prefix.
+    pub(crate) fn all(&self, prefix: &str) -> Vec<Row> {
+        let table = self.0.lock().unwrap();
+        let from = table.1.range(prefix.to_owned()..).map(|(_, row)| row);
+        from.take_while(|row| row.key.starts_with(prefix)).cloned().collect()
+    }
+
     /// What `read` makes of the last row under a prefix.
     pub(crate) fn last<T>(&self, prefix: &str, read: impl FnOnce(&Row) -> T) -> Option<T> {
         let table = self.0.lock().unwrap();
@@ -81,9 +88,7 @@ impl Rows for Memory {
     }
 
     fn scan<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Row>> {
-        let table = self.0.lock().unwrap();
-        let from = table.1.range(prefix.to_owned()..).map(|(_, row)| row);
-        let rows = from.take_while(|row| row.key.starts_with(prefix)).cloned().collect();
+        let rows = self.all(prefix);
         Box::pin(async { Ok(rows) })
     }
 

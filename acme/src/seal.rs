@@ -3,7 +3,9 @@
 //! A key encryption key (KEK) lies on every PoP, outside the table: a file, or a credential systemd hands over. Rows
 //! `seal/ID` carry data keys, each wrapped under a KEK; all else is sealed under the newest data key, with the name of
 //! its row and a generation as associated data, so what is sealed for one row opens in no other. A change of
-//! the KEK wraps data keys anew and touches nothing that is sealed under them.
+//! the KEK wraps data keys anew and touches nothing that is sealed under them (`seal/change.rs`).
+
+mod change;
 
 use crate::rows::{Row, Rows, RowsError};
 use arc_swap::ArcSwap;
@@ -16,6 +18,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
+
+pub use change::DataKey;
 
 /// Where data keys are.
 pub const SEAL_PREFIX: &str = "seal/";
@@ -159,6 +163,13 @@ impl Kek {
         }
     }
 
+    /// What tells its keys from others, the one in use first: the first 64 bits of their SHA-256, which says nothing else of
+    /// a key of 256 random bits.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        self.keys.iter().map(|key| in_hex(key.id)).collect()
+    }
+
     fn key(bytes: &[u8]) -> Result<Key, SealError> {
         let mut id = KeyId::default();
         id.copy_from_slice(&digest(&SHA256, bytes).as_ref()[..ID_BYTES]);
@@ -200,6 +211,11 @@ fn random<const N: usize>() -> std::io::Result<Zeroizing<[u8; N]>> {
     Ok(bytes)
 }
 
+/// As in the key of a row.
+fn in_hex(id: KeyId) -> String {
+    format!("{:016x}", u64::from_be_bytes(id))
+}
+
 fn about(name: &str, generation: u64) -> Vec<u8> {
     // A name has no zero byte, so no two pairs read the same.
     [name.as_bytes(), &[0], &generation.to_be_bytes()].concat()
@@ -210,6 +226,21 @@ fn about(name: &str, generation: u64) -> Vec<u8> {
 struct DataKeyRow {
     /// Base64 of the data key, sealed under a KEK.
     wrapped: String,
+    /// When it was made, seconds since 1970: what is sealed is sealed under the newest. The first key says nothing.
+    #[serde(default)]
+    made: u64,
+}
+
+impl DataKeyRow {
+    fn read(row: &Row) -> Option<(Self, Vec<u8>)> {
+        let read = serde_json::from_slice::<Self>(&row.value).ok()?;
+        let wrapped = STANDARD.decode(&read.wrapped).ok()?;
+        Some((read, wrapped))
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, SealError> {
+        serde_json::to_vec(self).map_err(|_| SealError::Library)
+    }
 }
 
 /// The data keys this machine can use. Shared; opening and sealing take no lock.
@@ -268,14 +299,13 @@ impl Sealer {
     }
 
     fn take(&self, mut found: Vec<Row>) -> Result<(), SealError> {
-        found.sort_unstable_by_key(|row| row.version);
+        // Wrapped anew, a row is as new as can be and its key as old as before.
+        found.sort_by_cached_key(|row| (DataKeyRow::read(row).map_or(0, |(read, _)| read.made), row.key.clone()));
         let skip = found.len().saturating_sub(DATA_KEYS_MAX);
         let mut keys = Vec::new();
         for row in &found[skip..] {
             let id = row.key.strip_prefix(SEAL_PREFIX).and_then(|id| u64::from_str_radix(id, 16).ok());
-            let wrapped = serde_json::from_slice::<DataKeyRow>(&row.value).ok();
-            let wrapped = wrapped.and_then(|wrapped| STANDARD.decode(wrapped.wrapped).ok());
-            let bytes = wrapped.and_then(|wrapped| self.kek.open(&row.key, 0, &wrapped).ok());
+            let bytes = DataKeyRow::read(row).and_then(|(_, wrapped)| self.kek.open(&row.key, 0, &wrapped).ok());
             let (Some(id), Some(bytes)) = (id, bytes) else {
                 tracing::warn!(row = row.key, "a data key does not open with this machine's KEK");
                 continue;
@@ -290,38 +320,16 @@ impl Sealer {
     /// second machine that wants to make it gets a conflict.
     async fn add(&self, rows: &dyn Rows) -> Result<(), SealError> {
         // The first has a name of its own, so that two machines cannot both make it.
-        let key = format!("{SEAL_PREFIX}{:016x}", 1);
-        let data_key = random::<KEY_BYTES>().map_err(|_| SealError::Library)?;
-        let wrapped = STANDARD.encode(self.kek.seal(&key, 0, &*data_key)?);
-        let value = serde_json::to_vec(&DataKeyRow { wrapped }).map_err(|_| SealError::Library)?;
-        rows.compare_and_set(&key, None, Some(&value)).await?;
-        Ok(())
+        self.make(1, 0, rows).await
     }
 
-    /// Wraps every data key under the present KEK; how many were not. After that the old KEK may go.
-    ///
-    /// # Errors
-    /// [`SealError::UnknownKey`] for one that no known KEK opens: nothing is lost, and it stays as it is.
-    ///
-    /// # Cancel safety
-    /// What is wrapped stays so; call it again.
-    pub async fn rewrap(&self, rows: &dyn Rows) -> Result<usize, SealError> {
-        let kek = self.kek.keys.first().ok_or(SealError::Library)?;
-        let mut wrapped_anew = 0;
-        for row in rows.scan(SEAL_PREFIX).await? {
-            let unknown = || SealError::UnknownKey(row.key.clone());
-            let stored: DataKeyRow = serde_json::from_slice(&row.value).map_err(|_| unknown())?;
-            let wrapped = STANDARD.decode(stored.wrapped).map_err(|_| unknown())?;
-            if parts(&wrapped).is_some_and(|parts| parts.id == kek.id) {
-                continue;
-            }
-            let bytes = self.kek.open(&row.key, 0, &wrapped).map_err(|_| unknown())?;
-            let wrapped = STANDARD.encode(self.kek.seal(&row.key, 0, &bytes)?);
-            let value = serde_json::to_vec(&DataKeyRow { wrapped }).map_err(|_| SealError::Library)?;
-            rows.compare_and_set(&row.key, Some(row.version), Some(&value)).await?;
-            wrapped_anew += 1;
-        }
-        Ok(wrapped_anew)
+    async fn make(&self, id: u64, made: u64, rows: &dyn Rows) -> Result<(), SealError> {
+        let key = format!("{SEAL_PREFIX}{id:016x}");
+        let data_key = random::<KEY_BYTES>().map_err(|_| SealError::Library)?;
+        let wrapped = STANDARD.encode(self.kek.seal(&key, 0, &*data_key)?);
+        let value = DataKeyRow { wrapped, made }.encode()?;
+        rows.compare_and_set(&key, None, Some(&value)).await?;
+        Ok(())
     }
 
     /// Seals `plain` for the row `name`, in this generation of it.
@@ -348,12 +356,12 @@ mod tests {
     use super::*;
     use crate::rows::Memory;
 
-    fn kek(dir: &Path, name: &str, lines: &str) -> Arc<Kek> {
+    pub(super) fn kek(dir: &Path, name: &str, lines: &str) -> Arc<Kek> {
         std::fs::write(dir.join(name), lines).unwrap();
         Arc::new(Kek::from_file(&dir.join(name)).unwrap())
     }
 
-    fn line(byte: u8) -> String {
+    pub(super) fn line(byte: u8) -> String {
         format!("{}\n", STANDARD.encode([byte; KEY_BYTES]))
     }
 
@@ -382,19 +390,6 @@ mod tests {
         assert!(Sealer::of(&kek(dir.path(), "a", &line(1)), Vec::new()).is_none());
         let stranger = Sealer::load(&kek(dir.path(), "b", &line(2)), &rows).await;
         assert!(matches!(stranger, Err(SealError::UnknownKey(_))), "{stranger:?}");
-    }
-
-    #[tokio::test]
-    async fn a_new_kek_wraps_the_data_keys_and_what_was_sealed_still_opens() {
-        let (dir, rows) = (tempfile::tempdir().unwrap(), Memory::default());
-        let old = Sealer::load(&kek(dir.path(), "old", &line(1)), &rows).await.unwrap();
-        let sealed = old.seal("acct/ca", 1, b"credentials").unwrap();
-        let both = Sealer::load(&kek(dir.path(), "both", &(line(2) + &line(1))), &rows).await.unwrap();
-        assert_eq!(both.rewrap(&rows).await.unwrap(), 1);
-        assert_eq!(both.rewrap(&rows).await.unwrap(), 0);
-        let new = Sealer::load(&kek(dir.path(), "new", &line(2)), &rows).await.unwrap();
-        assert_eq!(new.open("acct/ca", 1, &sealed).unwrap().as_slice(), b"credentials");
-        assert!(Sealer::load(&kek(dir.path(), "old", &line(1)), &rows).await.is_err());
     }
 
     #[test]

@@ -61,7 +61,7 @@ const fn rights(prefix: &'static str, host: Right, edge: Right, what: &'static s
 }
 
 /// The table. What stands under another prefix nobody writes.
-pub const TABLE: [Rights; 16] = [
+pub const TABLE: [Rights; 17] = [
     rights("sprite/", Right::Write, Right::Read, "where a sprite lives; sealed by the host that has it"),
     rights("placement/", Right::Read, Right::Read, "where one may be made; signed by an operator"),
     rights("handover/", Right::Write, Right::Read, "sprites on their way; sealed by the host that speaks"),
@@ -81,6 +81,7 @@ pub const TABLE: [Rights; 16] = [
         "PoPs that live, which challenges they answer, and which certificates they serve",
     ),
     rights("lease/", Right::Read, Right::Write, "which PoP works on which orders"),
+    rights("distrust/", Right::Read, Right::Write, "CAs whose certificates are the last resort"),
     rights("gate/", Right::Read, Right::Write, "until when a CA is asked nothing"),
     rights("limit/", Right::Read, Right::Write, "what is left of our own limits for a CA"),
 ];

@@ -109,7 +109,13 @@ async fn nothing_is_revoked_that_a_pop_still_serves() {
     }
 }
 
-fn sections(pebble: &Pebble, resolver: &DnsServer, dns: SocketAddr, kek: &std::path::Path, nats: &Nats) -> String {
+pub(crate) fn sections(
+    pebble: &Pebble,
+    resolver: &DnsServer,
+    dns: SocketAddr,
+    kek: &std::path::Path,
+    nats: &Nats,
+) -> String {
     format!(
         "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = []\n\
          [dns]\nlisten = [\"{dns}\"]\naddresses = [\"127.0.0.1\"]\nname_servers = [{{ name = \"ns.example.net\" }}]\n\

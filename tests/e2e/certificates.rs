@@ -45,6 +45,28 @@ impl Site {
 
     /// With more sections, and perhaps nobody where the CA looks for HTTP.
     pub(crate) async fn with(moods: Moods, port_80: Port80, more: &str) -> Option<Self> {
+        Self::build(moods, port_80, async |_, _, _| Some(more.to_owned())).await
+    }
+
+    /// With a second CA, called `second`.
+    pub(crate) async fn with_two_cas() -> Option<(Self, Pebble)> {
+        let mut second = None;
+        let more = async |resolver, port_80, port_443| {
+            let pebble = Pebble::start(resolver, port_80, port_443, Moods::default()).await?;
+            let (directory, ca_file) = (pebble.directory(), pebble.ca_file());
+            second = Some(pebble);
+            Some(format!("[[acme.fallback]]\nname = \"second\"\ndirectory = {directory:?}\nca_file = {ca_file:?}\n"))
+        };
+        let site = Self::build(Moods::default(), Port80::Ours, more).await?;
+        Some((site, second?))
+    }
+
+    /// `more` is told what a CA needs: its resolver, and our ports.
+    async fn build(
+        moods: Moods,
+        port_80: Port80,
+        more: impl AsyncFnOnce(SocketAddr, u16, u16) -> Option<String>,
+    ) -> Option<Self> {
         let own = cluster::addresses(4);
         let (dns, http, https, dead) = (own[0], own[1], own[2], own[3]);
         let resolver = DnsServer::start().await;
@@ -52,6 +74,7 @@ impl Site {
         resolver.set_address(DOMAIN, http.ip());
         let port_80 = if port_80 == Port80::Ours { http } else { dead };
         let pebble = Pebble::start(resolver.address, port_80.port(), https.port(), moods).await?;
+        let more = more(resolver.address, port_80.port(), https.port()).await?;
         let data = Arc::new(tempfile::Builder::new().prefix("edge-e2e-").tempdir().unwrap());
         let roots = data.path().join("visitors.pem");
         std::fs::write(&roots, pebble.root().await).unwrap();

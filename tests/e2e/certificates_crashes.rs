@@ -5,6 +5,7 @@ use acme::certificate::{CERT_PREFIX, CertRow};
 use acme::order::ORDER_PREFIX;
 use harness::ca_proxy::{At, Endpoint, Extras, Held, When};
 use harness::fleet::SUFFIX;
+use harness::store_gate::Side;
 use harness::{CaFleet, until};
 use std::time::{Duration, Instant};
 
@@ -125,5 +126,81 @@ async fn whoever_is_left_finishes_what_a_dead_pop_was_at_wherever_it_died() {
         for arrows in every(requests).chunks(ROUND) {
             round(arrows).await;
         }
+    }
+}
+
+/// What an order writes, as [`PLAIN`] shows below: each arrow of its states, and no more.
+const WRITES: usize = 9;
+
+/// One PoP is cut off at each write of an order, each of another name, and killed.
+async fn round_of_writes(side: Side) -> Option<()> {
+    let mut fleet = CaFleet::start(Extras::default()).await?;
+    let name = |passes| format!("write-{passes}.example");
+    let mut domains: Vec<_> = (0..WRITES).map(name).collect();
+    let cut: Vec<_> = (0..WRITES).map(|passes| fleet.gate.close(&name(passes), passes, side)).collect();
+    domains.push(PLAIN.into());
+    fleet.gate.watch(PLAIN);
+    fleet.lead_to(0, &domains);
+    fleet.boot(0).await;
+    fleet.add_domains(0, &domains).await;
+    for (passes, cut) in cut.into_iter().enumerate() {
+        harness::within(&format!("write {passes}"), ISSUED, cut).await.unwrap();
+    }
+    until("an order that is not cut off", ISSUED, async || leaf(fleet.pop(0), &fleet.roots, PLAIN).await.ok()).await;
+    until("its end", ISSUED, async || (fleet.gate.writes(PLAIN).len() >= WRITES).then_some(())).await;
+    for number in [1, 2] {
+        fleet.boot(number).await;
+        let here = format!("here/pop-{number}");
+        until("another PoP to be there", ISSUED, async || fleet.value(&here).await).await;
+    }
+
+    fleet.pops[0].take().unwrap().crash();
+    let died = Instant::now();
+    fleet.lead_to(1, &domains);
+    fleet.proxy.open();
+    for name in &domains {
+        for number in [1, 2] {
+            let found = async || leaf(fleet.pop(number), &fleet.roots, name).await.ok();
+            until(&format!("{name} to be served by pop-{number}"), ISSUED, found).await;
+        }
+        eprintln!("{name}: {:?}", died.elapsed());
+    }
+    let failed_over = died.elapsed();
+    let writes = fleet.gate.writes(PLAIN);
+    assert_eq!(writes.len(), WRITES, "{writes:?}: no more than those it was cut off at");
+    for (passes, name) in domains.iter().enumerate() {
+        let orders = fleet.proxy.seen_of(Endpoint::NewOrder, name).len();
+        // The write of the order's URL, which nobody has then.
+        let most = if passes == 3 && side == Side::Before { 2 } else { 1 };
+        assert_eq!(orders, most, "{name}");
+    }
+    let rows = fleet.store.scan(CERT_PREFIX).await.unwrap();
+    let first = |value: &[u8]| serde_json::from_slice::<CertRow>(value).unwrap().generation == 1;
+    assert!(rows.iter().all(|row| first(&row.value)), "one certificate each");
+    // The last write takes the order's row away, and nobody needs that before the next look for such rows.
+    let last = name(WRITES - 1);
+    let left = async || {
+        let rows = fleet.store.scan(ORDER_PREFIX).await.unwrap();
+        rows.into_iter().map(|row| row.key).collect::<Vec<_>>()
+    };
+    let may_stay = [format!("{ORDER_PREFIX}domain.{last}")];
+    until("the rows of orders to go", ISSUED, async || {
+        left().await.iter().all(|key| may_stay.contains(key)).then_some(())
+    })
+    .await;
+    let explained = fleet.pop(1).admin(&["cert", "explain", &last]).await["certificates"][0]["explained"].clone();
+    assert_eq!(explained["cause"], "served", "{explained}");
+    assert!(failed_over < FAIL_OVER, "{failed_over:?}");
+    fleet.stop().await;
+    Some(())
+}
+
+#[tokio::test]
+async fn an_order_that_was_cut_off_at_any_of_its_writes_is_finished() {
+    if round_of_writes(Side::Before).await.is_none() {
+        return;
+    }
+    if std::env::var_os("EDGE_PROXY_TEST_FULL").is_some_and(|full| full == "1") {
+        round_of_writes(Side::After).await;
     }
 }

@@ -5,6 +5,7 @@ use crate::fleet::{Machine, SUFFIX};
 use crate::nats::Nats;
 use crate::pebble::{Moods, Pebble};
 use crate::service::Service;
+use crate::store_gate::StoreGate;
 use crate::{Demo, DnsServer, cluster, processes, until};
 use router::store::Store;
 use router::store::nats::NatsStore;
@@ -30,6 +31,8 @@ pub struct CaFleet {
     pub pops: Vec<Option<Demo>>,
     /// What is between them and the CA.
     pub proxy: CaProxy,
+    /// What is between the first PoP and the store. What it closes the way for is refused by the proxy as well.
+    pub gate: StoreGate,
     /// The store they share.
     pub store: Store,
     /// What visitors trust.
@@ -62,6 +65,7 @@ impl CaFleet {
         let resolver = DnsServer::start().await;
         let pebble = Pebble::start(resolver.address, port, 1, Moods::default()).await?;
         let proxy = CaProxy::start(&pebble, extras).await;
+        let gate = StoreGate::start(nats.address(), proxy.closer()).await;
         let shared = tempfile::tempdir().unwrap();
         let kek = shared.path().join("kek");
         std::fs::write(&kek, KEK).unwrap();
@@ -76,7 +80,7 @@ impl CaFleet {
                 resolver.address,
                 proxy.directory(),
                 proxy.ca_file(),
-                nats.sections(),
+                if number == 0 { gate.sections() } else { nats.sections() },
             );
             machines.push(Machine::enrolled_pop(&format!("pop-{number}"), &sections).await);
         }
@@ -93,6 +97,7 @@ impl CaFleet {
         let fleet = Self {
             pops,
             proxy,
+            gate,
             store,
             roots,
             machines,

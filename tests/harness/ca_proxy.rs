@@ -9,6 +9,7 @@ mod reply;
 mod request;
 
 use crate::pebble::Pebble;
+use crate::store_gate::Closed;
 pub use fault::{At, Fault, Held, When};
 use fault::{Plans, Then};
 use http_body_util::{BodyExt, Full};
@@ -21,6 +22,7 @@ use reply::{Known, Reply};
 pub use request::{Endpoint, Seen};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +45,7 @@ struct Inner {
     extras: Extras,
     seen: Mutex<Vec<Seen>>,
     plans: Plans,
+    closed: Mutex<HashSet<String>>,
     known: Mutex<Known>,
 }
 
@@ -80,6 +83,7 @@ impl CaProxy {
             extras,
             seen: Mutex::default(),
             plans: Plans::default(),
+            closed: Mutex::default(),
             known: Mutex::default(),
         });
         let (acceptor, serving) = (TlsAcceptor::from(Arc::new(server)), Arc::clone(&inner));
@@ -121,6 +125,20 @@ impl CaProxy {
         self.inner.plans.hold(at, passes, when)
     }
 
+    /// What closes the way to the CA for a name, until [`Self::open`].
+    #[must_use]
+    pub fn closer(&self) -> Closed {
+        let inner = Arc::clone(&self.inner);
+        Box::new(move |name| {
+            locked(&inner.closed).insert(name.to_owned());
+        })
+    }
+
+    /// Opens every way that is closed.
+    pub fn open(&self) {
+        locked(&self.inner.closed).clear();
+    }
+
     /// All requests so far.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
@@ -153,6 +171,9 @@ impl Inner {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| Lost)?.to_bytes();
         let seen = Seen::new(from, parts.uri.path(), &body, &locked(&self.known));
+        if locked(&self.closed).iter().any(|name| seen.is_for(name)) {
+            return Err(Lost);
+        }
         locked(&self.seen).push(seen.clone());
         let then = self.plans.next(&seen);
         let then = match then {

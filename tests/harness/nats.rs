@@ -110,6 +110,12 @@ impl Nats {
         config::NatsStore { servers, ca_file, ..config::NatsStore::default() }
     }
 
+    /// One server, for clients.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.clients[0]
+    }
+
     /// The same as text of a config file.
     #[must_use]
     pub fn sections(&self) -> String {

@@ -13,6 +13,11 @@ pub(super) fn gate_key(ca: &str) -> String {
     format!("gate/{ca}")
 }
 
+/// What stands for a CA's renewal information alone: whoever asks for it too often may still order.
+pub(super) fn windows_of(ca: &str) -> String {
+    format!("{ca}/renewal-info")
+}
+
 fn closed_until(row: &Row) -> Option<u64> {
     std::str::from_utf8(&row.value).ok()?.parse().ok()
 }

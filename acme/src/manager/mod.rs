@@ -86,6 +86,10 @@ pub trait Wishes: Send + Sync + 'static {
     fn newest_of(&self, wish: &Wish) -> Option<Newest> {
         self.newest(&wish.id).map(|row| Newest::of(wish, &row))
     }
+    /// Whether there is a wish of this id, whoever may grant it now.
+    fn is_wanted(&self, id: &str) -> bool;
+    /// Certificates that ended before this, seconds since 1970, by id and generation.
+    fn ended_before(&self, then: u64) -> Vec<(String, u64)>;
     /// A CA with an account, once it could be opened.
     fn authority(&self, name: &str) -> Option<Arc<dyn Authority>>;
     /// The account there may be another by now: open it again.
@@ -132,6 +136,7 @@ impl Manager {
     pub async fn run(self: Arc<Self>) {
         let (changed, mut beside) = merged(self.wishes.changes());
         beside.spawn(Arc::clone(&self).sweep());
+        beside.spawn(Arc::clone(&self).tidy());
         let mut agenda = Agenda::default();
         let mut working = JoinSet::new();
         let mut ids = HashMap::new();

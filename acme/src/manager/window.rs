@@ -1,7 +1,8 @@
 //! When a CA wants a certificate renewed (RFC 9773): asked for, and written down for every PoP.
 
+use super::gate::windows_of;
 use super::{Manager, Pause, Wish};
-use crate::ca::Window;
+use crate::ca::{Class, Window};
 use crate::certificate::{CertRow, cert_key};
 use crate::order::{DAY, verify};
 
@@ -22,10 +23,12 @@ impl Manager {
         // Whatever is not known by then: the certificate is renewed.
         let due = newest.due(&wish.id);
         let ca = self.wishes.authority(&newest.ca).ok_or_else(|| Pause::Until((now + 60).min(due)))?;
-        self.gate(ca.name()).await.map_err(|pause| match pause {
-            Pause::Closed { until, .. } => Pause::Until(until.min(due)),
-            pause => pause,
-        })?;
+        for gate in [ca.name(), &windows_of(ca.name())] {
+            self.gate(gate).await.map_err(|pause| match pause {
+                Pause::Closed { until, .. } => Pause::Until(until.min(due)),
+                pause => pause,
+            })?;
+        }
         let Some(leaf) = verify::leaf(&newest.chain) else { return Ok((now + ASK_WINDOW).min(due)) };
         let window = match ca.window(&leaf, now).await {
             Ok(None) => return Ok((now + ASK_WINDOW).min(due)),
@@ -33,6 +36,10 @@ impl Manager {
             Err(problem) => {
                 tracing::info!(id = wish.id, ca = newest.ca, %problem, "no renewal information");
                 let wait = problem.retry_after.map_or(UNSAID, |wait| wait.as_secs());
+                if problem.class == Class::RateLimited {
+                    // It counts what the fleet asks, not what is asked of one certificate.
+                    self.close_gate(&windows_of(ca.name()), self.clock.now() + wait).await?;
+                }
                 return Ok((now + wait).min(due));
             }
         };

@@ -2,7 +2,7 @@
 
 use super::agenda::Again;
 use super::decide::{self, Todo, elsewhere, todo};
-use super::{GO, Manager, Newest, Pause, STUCK, Wish};
+use super::{GO, Manager, Pause, STUCK, Wish};
 use crate::certificate::CertRow;
 use crate::lease::shard;
 use crate::order::OrderRow;
@@ -48,8 +48,7 @@ impl Manager {
         }
         let fence = self.hold(shard(&wish.id)).await?;
         let newest = self.wishes.newest(&wish.id);
-        let says = newest.as_deref().map(|row| Newest::of(wish, row));
-        match (todo(says, self.clock.now()), &newest) {
+        match (todo(self.wishes.newest_of(wish), self.clock.now()), &newest) {
             (Todo::Nothing(until), _) => Ok(until),
             (Todo::AskWindow, Some(newest)) => self.ask_window(wish, newest).await,
             _ => self.order(wish, newest.as_deref(), fence).await,

@@ -45,9 +45,33 @@ pub enum CertCommand {
         #[arg(long)]
         wait: bool,
     },
+    /// Visitors trust a CA no more: at once its certificates are the last resort at every PoP, and nothing more is ordered of it.
+    Distrust {
+        /// The CA, as it is called in the config.
+        ca: String,
+        /// They trust it after all.
+        #[arg(long)]
+        undo: bool,
+    },
     /// The accounts at the CAs.
     #[command(subcommand)]
     Account(AccountCommand),
+    /// The key encryption key of `acme.kek_file`, which the data keys are wrapped under that all secrets are sealed under.
+    #[command(subcommand)]
+    Kek(KekCommand),
+}
+
+/// What is done with key encryption keys.
+#[derive(Debug, Subcommand)]
+pub enum KekCommand {
+    /// Which ones each PoP that lives knows, by id, the one in use first; and which one each data key is wrapped under.
+    Show,
+    /// Wrap every data key under the first one of this edge; refused while a PoP that lives does not know it.
+    Rewrap {
+        /// Make another data key as well, which all is sealed under from then on: after an old key was stolen.
+        #[arg(long)]
+        new_data_key: bool,
+    },
 }
 
 /// What is done with accounts at CAs.
@@ -85,6 +109,16 @@ async fn run(socket: &Path, command: CertCommand) -> anyhow::Result<(Value, Show
             let asked = ca.map(|ca| serde_json::json!({ "ca": ca }));
             let changed = call(socket, Method::POST, "/v1/accounts/roll-over", asked).await?;
             (changed, table::object as Show)
+        }
+        CertCommand::Distrust { ca, undo } => {
+            let method = if undo { Method::DELETE } else { Method::POST };
+            let path = format!("/v1/cas/{}/distrust", plain(&ca)?);
+            (call(socket, method, &path, None).await?, table::object as Show)
+        }
+        CertCommand::Kek(KekCommand::Show) => (call(socket, Method::GET, "/v1/kek", None).await?, table::keks as Show),
+        CertCommand::Kek(KekCommand::Rewrap { new_data_key }) => {
+            let asked = Some(serde_json::json!({ "new_data_key": new_data_key }));
+            (call(socket, Method::POST, "/v1/kek/rewrap", asked).await?, table::object as Show)
         }
         CertCommand::Compromise { name, wait } => {
             let path = format!("/v1/certificates/{}/compromise", plain(&name)?);

@@ -35,6 +35,25 @@ impl Admin {
         self.cas()?.roll_over(asked.ca.as_deref()).await.map_err(failed)
     }
 
+    pub(super) async fn distrust_ca(&self, ca: &str, is: bool) -> Result<Value, Problem> {
+        self.cas()?.distrust(ca, is).await.map_err(failed)
+    }
+
+    pub(super) async fn show_keks(&self) -> Result<Value, Problem> {
+        self.cas()?.keks().await.map_err(failed)
+    }
+
+    pub(super) async fn rewrap(&self, body: &[u8]) -> Result<Value, Problem> {
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Asked {
+            #[serde(default)]
+            new_data_key: bool,
+        }
+        let asked: Asked = optional(body, "the body says no new_data_key")?;
+        self.cas()?.rewrap(asked.new_data_key).await.map_err(failed)
+    }
+
     fn cas(&self) -> Result<&FromCas, Problem> {
         let none = "this process has no certificates from CAs: acme.directory is empty, or it is no edge";
         let from_cas = self.edge.as_ref().and_then(|edge| edge.challenged());
@@ -46,7 +65,10 @@ fn failed(error: AskError) -> Problem {
     let status = match &error {
         AskError::None { .. } | AskError::Ca(_) => StatusCode::NOT_FOUND,
         AskError::Account(AccountError::Problem(_)) => StatusCode::BAD_GATEWAY,
-        AskError::Keys(_) | AskError::Account(_) | AskError::Rows(_) => StatusCode::SERVICE_UNAVAILABLE,
+        AskError::Kek { .. } | AskError::LastCa(_) => StatusCode::CONFLICT,
+        AskError::Seal(_) | AskError::Keys(_) | AskError::Account(_) | AskError::Rows(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     };
     (status, error.to_string())
 }

@@ -91,6 +91,17 @@ pub(super) fn sprite(value: &Value) -> String {
     object(value)
 }
 
+/// Of key encryption keys.
+pub(super) fn keks(value: &Value) -> String {
+    let names = |keks: &Value| {
+        let keks = keks.as_array().map(Vec::as_slice).unwrap_or_default();
+        keks.iter().map(cell).collect::<Vec<_>>().join(", ")
+    };
+    let pops = value["pops"].as_object().into_iter().flatten();
+    let pops: String = pops.map(|(pop, knows)| format!("{pop} knows {}\n", names(knows))).collect();
+    columns(&value["data_keys"], &["id", "wrapped_under", "made", "in_use"]) + "\n" + &pops
+}
+
 pub(super) fn object(value: &Value) -> String {
     let Some(fields) = value.as_object() else { return format!("{value}\n") };
     let width = fields.keys().map(String::len).max().unwrap_or(0);

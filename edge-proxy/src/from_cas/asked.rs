@@ -4,6 +4,7 @@ use super::FromCas;
 use acme::account::AccountError;
 use acme::certificate::{CertRow, cert_key};
 use acme::rows::{Rows as _, RowsError};
+use acme::seal::SealError;
 use acme::unix_now;
 use serde_json::{Value, json};
 
@@ -24,9 +25,27 @@ pub(crate) enum AskError {
     /// No CA of this name is configured.
     #[error("no CA is called {0:?}")]
     Ca(String),
+    /// Nothing could take its place.
+    #[error(
+        "no other CA is configured that is trusted, and nothing could take the place of what {0:?} issued: add one (acme.fallback)"
+    )]
+    LastCa(String),
     /// Secrets do not open here.
     #[error("secrets do not open on this machine: {0}")]
     Keys(String),
+    /// Some PoP could open nothing any more.
+    #[error(
+        "{strangers}: the key encryption key {kek}, which is first here, is not known there: add its line to `acme.kek_file` of each, and start the edge again"
+    )]
+    Kek {
+        /// Which key.
+        kek: String,
+        /// Who does not know it.
+        strangers: String,
+    },
+    /// The data keys.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The account.
     #[error(transparent)]
     Account(#[from] AccountError),

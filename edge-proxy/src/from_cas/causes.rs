@@ -67,6 +67,8 @@ pub enum Cause {
     Expired,
     /// Its key is somebody else's too.
     Compromised,
+    /// Visitors trust its CA no more.
+    Distrusted,
 }
 
 impl Cause {
@@ -139,6 +141,8 @@ pub(crate) struct Facts<'a> {
     pub gate: Option<u64>,
     /// Why there is no open account at its CA.
     pub account: Option<Problem>,
+    /// Visitors trust the CA of the newest no more.
+    pub distrusted: bool,
     /// Whether keys open.
     pub keys: &'a Keys,
     /// Which records help.
@@ -269,6 +273,15 @@ fn with(facts: &Facts<'_>, newest: &CertRow) -> Explained {
         let evidence =
             format!("the key of generation {} is somebody else's too; {}", newest.generation, trouble.evidence);
         return Explained { cause: Cause::Compromised, evidence, ..trouble };
+    }
+    if facts.distrusted {
+        // Of a suffix another CA's certificate answers, and nothing more is to be done.
+        let instead = facts.served == Some(0);
+        let trouble = trouble(facts).unwrap_or_else(|| on_its_way(facts));
+        let what = if instead { "another CA's answers".to_owned() } else { trouble.evidence.clone() };
+        let evidence = format!("visitors trust {} no more; {what}", newest.ca);
+        let next_try_unix_s = trouble.next_try_unix_s.filter(|_| !instead);
+        return Explained { cause: Cause::Distrusted, evidence, next_try_unix_s, ..trouble };
     }
     if let Some(trouble) = trouble(facts) {
         return Explained {

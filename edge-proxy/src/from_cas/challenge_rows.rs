@@ -69,6 +69,9 @@ pub(super) struct HereRow {
     pub(super) key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) endpoint: Option<SocketAddr>,
+    /// Ids of the key encryption keys it knows, the one in use first.
+    #[serde(default)]
+    pub(super) keks: Vec<String>,
 }
 
 pub(super) const HERE: &str = "here/";

@@ -54,6 +54,8 @@ pub(super) struct Given {
     pub(super) served: Arc<Served>,
     /// Where the HTTPS of this PoP is reached.
     pub(super) https: Option<SocketAddr>,
+    /// Ids of the key encryption keys this PoP knows, the one in use first.
+    pub(super) keks: Vec<String>,
 }
 
 /// The PoPs of the fleet; a machine that stands alone is the only one.
@@ -74,6 +76,7 @@ pub(super) struct Pops {
     served: Arc<Served>,
     /// Where others reach the HTTPS of this PoP.
     https: Option<SocketAddr>,
+    keks: Vec<String>,
     here: Arc<Registry<HereRow>>,
     /// The own row's name; none for a machine that stands alone.
     pop: Option<String>,
@@ -91,7 +94,7 @@ impl Pops {
         process: String,
     ) -> Arc<Self> {
         let pop = Some(config.fleet.name.clone()).filter(|name| !name.is_empty());
-        let Given { table, published, accounts, delegations, peers, served, https } = given;
+        let Given { table, published, accounts, delegations, peers, served, https, keks } = given;
         let here = Arc::new(Registry::new());
         let puller = peers.as_ref().map(|peers| Puller::new(Arc::new(peers.link.clone())));
         let answered = watch::Sender::new(BTreeSet::new());
@@ -109,6 +112,7 @@ impl Pops {
             answered,
             served,
             https,
+            keks,
             here,
             pop,
             seen: Mutex::default(),
@@ -230,8 +234,8 @@ impl Pops {
             let (answers, serves) = (answered.borrow_and_update().clone(), spoken.borrow_and_update().clone());
             beat += 1;
             let (key, endpoint) = self.peers.as_ref().map(|peers| (peers.key.clone(), peers.endpoint)).unzip();
-            let (pop, process, https) = (pop.clone(), process.clone(), self.https);
-            let row = HereRow { pop, process, beat, answers, serves, https, key, endpoint };
+            let (pop, process, https, keks) = (pop.clone(), process.clone(), self.https, self.keks.clone());
+            let row = HereRow { pop, process, beat, answers, serves, https, key, endpoint, keks };
             if let Err(error) = put(&self.rows, &at, &row.encode()).await {
                 tracing::debug!(%error, "the PoP's presence is not written");
             }
@@ -270,6 +274,15 @@ impl Pops {
         let others = seen.iter().filter(|(pop, (_, since))| *pop != own && since.elapsed() < SILENT);
         let others = others.map(|(pop, (row, _))| (pop.clone(), row.serves.get(wish).copied()));
         std::iter::once((own.to_owned(), here)).chain(others).collect()
+    }
+
+    /// The key encryption keys each PoP that lives knows, the one in use first; this one comes first.
+    pub(super) fn keks(&self) -> Vec<(String, Vec<String>)> {
+        let own = self.pop.as_deref().unwrap_or("this machine");
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = seen.iter().filter(|(pop, (_, since))| *pop != own && since.elapsed() < SILENT);
+        let others = others.map(|(pop, (row, _))| (pop.clone(), row.keks.clone()));
+        std::iter::once((own.to_owned(), self.keks.clone())).chain(others).collect()
     }
 
     /// Who does not answer all of this yet.

@@ -64,7 +64,9 @@ impl FromCas {
             let gates = self.rows.scan("gate/").await.unwrap_or_default();
             let gates = gates.into_iter().filter_map(|row| {
                 let until = std::str::from_utf8(&row.value).ok()?.parse().ok()?;
-                Some((row.key.strip_prefix("gate/")?.to_owned(), until))
+                let ca = row.key.strip_prefix("gate/")?;
+                // Not those of renewal information alone: orders go on.
+                (!ca.contains('/')).then(|| (ca.to_owned(), until))
             });
             let maybe = self.certificates.wishes_where(|one| Served::may_speak_of(one, now));
             let rows = maybe.iter().filter_map(|(.., one)| self.certificates.row(one.number)).collect::<Vec<_>>();

@@ -10,6 +10,8 @@ pub(crate) mod asked;
 pub mod causes;
 mod challenge_rows;
 mod challenges;
+mod distrust;
+mod kek;
 mod metrics;
 mod opening;
 mod peers;
@@ -39,6 +41,7 @@ use anyhow::Context;
 use as_served::AsServed;
 use challenges::{Given, Pops};
 use config::Config;
+use distrust::Distrusted;
 pub use opening::SealedCertificates;
 use peers::Peers;
 use router::domains::{DomainName, DomainTable};
@@ -77,6 +80,7 @@ pub struct FromCas {
     tls: Arc<Tls>,
     as_served: AsServed,
     limits: Arc<Limiter>,
+    distrusted: Arc<Distrusted>,
 }
 
 /// The edge that orders and serves them.
@@ -159,6 +163,8 @@ pub fn start(
     let accounts = Accounts::new(&config.acme)?;
     let file = config.data_dir.join("accounts.last-known-good");
     accounts.follow(store, file.clone()).with_context(|| file.display().to_string())?;
+    let file = config.data_dir.join("distrust.last-known-good");
+    let distrusted = Distrusted::follow(store, file.clone()).with_context(|| file.display().to_string())?;
     let certificates = Arc::clone(sealed.table());
     tokio::spawn(Arc::clone(&certificates).follow(Arc::clone(store)));
 
@@ -176,13 +182,25 @@ pub fn start(
         peers,
         served: Arc::clone(&served),
         https: as_served::announced(config, https),
+        keks: kek.ids(),
     };
     let pops = Pops::start(config, store, Arc::clone(&rows), given, me.clone());
-    let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts));
+    let wishes = Known::new(config, domains, Arc::clone(&certificates), Arc::clone(&accounts), Arc::clone(&distrusted));
     let limits = config.acme.cas().into_iter().map(|ca| (ca.name.clone(), Limits::from(&ca)));
     let (sealed, limits) = (Arc::clone(sealed), Arc::new(Limiter::new(limits)));
-    let from_cas =
-        Arc::new(FromCas { certificates, accounts, pops, wishes, rows, served, sealed, tls, as_served, limits });
+    let from_cas = Arc::new(FromCas {
+        certificates,
+        accounts,
+        pops,
+        wishes,
+        rows,
+        served,
+        sealed,
+        tls,
+        as_served,
+        limits,
+        distrusted,
+    });
     let ours = Ours::new(config.names.suffixes.iter().cloned());
     tokio::spawn(Arc::clone(&from_cas).work(kek, serving, me, ours));
     Ok(from_cas)
@@ -194,7 +212,7 @@ impl FromCas {
         let (sealed, rows) = (Arc::clone(&self.sealed), Arc::clone(&self.rows));
         let Some(sealer) = sealed.unlock(kek, &rows).await else { return };
         let again = Arc::new(Notify::new());
-        let serves = Serving::new(Arc::clone(&sealed), serving, Arc::clone(&self.served));
+        let serves = Serving::new(Arc::clone(&sealed), serving, Arc::clone(&self.served), Arc::clone(&self.distrusted));
         tokio::spawn(serves.follow(Arc::clone(&again)));
         tokio::spawn(sealed.keep(Arc::clone(&sealer), Arc::clone(&rows), move || again.notify_one()));
         tokio::spawn(Arc::clone(&self.accounts).keep_open(Arc::clone(&rows), Arc::clone(&sealer)));

@@ -116,6 +116,7 @@ mod tests {
                 https: None,
                 key: Some(pops[key].processes[0].wireguard_key.clone()),
                 endpoint: Some(([192, 0, 2, 1], 7000 + at as u16).into()),
+                keks: Vec::new(),
             })
         };
         // "c" says it of a key that is not its own.

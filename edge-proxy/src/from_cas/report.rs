@@ -81,7 +81,9 @@ impl FromCas {
         let now = unix_now();
         let newest = self.certificates.newest(id);
         let wish = self.wishes.find(id);
-        let order = seen.orders.get(id);
+        // One that is done and whose row is still there is on no way.
+        let is_done = |order: &OrderRow| newest.as_ref().is_some_and(|newest| newest.generation >= order.generation);
+        let order = seen.orders.get(id).filter(|order| !is_done(order));
         let ca = order.map(|order| order.ca.clone());
         let ca = ca.or_else(|| wish.as_ref().and_then(|wish| wish.cas.first()).map(|(name, _)| name.clone()));
         let keys = match (&*self.sealed.keys(), &seen.away) {
@@ -100,6 +102,7 @@ impl FromCas {
             order,
             gate: ca.as_ref().and_then(|ca| seen.gates.get(ca)).copied(),
             account: ca.as_ref().and_then(|ca| self.accounts.trouble(ca)),
+            distrusted: newest.as_ref().is_some_and(|newest| self.distrusted.is(&newest.ca)),
             keys: &keys,
             records: &records,
         });
@@ -181,7 +184,7 @@ impl FromCas {
         let why = match (&answers, &target) {
             (None, _) => "none: a handshake for it is refused",
             (Some(_), Some((true, _))) if ids.len() > 1 || self.wishes.cas() > 1 => {
-                "it covers the suffix; of several CAs' the one that lasts longest, unless its key is somebody else's"
+                "it covers the suffix; of several CAs' the one that lasts longest, unless its key is somebody else's or its CA is trusted no more"
             }
             (Some(_), Some((true, _))) => "it covers the suffix, the name itself and one label before it",
             (Some(_), _) => "it is the newest for this name",

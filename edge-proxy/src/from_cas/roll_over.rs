@@ -6,7 +6,6 @@
 
 use super::FromCas;
 use super::asked::AskError;
-use super::causes::Keys;
 use acme::account::{begin_roll_over, finish_roll_over};
 use acme::ca::Kind;
 use acme::order::{ORDER_PREFIX, OrderRow, Step};
@@ -30,10 +29,7 @@ impl FromCas {
     pub(crate) async fn roll_over(&self, ca: Option<&str>) -> Result<Value, AskError> {
         let none = || AskError::Ca(ca.unwrap_or_default().to_owned());
         let ca = self.accounts.ca(ca).ok_or_else(none)?;
-        if let Keys::Away(why) | Keys::Wrong(why) = &*self.sealed.keys() {
-            return Err(AskError::Keys(why.clone()));
-        }
-        let sealer = self.sealed.sealer().ok_or_else(|| AskError::Keys("they are being read".into()))?;
+        let sealer = self.open_sealer()?;
         begin_roll_over(ca, &*self.rows, &sealer).await?;
         tokio::time::sleep(HEARD).await;
         if self.is_looking(&ca.name).await? {

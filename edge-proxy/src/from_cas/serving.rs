@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::distrust::Distrusted;
 use super::opening::SealedCertificates;
 use super::served::{Served, Target, target};
 use super::table::{CertificateTable, Summary};
@@ -30,6 +31,7 @@ pub(super) struct Serving {
     to: Arc<DomainCertificates>,
     /// For people and for the other PoPs.
     served: Arc<Served>,
+    distrusted: Arc<Distrusted>,
     /// What is served of a suffix: of which wish, under which number.
     suffixes: BTreeMap<String, (Box<str>, u64)>,
     /// Wishes with a certificate that could not be opened: tried again.
@@ -37,16 +39,28 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub(super) const fn new(sealed: Arc<SealedCertificates>, to: Arc<DomainCertificates>, served: Arc<Served>) -> Self {
-        Self { sealed, to, served, suffixes: BTreeMap::new(), failed: BTreeSet::new() }
+    pub(super) const fn new(
+        sealed: Arc<SealedCertificates>,
+        to: Arc<DomainCertificates>,
+        served: Arc<Served>,
+        distrusted: Arc<Distrusted>,
+    ) -> Self {
+        Self { sealed, to, served, distrusted, suffixes: BTreeMap::new(), failed: BTreeSet::new() }
     }
 
     /// Serves what the table says; never returns. `again`: what could not be opened may be opened now.
     pub(super) async fn follow(mut self, again: Arc<tokio::sync::Notify>) {
-        let mut changes = self.table().changes();
+        let (mut changes, mut distrusted) = (self.table().changes(), self.distrusted.changes());
+        let mut all = false;
         loop {
             changes.mark_unchanged();
+            // What came while something else was waited for, or worked on.
+            all |= distrusted.has_changed().unwrap_or(false);
+            distrusted.mark_unchanged();
             let mut wishes = self.table().take_changed();
+            if std::mem::take(&mut all) {
+                wishes.append(&mut self.table().wishes(wishes::DOMAIN));
+            }
             wishes.append(&mut self.failed);
             // On a thread for such work: it reads the disk.
             let round = tokio::task::spawn_blocking(move || {
@@ -60,6 +74,8 @@ impl Serving {
             tokio::time::sleep(PAUSE).await;
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
+                // Of a domain too another CA's may be there.
+                changed = distrusted.changed() => if changed.is_err() { return } else { all = true },
                 () = again.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
@@ -106,7 +122,7 @@ impl Serving {
 
     /// What a domain has from now on: its best certificate that opens, or nothing; `None`: what it has stays.
     fn domain(&mut self, wish: &str, now: u64) -> Option<Option<Has>> {
-        let all = ranked(self.table(), &[wish.into()], now);
+        let all = ranked(self.table(), &[wish.into()], &self.distrusted, now);
         if all.is_empty() {
             return Some(None);
         }
@@ -145,7 +161,7 @@ impl Serving {
             }
         }
         for (target, wishes) in of_suffix {
-            for Candidate { wish, generation, summary } in ranked(self.table(), &wishes, now) {
+            for Candidate { wish, generation, summary } in ranked(self.table(), &wishes, &self.distrusted, now) {
                 let served = (wish, summary.number);
                 if self.suffixes.get(&target.1) == Some(&served) {
                     break;
@@ -180,27 +196,28 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn fit(&self, now: u64) -> (bool, bool) {
-        (!self.summary.compromised, self.summary.not_after > now)
+    fn fit(&self, distrusted: &Distrusted, now: u64) -> (bool, bool, bool) {
+        let summary = &self.summary;
+        (!summary.compromised, summary.not_after > now, !distrusted.is_number(summary.ca))
     }
 }
 
 /// The certificates of these wishes, the best first: one whose key is nobody else's before one whose key is, one that has
-/// not ended before one that has; then of each wish the newest, and of several wishes the one that lasts longest. All others
+/// not ended before one that has, one whose CA is trusted before one whose CA is not; then of each wish the newest, and of several wishes the one that lasts longest. All others
 /// come after these.
-fn ranked(table: &CertificateTable, wishes: &[Box<str>], now: u64) -> Vec<Candidate> {
+fn ranked(table: &CertificateTable, wishes: &[Box<str>], distrusted: &Distrusted, now: u64) -> Vec<Candidate> {
     let (mut first, mut others) = (Vec::new(), Vec::new());
     for wish in wishes {
         let all = table.generations(wish).into_iter();
         let mut all: Vec<_> =
             all.map(|(generation, summary)| Candidate { wish: wish.clone(), generation, summary }).collect();
-        all.sort_unstable_by_key(|one| std::cmp::Reverse((one.fit(now), one.generation)));
+        all.sort_unstable_by_key(|one| std::cmp::Reverse((one.fit(distrusted, now), one.generation)));
         let mut all = all.into_iter();
         first.extend(all.next());
         others.extend(all);
     }
-    first.sort_by_key(|one| std::cmp::Reverse((one.fit(now), one.summary.not_after)));
-    others.sort_by_key(|one| std::cmp::Reverse((one.fit(now), one.generation)));
+    first.sort_by_key(|one| std::cmp::Reverse((one.fit(distrusted, now), one.summary.not_after)));
+    others.sort_by_key(|one| std::cmp::Reverse((one.fit(distrusted, now), one.generation)));
     first.extend(others);
     first
 }

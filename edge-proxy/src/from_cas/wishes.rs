@@ -4,6 +4,7 @@
 
 use super::accounts::Accounts;
 use super::causes::Records;
+use super::distrust::Distrusted;
 use super::table::{CertificateTable, names};
 use crate::domains::{record_name, record_value};
 use acme::ca::{Authority, Kind};
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 
 /// Wishes for wildcards begin with this, those for domains with [`DOMAIN`].
 pub(super) const WILDCARD: &str = "wild";
-const DOMAIN: &str = "domain";
+pub(super) const DOMAIN: &str = "domain";
 
 /// What is known of all that.
 pub(super) struct Known {
@@ -27,6 +28,7 @@ pub(super) struct Known {
     domains: Arc<DomainTable>,
     certificates: Arc<CertificateTable>,
     accounts: Arc<Accounts>,
+    distrusted: Arc<Distrusted>,
     suffixes: Vec<String>,
     /// What names of others and of ours are to say.
     leads_here: Vec<String>,
@@ -40,6 +42,7 @@ impl Known {
         domains: Arc<DomainTable>,
         certificates: Arc<CertificateTable>,
         accounts: Arc<Accounts>,
+        distrusted: Arc<Distrusted>,
     ) -> Arc<Self> {
         let cas: Vec<_> = config.acme.cas().into_iter().map(|ca| (ca.name, ca.profile)).collect();
         let suffixes: Vec<_> = config.names.suffixes.iter().map(|suffix| suffix.to_ascii_lowercase()).collect();
@@ -56,7 +59,19 @@ impl Known {
         let name_servers = config.dns.name_servers.iter().map(|server| server.name.clone()).collect();
         let issuer = config.dns.issuers.first().map_or("the CA's name", |issuer| &issuer.ca);
         let caa = format!("CAA 0 issue \"{issuer}\"");
-        Arc::new(Self { ours, kind, cas, domains, certificates, accounts, suffixes, leads_here, name_servers, caa })
+        Arc::new(Self {
+            ours,
+            kind,
+            cas,
+            domains,
+            certificates,
+            accounts,
+            distrusted,
+            suffixes,
+            leads_here,
+            name_servers,
+            caa,
+        })
     }
 
     /// How many CAs are configured.
@@ -69,6 +84,12 @@ impl Known {
         self.cas.iter().map(|(name, _)| name.clone())
     }
 
+    /// The CAs to order of, the preferred one first: those that visitors trust; all of them when that is none.
+    fn trusted(&self) -> Vec<(String, String)> {
+        let trusted: Vec<_> = self.cas.iter().filter(|(ca, _)| !self.distrusted.is(ca)).cloned().collect();
+        if trusted.is_empty() { self.cas.clone() } else { trusted }
+    }
+
     /// The wish of an id, if there is one.
     pub(super) fn find(&self, id: &str) -> Option<Wish> {
         if let Some(ours) = self.ours.iter().find(|wish| wish.id == id) {
@@ -76,7 +97,7 @@ impl Known {
         }
         let Some(For::Domain(name)) = For::of(id) else { return None };
         let row = self.domains.row(&DomainName::parse(name).ok()?)?;
-        row.sprite().is_some().then(|| domain(name, row.is_wildcard(), self.kind, &self.cas))
+        row.sprite().is_some().then(|| domain(name, row.is_wildcard(), self.kind, &self.trusted()))
     }
 
     /// The ids whose certificates may answer for a name: those of its suffix, from each CA, or its own.
@@ -177,16 +198,21 @@ impl Wishes for Known {
     fn all(&self) -> Vec<Wish> {
         // A row under a name of ours is nobody's domain, whoever wrote it: it would be a sprite's name.
         let theirs = |name: &DomainName| !self.domains.is_ours(name);
+        let cas = self.trusted();
         let proved = self.domains.pick(|name, row| {
             let is_theirs = row.sprite().is_some() && theirs(name);
-            is_theirs.then(|| domain(name.as_str(), row.is_wildcard(), self.kind, &self.cas))
+            is_theirs.then(|| domain(name.as_str(), row.is_wildcard(), self.kind, &cas))
         });
-        // Ours first: every sprite hangs on them.
-        self.ours.iter().cloned().chain(proved).collect()
+        // Ours first: every sprite hangs on them. One that only a CA may fulfil that nobody trusts waits.
+        let ours = self.ours.iter().cloned().filter_map(|mut wish| {
+            wish.cas.retain(|ca| cas.contains(ca));
+            (!wish.cas.is_empty()).then_some(wish)
+        });
+        ours.chain(proved).collect()
     }
 
     fn changes(&self) -> Vec<watch::Receiver<u64>> {
-        vec![self.domains.changes(), self.certificates.changes()]
+        vec![self.domains.changes(), self.certificates.changes(), self.distrusted.changes()]
     }
 
     fn newest(&self, id: &str) -> Option<Arc<CertRow>> {
@@ -196,7 +222,19 @@ impl Wishes for Known {
     fn newest_of(&self, wish: &Wish) -> Option<Newest> {
         let (generation, summary) = self.certificates.newest_summary(&wish.id)?;
         let has_its_names = summary.names == names(&wish.names);
-        Some(Newest { generation, due: summary.due, ask: summary.ask, has_its_names })
+        // What nobody trusts is replaced now, unless nobody else is there to ask.
+        let others = || wish.cas.iter().any(|(ca, _)| !self.distrusted.is(ca));
+        let due = if self.distrusted.is_number(summary.ca) && others() { 0 } else { summary.due };
+        Some(Newest { generation, due, ask: summary.ask, has_its_names })
+    }
+
+    fn is_wanted(&self, id: &str) -> bool {
+        self.find(id).is_some()
+    }
+
+    fn ended_before(&self, then: u64) -> Vec<(String, u64)> {
+        let ended = self.certificates.wishes_where(|one| one.not_after < then);
+        ended.into_iter().map(|(id, generation, _)| (id.into(), generation)).collect()
     }
 
     fn authority(&self, name: &str) -> Option<Arc<dyn Authority>> {
@@ -239,7 +277,7 @@ mod tests {
             domains.apply_put(name, row);
         }
         let accounts = Accounts::new(&config.acme).unwrap();
-        let known = Known::new(&config, domains, Arc::new(CertificateTable::new()), accounts);
+        let known = Known::new(&config, domains, Arc::new(CertificateTable::new()), accounts, Arc::default());
         let mut names: Vec<_> = known.all().into_iter().flat_map(|wish| wish.names).collect();
         names.sort();
         assert_eq!(names, ["notsprites.test", "shop.example"]);

@@ -7,7 +7,7 @@ mod takeover;
 
 use super::{Manager, Wish, Wishes};
 use crate::ca::{Authority, Kind};
-use crate::certificate::{CERT_PREFIX, CertRow};
+use crate::certificate::{CERT_PREFIX, CertRow, parse_cert_key};
 use crate::clock::Clock;
 use crate::order::sim::World;
 use crate::order::sim::ca::Ca;
@@ -54,6 +54,17 @@ impl Wishes for Tables {
         })?;
         read.insert(id.to_owned(), (version, Arc::clone(&row)));
         Some(row)
+    }
+
+    fn is_wanted(&self, id: &str) -> bool {
+        self.wishes.lock().unwrap().iter().any(|wish| wish.id == id)
+    }
+
+    fn ended_before(&self, then: u64) -> Vec<(String, u64)> {
+        let rows = self.world.rows.all(CERT_PREFIX);
+        let rows = rows.iter().map(|row| (parse_cert_key(&row.key).unwrap(), &row.value));
+        let ended = rows.filter(|(_, value)| serde_json::from_slice::<CertRow>(value).unwrap().not_after < then);
+        ended.map(|((id, generation), _)| (id.to_owned(), generation)).collect()
     }
 
     fn authority(&self, name: &str) -> Option<Arc<dyn Authority>> {

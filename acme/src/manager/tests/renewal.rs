@@ -1,10 +1,12 @@
 //! When certificates are renewed.
 
 use super::{Fleet, HOUR, START, wish};
-use crate::certificate::{CertRow, cert_key};
+use crate::ca::Kind;
+use crate::certificate::{CERT_PREFIX, CertRow, cert_key};
 use crate::manager::Manager;
-use crate::order::DAY;
+use crate::order::issue::order_key;
 use crate::order::sim::ca::Call;
+use crate::order::{DAY, OrderRow};
 use crate::rows::Rows;
 use std::sync::Arc;
 
@@ -92,6 +94,32 @@ async fn renewal_information_that_does_not_come_keeps_no_certificate_from_its_re
 }
 
 #[tokio::test(start_paused = true)]
+async fn too_many_questions_for_windows_stop_them_all_and_no_order() {
+    let names = ["a.example", "b.example", "c.example", "d.example"];
+    let fleet = Fleet::new(names.iter().map(|name| wish(name, &["sim"])).collect());
+    let ca = fleet.ca();
+    ca.state.lock().unwrap().ari = Some(6 * HOUR);
+    let _manager = fleet.manager("a").await;
+    fleet.pass(HOUR).await;
+    let windows = || ca.asked(|call| matches!(call, Call::Window(_))).len();
+    assert_eq!(windows(), names.len());
+    let many = crate::ca::Problem::new(crate::ca::Class::RateLimited, "too many requests");
+    let wait = Some(std::time::Duration::from_secs(10 * HOUR));
+    ca.state.lock().unwrap().down = Some(crate::ca::Problem { retry_after: wait, ..many });
+    fleet.pass(6 * HOUR).await;
+    assert!(fleet.world.rows.get("gate/sim").await.unwrap().is_none(), "of orders nothing was said");
+    ca.state.lock().unwrap().down = None;
+    let mut wishes: Vec<_> = names.iter().map(|name| wish(name, &["sim"])).collect();
+    wishes.push(wish("shop.example", &["sim"]));
+    fleet.tables.set(wishes);
+    fleet.pass(60).await;
+    assert!(fleet.newest(ID).is_some(), "orders go on");
+    assert_eq!(windows(), names.len(), "nothing is asked, of the new one either");
+    fleet.pass(10 * HOUR).await;
+    assert_eq!(windows(), names.len() * 2 + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_ca_says_of_the_next_time_is_believed_between_a_minute_and_a_day() {
     for (said, least) in [(0, 60), (1, 60), (40 * DAY, DAY)] {
         let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
@@ -155,6 +183,50 @@ async fn a_wish_with_other_names_is_ordered_anew_whatever_was_begun() {
     let placed = ca.placed().len();
     fleet.pass(40 * DAY).await;
     assert_eq!(ca.placed().len(), placed);
+    // And is gone a month after its end, not before.
+    let ends = third.not_after;
+    let rows = || fleet.world.rows.all(&format!("{CERT_PREFIX}{ID}/")).len();
+    fleet.until(ends + 29 * DAY).await;
+    assert!(rows() > 0);
+    fleet.until(ends + 32 * DAY).await;
+    assert_eq!(rows(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_nobody_would_look_at_again_is_gone_soon() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    let _manager = fleet.manager("a").await;
+    fleet.pass(60).await;
+    assert!(fleet.world.is_gone(ID).await);
+    // As a PoP leaves it that dies between its certificate and the end of its order; and one of a wish that is no more.
+    let row = |generation, began| OrderRow {
+        generation,
+        began,
+        ..OrderRow::new(vec!["shop.example".into()], "sim", Kind::Http01, 1, START)
+    };
+    let put = async |id: &str, row: OrderRow| {
+        fleet.world.rows.compare_and_set(&order_key(id), None, Some(&row.encode())).await.unwrap();
+    };
+    put(ID, row(1, START)).await;
+    put("domain.gone.example", row(1, START)).await;
+    fleet.pass(11 * 60).await;
+    assert!(fleet.world.is_gone(ID).await);
+    assert!(!fleet.world.is_gone("domain.gone.example").await, "it may be wanted again");
+    fleet.pass(DAY).await;
+    assert!(fleet.world.is_gone("domain.gone.example").await);
+    assert_eq!(fleet.ca().placed().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_ended_and_is_still_wanted_stays() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    let _manager = fleet.manager("a").await;
+    fleet.pass(60).await;
+    let ends = fleet.newest(ID).unwrap().not_after;
+    fleet.ca().state.lock().unwrap().down =
+        Some(crate::ca::Problem::new(crate::ca::Class::Unavailable, "away for months"));
+    fleet.until(ends + 40 * DAY).await;
+    assert_eq!(fleet.newest(ID).unwrap().generation, 1, "for want of another one: `tls.expired`");
 }
 
 #[tokio::test(start_paused = true)]

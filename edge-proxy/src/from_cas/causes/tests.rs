@@ -53,6 +53,7 @@ const fn facts<'a>(keys: &'a Keys, records: &'a Records) -> Facts<'a> {
         order: None,
         gate: None,
         account: None,
+        distrusted: false,
         keys,
         records,
     }

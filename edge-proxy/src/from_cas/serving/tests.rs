@@ -19,6 +19,7 @@ struct Machine {
     store: Store,
     sealed: Arc<SealedCertificates>,
     serving: Arc<DomainCertificates>,
+    distrusted: Arc<Distrusted>,
     sealer: Arc<Sealer>,
     changed: tokio::sync::watch::Receiver<u64>,
 }
@@ -39,23 +40,27 @@ impl Machine {
         let store_of = Some(Arc::clone(&sealed) as _);
         let serving = DomainCertificates::with(Certificates::default(), None, Policy::default(), store_of);
         let again = Arc::new(tokio::sync::Notify::new());
-        tokio::spawn(
-            Serving::new(Arc::clone(&sealed), Arc::clone(&serving), Arc::default()).follow(Arc::clone(&again)),
-        );
+        let distrusted = Distrusted::follow(&store, dir.path().join("distrust")).unwrap();
+        let serves = Serving::new(Arc::clone(&sealed), Arc::clone(&serving), Arc::default(), Arc::clone(&distrusted));
+        tokio::spawn(serves.follow(Arc::clone(&again)));
         let known = move || again.notify_one();
         tokio::spawn(Arc::clone(&sealed).keep(Arc::clone(&sealer), Arc::clone(&rows), known));
         let changed = sealed.table().changes();
-        Self { dir, rows, store, sealed, serving, sealer, changed }
+        Self { dir, rows, store, sealed, serving, distrusted, sealer, changed }
     }
 
     /// A certificate for `name` as `sealer` seals it; its serial number, to know it by.
     async fn issue(&self, wish: &str, name: &str, generation: u64, sealer: &Sealer) -> Vec<u8> {
+        self.issue_by("first", wish, name, generation, sealer).await
+    }
+
+    async fn issue_by(&self, ca: &str, wish: &str, name: &str, generation: u64, sealer: &Sealer) -> Vec<u8> {
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
         let sealed_key = sealer.seal(&sealed_as(wish), generation, &key.serialize_der()).unwrap();
         let row = CertRow {
             names: vec![name.into()],
-            ca: "first".into(),
+            ca: ca.into(),
             generation,
             chain: leaf.pem(),
             sealed_key: STANDARD.encode(sealed_key),
@@ -181,7 +186,7 @@ fn the_best_is_the_newest_of_the_ca_that_lasts_longest_and_one_with_a_stolen_key
             revocation: None,
         };
         table.apply_put(CertificateRow { wish: format!("wild.{ca}.sprites.test"), row: Arc::new(row) });
-        let ranked = ranked(&table, &wishes, NOW);
+        let ranked = ranked(&table, &wishes, &Distrusted::default(), NOW);
         let all: Vec<_> = ranked.iter().map(|one| format!("{}{}", &one.wish[5..6], one.generation)).collect();
         all.join(" ")
     };
@@ -194,4 +199,28 @@ fn the_best_is_the_newest_of_the_ca_that_lasts_longest_and_one_with_a_stolen_key
     assert_eq!(put("a", 3, NOW + 80, false), "a3 b7 a2 a1");
     assert_eq!(put("b", 8, NOW + 200, false), "b8 a3 b7 a2 a1");
     assert_eq!(put("b", 8, NOW - 1, false), "a3 b7 b8 a2 a1");
+}
+
+#[tokio::test]
+async fn a_ca_that_is_trusted_no_more_gives_way_at_once_and_is_the_last_resort() {
+    let machine = Machine::new().await;
+    let sealer = &machine.sealer;
+    let first = machine.issue_by("first", "wild.first.sprites.test", "*.sprites.test", 2, sealer).await;
+    let second = machine.issue_by("second", "wild.second.sprites.test", "*.sprites.test", 1, sealer).await;
+    // It lasts longest.
+    machine.until("any.sprites.test", &first).await;
+    let shop = "domain.shop.example";
+    let before = machine.issue_by("second", shop, "shop.example", 1, sealer).await;
+    let after = machine.issue_by("first", shop, "shop.example", 2, sealer).await;
+    let only = machine.issue_by("first", "domain.only.example", "only.example", 1, sealer).await;
+    machine.until("shop.example", &after).await;
+    Distrusted::set(&machine.rows, "first").await;
+    machine.until("any.sprites.test", &second).await;
+    machine.until("shop.example", &before).await;
+    machine.until("only.example", &only).await;
+    assert!(machine.distrusted.is("first") && !machine.distrusted.is("second"));
+    let version = machine.rows.get("distrust/first").await.unwrap().map(|row| row.version);
+    machine.rows.compare_and_set("distrust/first", version, None).await.unwrap();
+    machine.until("any.sprites.test", &first).await;
+    machine.until("shop.example", &after).await;
 }

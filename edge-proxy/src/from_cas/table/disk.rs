@@ -19,7 +19,7 @@ const DATA_KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("data-k
 /// `format`, `next`, `epoch`, `version`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Of what is in these tables: another one is begun anew.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// Memory for its pages, bytes (chosen: it is read at a start and at first handshakes).
 const CACHE: usize = 16 << 20;
 

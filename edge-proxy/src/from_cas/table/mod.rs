@@ -6,7 +6,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-pub(super) use summary::{Summary, names};
+pub(super) use summary::{Summary, ca_number, names};
 
 use acme::certificate::{CERT_PREFIX, CertRow, cert_key, parse_cert_key};
 use acme::rows::Row;
@@ -154,6 +154,12 @@ impl CertificateTable {
         let all = self.index();
         let found = all.iter().filter(|(_, one)| is(one));
         found.map(|((wish, generation), one)| (wish.clone(), *generation, *one)).collect()
+    }
+
+    /// Whether any is of the CA with this number ([`ca_number`]).
+    #[must_use]
+    pub fn has_of(&self, ca: u32) -> bool {
+        self.index().values().any(|one| one.ca == ca)
     }
 
     /// Shows what is kept in memory of every certificate: wish, generation and the rest. The table stands still meanwhile.

@@ -17,6 +17,8 @@ pub struct Summary {
     pub ask: u64,
     /// Tells its set of names from others.
     pub names: u64,
+    /// Tells its CA from others.
+    pub ca: u32,
     /// Its key is somebody else's too.
     pub compromised: bool,
     /// It is to be revoked, and is not yet.
@@ -30,7 +32,7 @@ pub struct Summary {
 }
 
 /// As it lies on the disk: see [`Summary`], in this order; the last is bits.
-pub(super) type Stored = (u64, u64, u64, u64, u64, u64, u8);
+pub(super) type Stored = (u64, u64, u64, u64, u64, u64, u32, u8);
 
 const COMPROMISED: u8 = 1;
 const CHECKED: u8 = 2;
@@ -47,6 +49,7 @@ impl Summary {
             due: row.due(id),
             ask: row.asks_at(),
             names: names(&row.names),
+            ca: ca_number(&row.ca),
             compromised: row.compromised,
             has_below: row.names.iter().any(|name| name.starts_with("*.")),
             is_withdrawn: row.revocation.as_ref().is_some_and(|revocation| !revocation.is_over(u64::MAX, 0)),
@@ -70,12 +73,12 @@ impl Summary {
             (self.has_below, BELOW),
         ];
         let bits = bits.into_iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum();
-        (self.number, self.not_after, self.issued_at, self.due, self.ask, self.names, bits)
+        (self.number, self.not_after, self.issued_at, self.due, self.ask, self.names, self.ca, bits)
     }
 }
 
 impl From<Stored> for Summary {
-    fn from((number, not_after, issued_at, due, ask, names, bits): Stored) -> Self {
+    fn from((number, not_after, issued_at, due, ask, names, ca, bits): Stored) -> Self {
         let has = |bit| bits & bit != 0;
         Self {
             number,
@@ -84,6 +87,7 @@ impl From<Stored> for Summary {
             due,
             ask,
             names,
+            ca,
             compromised: has(COMPROMISED),
             is_withdrawn: has(WITHDRAWN),
             tickets_void: has(TICKETS_VOID),
@@ -91,6 +95,12 @@ impl From<Stored> for Summary {
             checked: has(CHECKED),
         }
     }
+}
+
+/// A number that tells a CA's name from others, the same in every process: 32 bits of SHA-256, for the two or three there are.
+pub(crate) fn ca_number(ca: &str) -> u32 {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, ca.as_bytes());
+    digest.as_ref().first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
 /// A number that tells a set of names from another, the same in every process: 64 bits of SHA-256.
