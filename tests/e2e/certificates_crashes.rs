@@ -178,7 +178,7 @@ async fn round_of_writes(side: Side) -> Option<()> {
     let first = |value: &[u8]| serde_json::from_slice::<CertRow>(value).unwrap().generation == 1;
     assert!(rows.iter().all(|row| first(&row.value)), "one certificate each");
     // The last write takes the order's row away, and nobody needs that before the next look for such rows.
-    let last = name(WRITES - 1);
+    let last = name(if side == Side::Before { WRITES - 1 } else { WRITES - 2 });
     let left = async || {
         let rows = fleet.store.scan(ORDER_PREFIX).await.unwrap();
         rows.into_iter().map(|row| row.key).collect::<Vec<_>>()

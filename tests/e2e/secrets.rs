@@ -279,6 +279,10 @@ async fn no_secret_is_in_any_log_at_its_loudest_nor_in_any_answer() {
         vec!["dns", "query", SUFFIX, "TXT"],
         vec!["ticket", "list"],
         vec!["--json", "ticket", "list"],
+        vec!["cert", "list"],
+        vec!["--json", "cert", "explain", SUFFIX],
+        vec!["cert", "kek", "show"],
+        vec!["cert", "kek", "rewrap"],
         vec!["ledger"],
         vec!["--json", "ledger"],
     ] {
