@@ -109,6 +109,10 @@ pub struct Tls {
     /// From accept to the end of the handshake.
     #[serde(with = "crate::text")]
     pub handshake_timeout: Duration,
+    /// How long browsers ask for our own names by HTTPS alone (`Strict-Transport-Security`, RFC 6797), whole seconds; 0: they
+    /// are not told to.
+    #[serde(with = "crate::text")]
+    pub hsts: Duration,
     /// Clients that name nobody get the certificate of this name. Empty: they are refused.
     pub default_name: String,
     /// What a client gets whose name has only a certificate that has expired.
@@ -138,6 +142,7 @@ impl Default for Tls {
             certificate: PathBuf::new(),
             key: PathBuf::new(),
             handshake_timeout: Duration::from_secs(10),
+            hsts: Duration::ZERO,
             default_name: String::new(),
             expired: Expired::default(),
             kek: PathBuf::new(),

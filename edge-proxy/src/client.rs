@@ -85,6 +85,12 @@ impl Client {
         Self { asked: Some(rules), forwarded, ..self }
     }
 
+    /// Whether the last host that was named on it is under one of our suffixes, not a custom domain.
+    #[must_use]
+    pub fn is_at_a_name_of_ours(&self) -> bool {
+        self.last_target.borrow().as_ref().is_some_and(|last| !last.by_domain)
+    }
+
     /// How often something was read from it.
     #[must_use]
     pub fn reads(&self) -> u64 {

@@ -26,7 +26,7 @@ use crate::waiting;
 use crate::wake_attempt::WakeAttempt;
 use crate::worker::{Edge, Worker};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, header};
 use router::names::SpriteName;
 use router::route::Route;
 use router::table::Lookup;
@@ -93,6 +93,22 @@ pub struct Tried {
 
 /// Answers `request`, whatever happens.
 pub async fn handle(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    request: Request<ClientBody>,
+    interim: InterimWay<'_>,
+) -> Response<EdgeBody> {
+    let mut response = answered(worker, client, request, interim).await;
+    if let Some(hsts) = &worker.edge.hsts
+        && client.is_at_a_name_of_ours()
+    {
+        // The sprite's own word counts.
+        response.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+    }
+    response
+}
+
+async fn answered(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
     request: Request<ClientBody>,

@@ -129,6 +129,14 @@ pub fn come_back(error: &RequestError, request_id: &str, held: Option<Duration>)
     Some(response)
 }
 
+/// `Strict-Transport-Security` for so long (RFC 6797 §6.1), none for no time. Without `includeSubDomains`: there is nothing
+/// below a sprite's name.
+#[must_use]
+pub fn hsts(age: Duration) -> Option<HeaderValue> {
+    let value = HeaderValue::from_str(&format!("max-age={}", age.as_secs())).ok();
+    value.filter(|_| age.as_secs() > 0)
+}
+
 /// What every answer of our own carries: what went wrong, the request's id, and that nobody
 /// may keep it.
 pub fn mark(headers: &mut HeaderMap, proxy_error: &str, code: &str, request_id: &str) {

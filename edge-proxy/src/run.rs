@@ -441,6 +441,7 @@ impl EdgeSide {
             hold_timeout: config.hold.timeout,
             wake_at_client_hello: config.hold.wake_at_client_hello,
             budget: SourceBudget::new(config.hold.wasted_wakes_per_hour),
+            hsts: config.tls.hsts,
             unknown_as_private: config.names.unknown_names == UnknownNames::AsPrivate,
         });
         let Listeners { https, http, dns, address } = listeners;

@@ -1,9 +1,11 @@
 //! What requests share: [`Edge`] by all cores of the process, [`Worker`] by one core.
 
 use crate::from_cas::FromCas;
+use crate::respond;
 use crate::upstream::GuestPool;
 use backhaul::Backhaul;
 use config::Limits;
+use http::HeaderValue;
 use router::hints::Hints;
 use router::hosts::HostTable;
 use router::names::Suffix;
@@ -29,6 +31,8 @@ pub struct Edge {
     pub(crate) domains: Arc<DomainRegions>,
     pub(crate) hold_timeout: Duration,
     pub(crate) unknown_as_private: bool,
+    /// What answers under our own names say of HTTPS, if anything.
+    pub(crate) hsts: Option<HeaderValue>,
     pub(crate) wake_at_client_hello: bool,
     pub(crate) budget: SourceBudget,
     pub(crate) damping: Damping,
@@ -62,6 +66,8 @@ pub struct EdgeParts {
     pub handshake_timeout: Duration,
     /// Longest hold of a request that sets no shorter deadline itself.
     pub hold_timeout: Duration,
+    /// How long browsers are to ask for our own names by HTTPS alone; 0: they are not told.
+    pub hsts: Duration,
     /// A name that does not exist is answered as a private one.
     pub unknown_as_private: bool,
     /// A ClientHello may begin the wake of a public sprite.
@@ -84,6 +90,7 @@ impl Edge {
             domains: parts.domains,
             hold_timeout: parts.hold_timeout,
             unknown_as_private: parts.unknown_as_private,
+            hsts: respond::hsts(parts.hsts),
             wake_at_client_hello: parts.wake_at_client_hello,
             budget: parts.budget,
             damping: Damping::default(),

@@ -1,6 +1,8 @@
 //! What a ClientHello is answered with: a certificate, or an alert that says what was wrong.
 
+use harness::client::{VERSIONS, Version, empty};
 use harness::{Demo, Options};
+use http::Method;
 use rustls::pki_types::ServerName;
 use rustls_pki_types::pem::PemObject;
 use std::sync::Arc;
@@ -102,4 +104,33 @@ async fn the_edge_says_which_suite_and_prefers_the_group_that_no_quantum_compute
     let group = session.negotiated_key_exchange_group().unwrap().name();
     assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
     assert_eq!(session.negotiated_cipher_suite().unwrap().suite(), rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+}
+
+/// RFC 6797, for names of ours alone: whoever owns a domain says for himself what holds there.
+#[tokio::test]
+async fn browsers_are_told_to_stay_with_https_at_our_names_if_that_is_wanted() {
+    let demo = demo("[tls]\nhsts = \"180days\"\n").await;
+    demo.create_guest("kept").await;
+    let plain = self::demo("").await;
+    plain.create_guest("kept").await;
+    for version in VERSIONS {
+        for (edge, name, path, said) in [
+            (&demo, "kept", "/head", "max-age=15552000"),
+            (&demo, "kept", "/hsts", "max-age=7"),
+            (&demo, "nobody", "/", "max-age=15552000"),
+            (&plain, "kept", "/head", ""),
+        ] {
+            let mut client = edge.connect(version, name).await;
+            let answer = client.send(edge.request(Method::GET, name, path).body(empty()).unwrap()).await;
+            assert_eq!(answer.header("strict-transport-security"), said, "{version:?} {name}{path}: {answer:?}");
+        }
+    }
+    demo.admin(&["domain", "add", "shop.example", "kept", "--proved"]).await;
+    let mut client = demo.try_connect_host(Version::H1, "shop.example").await.unwrap();
+    let request = http::Request::builder().uri("/head").header("host", "shop.example").body(empty()).unwrap();
+    let answer = client.send(request).await;
+    assert_eq!((answer.status, answer.header("strict-transport-security")), (200, ""), "{answer:?}");
+    for edge in [demo, plain] {
+        edge.stop().await;
+    }
 }

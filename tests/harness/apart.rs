@@ -268,6 +268,7 @@ fn run_edge(
             handshake_timeout: Duration::from_secs(10),
             hold_timeout: config::Hold::default().timeout,
             wake_at_client_hello: false,
+            hsts: Duration::ZERO,
             unknown_as_private: false,
             budget: SourceBudget::new(0),
         });

@@ -153,6 +153,8 @@ def exchange(c):
         lines = ["own=1; Path=/", "host=1; Domain=cookies.sprites.localhost", "all=1; Domain=.sprites.localhost"]
         lines.append("__Host-sprite-share=forged; Path=/; Secure")
         c.answer("set", extra="".join(f"Set-Cookie: {line}\r\n" for line in lines))
+    elif path == "/hsts":  # has a word of its own about HTTPS
+        c.answer("kept", extra="Strict-Transport-Security: max-age=7\r\n")
     elif path == "/hints":
         c.send("HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
         c.answer("hinted", kind="text/plain")

@@ -156,7 +156,7 @@ impl CertificateTable {
         found.map(|((wish, generation), one)| (wish.clone(), *generation, *one)).collect()
     }
 
-    /// Whether any is of the CA with this number ([`ca_number`]).
+    /// Whether any is of the CA with this number.
     #[must_use]
     pub fn has_of(&self, ca: u32) -> bool {
         self.index().values().any(|one| one.ca == ca)
