@@ -26,6 +26,9 @@ const POLL: Duration = Duration::from_secs(1);
 const POLL_MAX: Duration = Duration::from_secs(3);
 /// An order that the CA works on for so long has failed (chosen: Let's Encrypt's `shortlived` orders live 8 h).
 const WORKS_MAX: u64 = 3600;
+/// A CA that has not met its challenges for so long is told to look again, seconds (chosen: Let's Encrypt looks for some
+/// 10 s; what it was told may be lost in it).
+const LOOKS: u64 = 120;
 /// First pause after a CA was out of order, doubled each time (`tls-acme-dns.md` §3).
 const UNAVAILABLE: u64 = 60;
 /// First pause after no answer came, or after a PoP did not answer a challenge in time, doubled each time (chosen: what
@@ -103,6 +106,19 @@ pub struct OrderRow {
     pub last_problem: Option<Problem>,
     /// When the present attempt began or its order was placed, seconds since 1970.
     pub began: u64,
+    /// When the CA took it that it is to look at all the answers, seconds since 1970; 0 when nobody knows. It shows that it
+    /// looks by its challenges' status `processing` (RFC 8555 §7.1.6), or not at all: Let's Encrypt's stay `pending` until
+    /// they are met (Boulder #9032).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub asked_at: u64,
+    /// Names (without `*.`, one for each proof) for which our limits had to do since then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proving: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(seconds: &u64) -> bool {
+    *seconds == 0
 }
 
 /// One thing to do.
@@ -156,6 +172,7 @@ pub fn next(row: &OrderRow, seen: Option<&Status>, now: u64) -> Act {
                     Some(kind) => Act::Use(kind),
                     None => Act::Fail(Problem::new(Class::Rejected, format!("the CA does not offer {}", row.kind))),
                 },
+                true if row.step == Step::Asking && now < row.asked_at.saturating_add(LOOKS) => poll(),
                 true if mine.all(|challenge| challenge.asked) => poll(),
                 true => Act::Prove,
             }
@@ -187,6 +204,8 @@ impl OrderRow {
             next_try: 0,
             last_problem: None,
             began: now,
+            asked_at: 0,
+            proving: Vec::new(),
         }
     }
 
@@ -224,6 +243,8 @@ impl OrderRow {
             kind,
             step,
             url: if again { None } else { self.url.clone() },
+            asked_at: if again { 0 } else { self.asked_at },
+            proving: if again { Vec::new() } else { self.proving.clone() },
             failures,
             // Another CA would not find us readier, nor the name's owner.
             failures_here: self
@@ -247,6 +268,8 @@ impl OrderRow {
             failures_here: 0,
             next_try: 0,
             began: now,
+            asked_at: 0,
+            proving: Vec::new(),
             ..self.clone()
         }
     }
@@ -286,6 +309,12 @@ mod tests {
         assert_eq!(next(&at(Step::Asking), Some(&pending(&[true, true])), NOW), Act::Wait(NOW + 1));
         assert_eq!(next(&at(Step::Asking), Some(&pending(&[true])), NOW + 100), Act::Wait(NOW + 103));
         assert!(matches!(next(&at(Step::Asking), Some(&pending(&[true])), NOW + 3601), Act::Fail(_)));
+        // It was told, and shows nothing of that; after a while nobody believes that it looks.
+        let told = OrderRow { asked_at: NOW - 60, ..at(Step::Asking) };
+        assert!(matches!(next(&told, Some(&pending(&[false, false])), NOW), Act::Wait(_)));
+        assert_eq!(next(&told, Some(&pending(&[false, false])), NOW + 60), Act::Prove);
+        let before = OrderRow { asked_at: NOW, ..at(Step::Ordered) };
+        assert_eq!(next(&before, Some(&pending(&[false])), NOW), Act::Prove, "of another attempt");
         assert_eq!(next(&row(), Some(&pending(&[])), NOW), Act::Wait(NOW + 1));
         assert_eq!(next(&row(), Some(&Status::Ready), NOW), Act::Finalise);
         assert_eq!(next(&at(Step::Finalising), Some(&Status::Ready), NOW), Act::Finalise, "it was not done");

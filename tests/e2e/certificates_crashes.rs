@@ -130,7 +130,7 @@ async fn whoever_is_left_finishes_what_a_dead_pop_was_at_wherever_it_died() {
 }
 
 /// What an order writes, as [`PLAIN`] shows below: each arrow of its states, and no more.
-const WRITES: usize = 9;
+const WRITES: usize = 10;
 
 /// One PoP is cut off at each write of an order, each of another name, and killed.
 async fn round_of_writes(side: Side) -> Option<()> {

@@ -46,6 +46,14 @@ impl Bucket {
         })
     }
 
+    /// With `count` of what was taken in it again.
+    #[must_use]
+    pub fn give(self, of: Allowance, count: u32, now: u64) -> Self {
+        let count = u64::from(count.min(of.most));
+        let full_at = self.full_at.saturating_sub(count * of.every).max(now.min(self.full_at));
+        Self { full_at, taken: self.taken.saturating_sub(count), ..self }
+    }
+
     /// What was long ago counts half.
     fn forgetting(self, of: Allowance, now: u64) -> Self {
         let age = now.saturating_sub(self.since);
@@ -76,6 +84,17 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
     const OF: Allowance = Allowance { most: 10, every: 40 };
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again_and_no_more_than_that() {
+        let bucket = Bucket::default().take(OF, 4, NOW).unwrap();
+        let back = bucket.give(OF, 2, NOW);
+        assert_eq!((back.forecast(OF, NOW).left, back.taken), (8, 2));
+        let all = back.give(OF, 9, NOW + 1);
+        assert_eq!((all.forecast(OF, NOW + 1).left, all.taken), (10, 0));
+        assert_eq!(all.take(OF, 10, NOW + 1).unwrap().take(OF, 1, NOW + 1), Err(NOW + 41));
+        assert_eq!(Bucket::default().give(OF, 3, NOW), Bucket::default());
+    }
 
     #[test]
     fn as_much_as_fits_is_taken_at_once_and_then_one_each_time() {

@@ -2,7 +2,8 @@
 //! that the CA never has to refuse.
 //!
 //! A bucket is a row `limit/CA/BUCKET`, for the whole fleet, written by compare-and-set before the CA is called. What was
-//! taken is never given back: after a crash, a lost reply or a refusal ours has less in it than the CA's, never more.
+//! taken is given back once when a proof was met, since a CA counts those that fail, and never otherwise: after a crash, a
+//! lost reply or a refusal ours has less in it than the CA's, never more.
 
 mod bucket;
 mod registered;
@@ -51,9 +52,9 @@ pub struct Limits {
     pub domain: Option<Allowance>,
     /// Certificates of the very same names.
     pub set: Option<Allowance>,
-    /// Failed proofs of a name. Each proof is counted, since nobody knows before.
+    /// Failed proofs of a name. Each proof is counted until it is met, since nobody knows before.
     pub proofs: Option<Allowance>,
-    /// Failures of a name one after another. Each proof is counted, and one that succeeds takes nothing back.
+    /// Failures of a name one after another. Each proof is counted until it is met.
     pub failures: Option<Allowance>,
 }
 
@@ -166,6 +167,33 @@ impl Limiter {
             }
         }
         Ok(None)
+    }
+
+    /// Gives back what proofs of these names cost that were met.
+    ///
+    /// # Errors
+    /// [`RowsError`].
+    ///
+    /// # Cancel safety
+    /// Some may be given back; it is not to be called again.
+    pub async fn give_back(&self, rows: &dyn Rows, ca: &str, proved: &[String], now: u64) -> Result<(), RowsError> {
+        let Some(limits) = self.cas.get(ca).filter(|_| !proved.is_empty()) else { return Ok(()) };
+        let _turn = self.turn.lock().await;
+        for want in wants(limits, About::Prove(proved)).1 {
+            let key = format!("{LIMIT_PREFIX}{ca}/{}", want.bucket);
+            for _ in 0..TRIES {
+                let (bucket, Some(version)) = find(rows, &key).await? else { break };
+                let value = serde_json::to_vec(&bucket.give(want.of, want.count, now)).unwrap_or_default();
+                match rows.compare_and_set(&key, Some(version), Some(&value)).await {
+                    Err(RowsError::Conflict) => {}
+                    done => {
+                        done?;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What is in each bucket that is not full, by the key of its row, and when it is empty at this rate.

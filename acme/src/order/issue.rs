@@ -158,8 +158,8 @@ impl Issuer {
                     self.write(order, OrderRow { kind, ..order.row.clone() }).await?;
                     Ok(())
                 }
-                Act::Prove => self.prove(order, ca, seen.as_ref()).await?,
-                Act::Finalise => self.finalise(order, ca).await?,
+                Act::Prove => self.prove(order, ca, seen.as_ref(), now).await?,
+                Act::Finalise => self.finalise(order, ca, now).await?,
                 Act::Fetch => match self.fetch(order, ca, now).await? {
                     Ok(Some(issued)) => {
                         self.challenges.came_of_it(&issued.ca, Ok(()));
@@ -207,7 +207,7 @@ impl Issuer {
             Act::Order if row.replaces.is_none() => About::Order(&row.names),
             Act::Finalise if row.replaces.is_none() => About::Issue(&row.names),
             Act::Prove => {
-                proofs = mine(seen, row.kind).into_iter().map(|challenge| challenge.name).collect();
+                proofs = names(&mine(seen, row.kind));
                 About::Prove(&proofs)
             }
             _ => return Ok(None),
@@ -237,7 +237,7 @@ impl Issuer {
     }
 
     async fn begins(&self, order: &mut Order, step: Step) -> Result<(), RowsError> {
-        let row = OrderRow { step, ..order.row.clone() };
+        let row = OrderRow { step, asked_at: 0, proving: Vec::new(), ..order.row.clone() };
         self.write(order, row).await
     }
 
@@ -287,23 +287,32 @@ impl Issuer {
         order: &mut Order,
         ca: &dyn Authority,
         seen: Option<&Status>,
+        now: u64,
     ) -> Result<Result<(), Problem>, Halt> {
         let mine = mine(seen, order.row.kind);
         self.begins(order, Step::Publishing).await?;
         if let Err(problem) = self.challenges.publish(&order.id, &mine).await {
             return Ok(Err(problem));
         }
-        self.begins(order, Step::Asking).await?;
-        Ok(ca.ask(order.row.url.as_deref().unwrap_or_default(), order.row.kind).await)
+        let row = OrderRow { step: Step::Asking, proving: names(&mine), ..order.row.clone() };
+        self.write(order, row).await?;
+        if let Err(problem) = ca.ask(order.row.url.as_deref().unwrap_or_default(), order.row.kind).await {
+            return Ok(Err(problem));
+        }
+        self.write(order, OrderRow { asked_at: now, ..order.row.clone() }).await?;
+        Ok(Ok(()))
     }
 
-    async fn finalise(&self, order: &mut Order, ca: &dyn Authority) -> Result<Result<(), Problem>, Halt> {
+    async fn finalise(&self, order: &mut Order, ca: &dyn Authority, now: u64) -> Result<Result<(), Problem>, Halt> {
         let key = self.key(order)?;
         let key = KeyPair::try_from(key.as_slice())?;
         let mut params = CertificateParams::new(order.row.names.clone())?;
         params.distinguished_name = DistinguishedName::new();
         let request = params.serialize_request(&key)?;
+        let proved = order.row.proving.clone();
         self.begins(order, Step::Finalising).await?;
+        // Once: whoever dies here gives nothing back.
+        self.limits.give_back(&*self.rows, &order.row.ca, &proved, now).await?;
         Ok(ca.finalise(order.row.url.as_deref().unwrap_or_default(), request.der()).await)
     }
 
@@ -371,6 +380,10 @@ impl Issuer {
 fn mine(seen: Option<&Status>, kind: Kind) -> Vec<Challenge> {
     let Some(Status::Pending(all)) = seen else { return Vec::new() };
     all.iter().filter(|challenge| challenge.kind == kind).cloned().collect()
+}
+
+fn names(challenges: &[Challenge]) -> Vec<String> {
+    challenges.iter().map(|challenge| challenge.name.clone()).collect()
 }
 
 /// What a CA sent that cannot be used: asked for again after a day, with a key of its own.

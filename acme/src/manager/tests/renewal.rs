@@ -94,6 +94,27 @@ async fn renewal_information_that_does_not_come_keeps_no_certificate_from_its_re
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ca_that_takes_its_time_to_look_is_told_once_whatever_it_shows_meanwhile() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    let ca = fleet.ca();
+    ca.state.lock().unwrap().looks_for = 40;
+    let _manager = fleet.manager("a").await;
+    fleet.pass(35).await;
+    assert!(fleet.newest(ID).is_none());
+    fleet.pass(25).await;
+    assert_eq!(fleet.newest(ID).unwrap().generation, 1);
+    let told = || ca.asked(|call| *call == Call::Ask).len();
+    assert_eq!((told(), ca.placed().len()), (1, 1));
+    // One that has forgotten it is told again after two minutes.
+    ca.state.lock().unwrap().looks_for = 150;
+    fleet.tables.set(vec![wish("other.example", &["sim"])]);
+    fleet.pass(110).await;
+    assert_eq!(told(), 2);
+    fleet.pass(60).await;
+    assert_eq!((told(), fleet.newest("domain.other.example").unwrap().generation), (3, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_many_questions_for_windows_stop_them_all_and_no_order() {
     let names = ["a.example", "b.example", "c.example", "d.example"];
     let fleet = Fleet::new(names.iter().map(|name| wish(name, &["sim"])).collect());
@@ -259,7 +280,7 @@ async fn taken(fleet: &Fleet) -> Vec<(String, u64)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_certificate_is_counted_once_by_each_limit_and_a_renewal_the_ca_knows_by_those_of_proofs_alone() {
+async fn a_certificate_is_counted_once_by_each_limit_a_renewal_the_ca_knows_by_none_and_a_proof_until_it_is_met() {
     let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
     *fleet.world.limits.lock().unwrap() = vec![("sim".to_owned(), crate::limits::Limits::LETS_ENCRYPT)];
     fleet.ca().state.lock().unwrap().ari = Some(6 * HOUR);
@@ -267,17 +288,19 @@ async fn a_certificate_is_counted_once_by_each_limit_and_a_renewal_the_ca_knows_
     let _manager = fleet.manager("a").await;
     fleet.pass(HOUR / 2).await;
     let kinds = ["domain", "failures", "orders", "proofs", "set"];
-    assert_eq!(taken(&fleet).await, kinds.map(|kind| (kind.to_owned(), 1)));
+    let counts = |counts: [u64; 5]| kinds.into_iter().map(str::to_owned).zip(counts).collect::<Vec<_>>();
+    // Nothing was asked twice, and the proof was met.
+    assert_eq!(taken(&fleet).await, counts([1, 0, 1, 0, 1]));
     fleet.pass(HOUR).await;
     assert_eq!(fleet.newest(ID).unwrap().generation, 2);
-    // The one of proofs was full again meanwhile.
-    let counts = [1, 2, 1, 1, 1];
-    assert_eq!(taken(&fleet).await, kinds.into_iter().map(str::to_owned).zip(counts).collect::<Vec<_>>());
-    for (bucket, again) in [("proofs.shop.example", true), ("orders", false)] {
-        let row = fleet.world.rows.get(&format!("limit/sim/{bucket}")).await.unwrap().unwrap();
-        let bucket: crate::limits::Bucket = serde_json::from_slice(&row.value).unwrap();
-        assert_eq!(bucket.since >= START + HOUR, again, "{bucket:?}");
-    }
+    assert_eq!(taken(&fleet).await, counts([1, 0, 1, 0, 1]));
+    // One that fails stays counted.
+    fleet.ca().state.lock().unwrap().unproved.insert("shop.example".into());
+    fleet.pass(HOUR + 60).await;
+    let order = fleet.world.rows.get(&order_key(ID)).await.unwrap().unwrap();
+    let failures = u64::from(serde_json::from_slice::<OrderRow>(&order.value).unwrap().failures);
+    let taken = taken(&fleet).await;
+    assert!(failures > 0 && taken[1].1 == failures && taken[3].1 == failures, "{failures}: {taken:?}");
 }
 
 #[tokio::test(start_paused = true)]

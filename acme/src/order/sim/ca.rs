@@ -38,6 +38,8 @@ struct SimOrder {
     chain: Option<String>,
     /// Whether limits count it.
     counts: bool,
+    /// Until when it looks at the answers, and what comes of it.
+    looks: Option<(u64, Status)>,
 }
 
 /// What is issued.
@@ -59,6 +61,8 @@ pub(crate) struct State {
     pub(crate) down: Option<Problem>,
     /// Seconds a certificate is valid.
     pub(crate) life: u64,
+    /// Seconds it looks at answers; its challenges are `pending` meanwhile, as Let's Encrypt's are.
+    pub(crate) looks_for: u64,
     /// Seconds after which it wants to be asked again for a window; `None`: it has no such thing.
     pub(crate) ari: Option<u64>,
     /// The windows.
@@ -88,6 +92,7 @@ impl Ca {
             refuses: Vec::new(),
             down: None,
             life: 45 * DAY,
+            looks_for: 0,
             ari: None,
             says: Box::new(|issued| {
                 let third = (issued.not_after - issued.not_before) / 3;
@@ -191,7 +196,8 @@ impl Authority for Ca {
                     [Kind::Dns01, Kind::Http01]
                         .map(|kind| Challenge::new(name.clone(), kind, format!("token{number}"), THUMBPRINT, false))
                 });
-                let order = SimOrder { names, status: Status::Pending(status.collect()), chain: None, counts };
+                let order =
+                    SimOrder { names, status: Status::Pending(status.collect()), chain: None, counts, looks: None };
                 let view = self.view(&url, &order);
                 state.orders.insert(url, order);
                 Ok(view)
@@ -201,7 +207,11 @@ impl Authority for Ca {
 
     fn look<'a>(&'a self, url: &'a str) -> Reply<'a, View> {
         Box::pin(async move {
+            let now = self.stage.clock.now();
             self.of(Call::Look, url, |order| {
+                if let Some((_, found)) = order.looks.take_if(|(until, _)| *until <= now) {
+                    order.status = found;
+                }
                 let view = self.view(url, order);
                 // It is done by the next time somebody looks.
                 if order.status == Status::Processing {
@@ -217,7 +227,7 @@ impl Authority for Ca {
             let answers: BTreeSet<_> = self.stage.answers.lock().unwrap().values().flatten().cloned().collect();
             let now = self.stage.clock.now();
             self.call(Call::Ask, |state| {
-                let State { orders, limits, unproved, .. } = state;
+                let State { orders, limits, unproved, looks_for, .. } = state;
                 let order = orders.get_mut(url).ok_or_else(|| Problem::new(Class::Order, "no such order"))?;
                 let Status::Pending(challenges) = &order.status else { return Ok(()) };
                 let of_kind = challenges.iter().filter(|challenge| challenge.kind == kind);
@@ -226,10 +236,14 @@ impl Authority for Ca {
                 if let Some(limits) = limits {
                     failed.iter().for_each(|one| limits.failed(&one.name, now));
                 }
-                order.status = match failed.is_empty() {
+                let found = match failed.is_empty() {
                     true => Status::Ready,
                     false => Status::Invalid(Problem::new(Class::Unauthorized, "no such record")),
                 };
+                match *looks_for {
+                    0 => order.status = found,
+                    seconds => drop(order.looks.get_or_insert((now + seconds, found))),
+                }
                 Ok(())
             })
         }))
