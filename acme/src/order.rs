@@ -257,6 +257,12 @@ impl OrderRow {
         }
     }
 
+    /// The same order with a key that is still to be made; what was placed is left.
+    #[must_use]
+    pub fn anew(&self, now: u64) -> Self {
+        Self { sealed_key: None, step: Step::Wanted, ..self.elsewhere(&self.ca, now) }
+    }
+
     /// The same order at another CA, from the start.
     #[must_use]
     pub fn elsewhere(&self, ca: &str, now: u64) -> Self {

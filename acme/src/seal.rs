@@ -54,6 +54,9 @@ pub enum SealError {
     /// The rows with the data keys.
     #[error(transparent)]
     Rows(#[from] RowsError),
+    /// There are as many data keys as are remembered.
+    #[error("there are {DATA_KEYS_MAX} data keys already, and another one would push out the first")]
+    TooMany,
     /// The library refused.
     #[error("the key was refused by the cryptographic library")]
     Library,
@@ -243,6 +246,15 @@ impl DataKeyRow {
     }
 }
 
+/// What [`Sealer::reload`] has found.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// The rows, sealed as they lie in the store.
+    pub rows: Vec<Row>,
+    /// How many of them no KEK of this machine opens.
+    pub closed: usize,
+}
+
 /// The data keys this machine can use. Shared; opening and sealing take no lock.
 pub struct Sealer {
     kek: Arc<Kek>,
@@ -263,7 +275,7 @@ impl Sealer {
     /// [`SealError::UnknownKey`] when there are some and the KEK opens none of them; [`SealError::Rows`].
     pub async fn load(kek: &Arc<Kek>, rows: &dyn Rows) -> Result<Self, SealError> {
         let sealer = Self { kek: Arc::clone(kek), keys: ArcSwap::default() };
-        if sealer.reload(rows).await?.is_empty() {
+        if sealer.reload(rows).await?.rows.is_empty() {
             match sealer.add(rows).await {
                 // Another PoP was first.
                 Ok(()) | Err(SealError::Rows(RowsError::Conflict)) => sealer.reload(rows).await?,
@@ -285,35 +297,40 @@ impl Sealer {
         (!sealer.keys.load().is_empty()).then_some(sealer)
     }
 
-    /// Reads the data keys again; the rows there are, sealed as they lie in the store.
+    /// Reads the data keys again; the rows there are, sealed as they lie in the store. One that no KEK of this machine opens
+    /// any more is used on when it was known.
     ///
     /// # Errors
     /// [`SealError::Rows`].
     ///
     /// # Cancel safety
     /// Dropping it changes nothing.
-    pub async fn reload(&self, rows: &dyn Rows) -> Result<Vec<Row>, SealError> {
-        let found = rows.scan(SEAL_PREFIX).await?;
-        self.take(found.clone())?;
-        Ok(found)
+    pub async fn reload(&self, rows: &dyn Rows) -> Result<Reloaded, SealError> {
+        let rows = rows.scan(SEAL_PREFIX).await?;
+        let closed = self.take(rows.clone())?;
+        Ok(Reloaded { rows, closed })
     }
 
-    fn take(&self, mut found: Vec<Row>) -> Result<(), SealError> {
+    /// How many did not open.
+    fn take(&self, mut found: Vec<Row>) -> Result<usize, SealError> {
         // Wrapped anew, a row is as new as can be and its key as old as before.
         found.sort_by_cached_key(|row| (DataKeyRow::read(row).map_or(0, |(read, _)| read.made), row.key.clone()));
         let skip = found.len().saturating_sub(DATA_KEYS_MAX);
-        let mut keys = Vec::new();
+        let (mut keys, mut closed) = (Vec::new(), 0);
+        let known = self.keys.load();
         for row in &found[skip..] {
             let id = row.key.strip_prefix(SEAL_PREFIX).and_then(|id| u64::from_str_radix(id, 16).ok());
             let bytes = DataKeyRow::read(row).and_then(|(_, wrapped)| self.kek.open(&row.key, 0, &wrapped).ok());
             let (Some(id), Some(bytes)) = (id, bytes) else {
                 tracing::warn!(row = row.key, "a data key does not open with this machine's KEK");
+                closed += 1;
+                keys.extend(known.iter().find(|key| id.is_some_and(|id| key.id == id.to_be_bytes())).cloned());
                 continue;
             };
             keys.push(Arc::new(Key::new(id.to_be_bytes(), &bytes)?));
         }
         self.keys.store(Arc::new(keys));
-        Ok(())
+        Ok(closed)
     }
 
     /// Makes a data key; what is sealed after the next [`Self::reload`] is sealed under it. There is one first key: a
@@ -330,6 +347,14 @@ impl Sealer {
         let value = DataKeyRow { wrapped, made }.encode()?;
         rows.compare_and_set(&key, None, Some(&value)).await?;
         Ok(())
+    }
+
+    /// Whether this was sealed under a data key that is known here and in use no more.
+    #[must_use]
+    pub fn is_superseded(&self, sealed: &[u8]) -> bool {
+        let (keys, parts) = (self.keys.load(), parts(sealed));
+        let older = keys.split_last().map_or(&[][..], |(_, older)| older);
+        parts.is_some_and(|parts| older.iter().any(|key| key.id == parts.id))
     }
 
     /// Seals `plain` for the row `name`, in this generation of it.
@@ -383,7 +408,7 @@ mod tests {
             assert!(far.open("cert/x/1", 1, &sealed[..at]).is_err(), "{at} bytes");
         }
         // Without the store, from what was kept of it.
-        let kept = far.reload(&rows).await.unwrap();
+        let kept = far.reload(&rows).await.unwrap().rows;
         let apart = Sealer::of(&kek(dir.path(), "a", &line(1)), kept.clone()).unwrap();
         assert_eq!(apart.open("cert/x/1", 1, &sealed).unwrap().as_slice(), b"secret");
         assert!(Sealer::of(&kek(dir.path(), "b", &line(2)), kept).is_none());

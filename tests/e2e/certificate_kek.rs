@@ -96,6 +96,13 @@ async fn the_key_encryption_key_is_changed_while_everything_is_served() {
 
     let said = all.pops[0].admin(&["cert", "kek", "rewrap", "--new-data-key"]).await;
     assert_eq!(said, serde_json::json!({ "kek": new_id, "rewrapped": 1, "data_keys": 2 }));
+    // Nobody starts the other one again for it.
+    until("the other one to use the new data key", ISSUED, async || {
+        let shown = all.pops[1].admin(&["cert", "kek", "show"]).await;
+        let keys = shown["data_keys"].as_array().unwrap().clone();
+        keys.iter().any(|key| key["in_use"] == true && key["id"] != "0000000000000001").then_some(())
+    })
+    .await;
     all.with([&new, &new]).await;
     let shown = all.shown([&[&new_id], &[&new_id]]).await;
     let keys = shown["data_keys"].as_array().unwrap();

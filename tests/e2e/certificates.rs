@@ -146,7 +146,7 @@ pub(crate) async fn trusted(edge: &Demo, roots: &RootCertStore, name: &str) -> V
 
 #[tokio::test]
 async fn a_machine_with_nothing_but_a_directory_has_a_wildcard_and_custom_domains_soon() {
-    let Some(site) = Site::start(Moods { refuses_nonces: 30, wants_binding: false }).await else { return };
+    let Some(site) = Site::start(Moods { refuses_nonces: 30, ..Moods::default() }).await else { return };
     let roots = site.roots().await;
     let wildcard = trusted(&site.edge, &roots, "anything.sprites.test").await;
     assert_eq!(trusted(&site.edge, &roots, SUFFIX).await, wildcard);
@@ -176,7 +176,7 @@ async fn a_machine_with_nothing_but_a_directory_has_a_wildcard_and_custom_domain
 
 #[tokio::test]
 async fn a_ca_that_wants_to_know_its_customer_is_told() {
-    let Some(site) = Site::start(Moods { refuses_nonces: 0, wants_binding: true }).await else { return };
+    let Some(site) = Site::start(Moods { wants_binding: true, ..Moods::default() }).await else { return };
     let roots = site.roots().await;
     trusted(&site.edge, &roots, "a.sprites.test").await;
     // Secrets are in no log, and in no file but their own.
@@ -207,5 +207,20 @@ async fn a_challenge_is_answered_to_whoever_asks_and_is_never_a_mirror() {
         let answer = ask(token).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{token}: {answer}");
     }
+    site.edge.stop().await;
+}
+
+/// Let's Encrypt shows nothing of it that it looks, and counts what fails.
+#[tokio::test]
+async fn a_ca_that_takes_its_time_is_told_to_look_once_for_each_name() {
+    let moods = Moods { looks_s: 5, ..Moods::default() };
+    let Some(site) = Site::with(moods, Port80::Ours, "limits = \"letsencrypt\"\n").await else { return };
+    let roots = site.roots().await;
+    trusted(&site.edge, &roots, "any.sprites.test").await;
+    assert_eq!(site.pebble.requests("/chalZ/"), 2, "the suffix, and all below it");
+    // What was proved costs nothing of what is for failures.
+    let explained = site.edge.admin(&["cert", "explain", SUFFIX]).await;
+    let limits = explained["limits"].as_object().unwrap();
+    assert!(limits.keys().all(|bucket| !bucket.contains("proofs.")), "{limits:?}");
     site.edge.stop().await;
 }

@@ -178,7 +178,7 @@ async fn no_secret_is_in_any_log_at_its_loudest_nor_in_any_answer() {
     let own = cluster::addresses(2);
     let resolver = DnsServer::start().await;
     resolver.delegate(SUFFIX, own[0]);
-    let moods = Moods { refuses_nonces: 10, wants_binding: true };
+    let moods = Moods { refuses_nonces: 10, wants_binding: true, ..Moods::default() };
     let Some(pebble) = Pebble::start(resolver.address, own[1].port(), 1, moods).await else { return };
     let (planted, said) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut secrets = Secrets::default();

@@ -19,6 +19,8 @@ pub struct Moods {
     pub refuses_nonces: u32,
     /// It wants accounts bound to a customer: `kid-1`.
     pub wants_binding: bool,
+    /// It looks at an answer for less than so many seconds, at random; 0: it takes no time.
+    pub looks_s: u32,
 }
 
 /// The CA. Dropping it kills it, and it forgets everything.
@@ -53,7 +55,11 @@ impl Pebble {
         std::fs::write(folder.path().join("pebble.json"), settings.to_string()).unwrap();
         let program = tools::find("pebble").expect("found above");
         // It takes its moods from its environment.
-        let mut arguments = vec!["PEBBLE_VA_NOSLEEP=1".to_owned(), "PEBBLE_AUTHZREUSE=0".into()];
+        let looks = match moods.looks_s {
+            0 => "PEBBLE_VA_NOSLEEP=1".to_owned(),
+            seconds => format!("PEBBLE_VA_SLEEPTIME={seconds}"),
+        };
+        let mut arguments = vec![looks, "PEBBLE_AUTHZREUSE=0".into()];
         arguments.push(format!("PEBBLE_WFE_NONCEREJECT={}", moods.refuses_nonces));
         arguments.push(program.display().to_string());
         arguments.extend(["-config".into(), path("pebble.json"), "-dnsserver".into(), dns.to_string()]);
@@ -62,6 +68,13 @@ impl Pebble {
         let pebble = Self { node, folder, address, management };
         until("pebble to answer", START, async || pebble.get(&pebble.directory()).await).await;
         Some(pebble)
+    }
+
+    /// How many requests to paths that begin so have come.
+    #[must_use]
+    pub fn requests(&self, path: &str) -> usize {
+        let log = std::fs::read_to_string(self.folder.path().join("pebble.log")).unwrap_or_default();
+        log.matches(&format!("POST {path}")).count()
     }
 
     /// Its directory.

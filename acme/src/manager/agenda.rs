@@ -147,7 +147,18 @@ impl Agenda {
         if entry.seen == seen && *entry.wish == wish {
             return;
         }
+        // Another CA is asked now, whatever door of the one before it waits at.
+        let leaves = entry.wish.cas != wish.cas && matches!(entry.place, Place::Door(..));
         (entry.seen, entry.wish) = (seen, Arc::new(wish));
+        if leaves {
+            self.leave(&id);
+        }
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if leaves {
+            entry.place = Place::At(at);
+            self.times.insert((at, entry.number, id));
+            return;
+        }
         match &mut entry.place {
             Place::Working(_) => entry.changed = true,
             Place::At(time) => {
@@ -168,16 +179,21 @@ impl Agenda {
                 return;
             }
             Place::At(time) => drop(self.times.remove(&(*time, entry.number, id.to_owned()))),
-            Place::Door(door, ends) => {
-                if let Some(door) = self.doors.get_mut(door) {
-                    match ends {
-                        Some(ends) => door.renewals.remove(&(*ends, id.to_owned())),
-                        None => door.firsts.remove(&(entry.number, id.to_owned())),
-                    };
-                }
-            }
+            Place::Door(..) => self.leave(id),
         }
         self.entries.remove(id);
+    }
+
+    /// Takes one that waits at a door out of its queue.
+    fn leave(&mut self, id: &str) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let Place::Door(door, ends) = &entry.place else { return };
+        if let Some(door) = self.doors.get_mut(door) {
+            match ends {
+                Some(ends) => door.renewals.remove(&(*ends, id.to_owned())),
+                None => door.firsts.remove(&(entry.number, id.to_owned())),
+            };
+        }
     }
 
     /// A wish it is time for; [`Self::done`] follows when it was worked on.

@@ -48,7 +48,56 @@ pub(super) fn elsewhere<'a>(
     now: u64,
 ) -> Option<&'a (String, String)> {
     let Some(here) = wish.cas.iter().position(|(name, _)| *name == row.ca) else { return wish.cas.first() };
-    let short = newest.is_none_or(|row| (row.not_after.saturating_sub(now)) * 3 < row.not_after - row.not_before);
+    // What nobody trusts, and what its CA or somebody else's key spoils, is as good as ended.
+    let short = newest.is_none_or(|row| {
+        let is_spoilt = row.compromised || !wish.cas.iter().any(|(ca, _)| *ca == row.ca);
+        is_spoilt || row.not_after.saturating_sub(now) * 3 < row.not_after - row.not_before
+    });
     let leaves = row.failures_here >= FAILURES_HERE && short && wish.cas.len() > 1;
     leaves.then(|| &wish.cas[(here + 1) % wish.cas.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ca::{Class, Kind, Problem};
+
+    #[test]
+    fn another_ca_is_asked_sooner_for_what_is_as_good_as_ended() {
+        let now = 1_800_000_000;
+        let named = |cas: &[&str]| Wish {
+            id: "domain.a".into(),
+            names: vec!["a".into()],
+            kind: Kind::Http01,
+            cas: cas.iter().map(|ca| ((*ca).to_owned(), String::new())).collect(),
+        };
+        let fresh = CertRow {
+            names: vec!["a".into()],
+            ca: "first".into(),
+            generation: 1,
+            chain: String::new(),
+            sealed_key: String::new(),
+            not_before: now,
+            not_after: now + 1000,
+            issued_at: now,
+            ari: None,
+            window: None,
+            compromised: false,
+            renew_asked: None,
+            revocation: None,
+        };
+        let mut row = OrderRow::new(vec!["a".into()], "second", Kind::Http01, 2, now);
+        for _ in 0..FAILURES_HERE {
+            row = row.failed(Problem::new(Class::Caa, "no"), now);
+        }
+        let asks = |wish: &Wish, newest: Option<&CertRow>| elsewhere(wish, &row, newest, now).map(|(ca, _)| ca.clone());
+        let all = named(&["first", "second", "third"]);
+        assert_eq!(asks(&all, Some(&fresh)), None, "there is time");
+        assert_eq!(asks(&all, None).as_deref(), Some("third"));
+        let stolen = CertRow { compromised: true, ..fresh.clone() };
+        assert_eq!(asks(&all, Some(&stolen)).as_deref(), Some("third"));
+        // The first one is trusted no more.
+        assert_eq!(asks(&named(&["second", "third"]), Some(&fresh)).as_deref(), Some("third"));
+        assert_eq!(asks(&named(&["third"]), Some(&fresh)).as_deref(), Some("third"), "nor is the second");
+    }
 }

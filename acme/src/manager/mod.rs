@@ -86,8 +86,8 @@ pub trait Wishes: Send + Sync + 'static {
     fn newest_of(&self, wish: &Wish) -> Option<Newest> {
         self.newest(&wish.id).map(|row| Newest::of(wish, &row))
     }
-    /// Whether there is a wish of this id, whoever may grant it now.
-    fn is_wanted(&self, id: &str) -> bool;
+    /// The wish of this id, if there is one, whether or not it can be fulfilled now.
+    fn find(&self, id: &str) -> Option<Wish>;
     /// Certificates that ended before this, seconds since 1970, by id and generation.
     fn ended_before(&self, then: u64) -> Vec<(String, u64)>;
     /// A CA with an account, once it could be opened.

@@ -2,6 +2,7 @@
 //! orders that are done or were given up.
 
 use super::Manager;
+use super::decide::{Todo, todo};
 use crate::certificate::{CertRow, cert_key};
 use crate::lease::shard;
 use crate::limits::{Bucket, LIMIT_PREFIX};
@@ -57,9 +58,16 @@ impl Manager {
         for found in self.issuer.rows.scan(ORDER_PREFIX).await? {
             let Some(id) = found.key.strip_prefix(ORDER_PREFIX) else { continue };
             let Ok(row) = serde_json::from_slice::<OrderRow>(&found.value) else { continue };
-            let is_done = self.wishes.newest(id).is_some_and(|newest| newest.generation >= row.generation);
-            let is_given_up = !self.wishes.is_wanted(id) && row.began.saturating_add(DAY) < now;
-            if !is_done && !is_given_up {
+            let wish = self.wishes.find(id);
+            let newest = wish.as_ref().and_then(|wish| self.wishes.newest_of(wish));
+            let is_done = newest.is_some_and(|newest| newest.generation >= row.generation);
+            let is_idle = match todo(newest, now) {
+                _ if wish.is_none() => row.began.saturating_add(DAY) < now,
+                // It is not due any more, whatever it waits for: its CA moved the window, or is trusted again.
+                Todo::Nothing(_) | Todo::AskWindow => row.began.saturating_add(TIDY.as_secs()) < now,
+                Todo::Order => false,
+            };
+            if !is_done && !is_idle {
                 continue;
             }
             match self.issuer.rows.compare_and_set(&found.key, Some(found.version), None).await {
@@ -90,7 +98,7 @@ impl Manager {
     async fn take_away_ended(&self) -> Result<(), RowsError> {
         let now = self.clock.now();
         let ended = self.wishes.ended_before(now.saturating_sub(ENDED)).into_iter();
-        for (id, generation) in ended.filter(|(id, _)| !self.wishes.is_wanted(id)).take(AT_A_TIME) {
+        for (id, generation) in ended.filter(|(id, _)| self.wishes.find(id).is_none()).take(AT_A_TIME) {
             let key = cert_key(&id, generation);
             let Some(found) = self.issuer.rows.get(&key).await? else { continue };
             let Ok(row) = serde_json::from_slice::<CertRow>(&found.value) else { continue };

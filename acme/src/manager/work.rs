@@ -70,6 +70,12 @@ impl Manager {
                 self.issuer.begin(&wish.id, new).await?
             }
         };
+        // Whoever had the data key of then has its key too.
+        if self.issuer.is_superseded(&order.row) {
+            tracing::info!(id = wish.id, "the order's key is sealed under an old data key; it is begun anew");
+            let anew = order.row.anew(self.clock.now());
+            self.issuer.write(&mut order, anew).await?;
+        }
         for _ in 0..STEPS_MAX {
             let now = self.clock.now();
             if let Some((ca, profile)) = elsewhere(wish, &order.row, newest, now) {

@@ -249,6 +249,13 @@ impl Issuer {
         Ok(())
     }
 
+    /// Whether the key in the row is sealed under a data key that another one has taken the place of.
+    #[must_use]
+    pub fn is_superseded(&self, row: &OrderRow) -> bool {
+        let sealed = row.sealed_key.as_deref().and_then(|sealed| STANDARD.decode(sealed).ok());
+        sealed.is_some_and(|sealed| self.sealer.is_superseded(&sealed))
+    }
+
     fn key(&self, order: &Order) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let name = sealed_as(&order.id);
         let sealed = STANDARD.decode(order.row.sealed_key.as_deref().unwrap_or_default());

@@ -1,6 +1,6 @@
 //! Another KEK, or another data key: while all that is sealed stays as it is.
 
-use super::{DataKeyRow, SEAL_PREFIX, SealError, Sealer, in_hex, parts};
+use super::{DATA_KEYS_MAX, DataKeyRow, SEAL_PREFIX, SealError, Sealer, in_hex, parts};
 use crate::rows::Rows;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -41,8 +41,14 @@ impl Sealer {
     /// 1970. What was sealed before stays under the key of then, which stays.
     ///
     /// # Errors
-    /// [`SealError::Rows`].
+    /// [`SealError::TooMany`], [`SealError::Rows`].
     pub async fn another(&self, rows: &dyn Rows, now: u64) -> Result<(), SealError> {
+        let keys = self.data_keys(rows).await?;
+        if keys.len() >= DATA_KEYS_MAX {
+            return Err(SealError::TooMany);
+        }
+        // The newest, whatever the clock of this machine says.
+        let now = keys.iter().map(|key| key.made + 1).fold(now, u64::max);
         let id = super::random::<8>().map_err(|_| SealError::Library)?;
         self.make(u64::from_be_bytes(*id), now, rows).await
     }
@@ -90,6 +96,32 @@ mod tests {
         let new = Sealer::load(&kek(dir.path(), "new", &line(2)), &rows).await.unwrap();
         assert_eq!(new.open("acct/ca", 1, &sealed).unwrap().as_slice(), b"credentials");
         assert!(Sealer::load(&kek(dir.path(), "old", &line(1)), &rows).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_know_the_new_kek_goes_on_with_the_keys_it_has() {
+        let (dir, rows) = (tempfile::tempdir().unwrap(), Memory::default());
+        let late = Sealer::load(&kek(dir.path(), "old", &line(1)), &rows).await.unwrap();
+        let sealed = late.seal("acct/ca", 1, b"credentials").unwrap();
+        let both = Sealer::load(&kek(dir.path(), "both", &(line(2) + &line(1))), &rows).await.unwrap();
+        both.rewrap(&rows).await.unwrap();
+        both.another(&rows, 1_800_000_000).await.unwrap();
+        assert_eq!(late.reload(&rows).await.unwrap().closed, 2);
+        assert_eq!(late.open("acct/ca", 1, &sealed).unwrap().as_slice(), b"credentials");
+        assert!(!late.is_superseded(&late.seal("x", 1, b"x").unwrap()));
+        assert_eq!(both.reload(&rows).await.unwrap().closed, 0);
+        let next = both.seal("x", 1, b"x").unwrap();
+        assert!(both.is_superseded(&sealed) && !both.is_superseded(&next));
+        assert!(!late.is_superseded(&next), "it knows nothing of it");
+        // A clock that is behind makes no older key.
+        both.another(&rows, 1).await.unwrap();
+        both.reload(&rows).await.unwrap();
+        let newest = both.data_keys(&rows).await.unwrap().into_iter().max_by_key(|key| key.made).unwrap();
+        assert!(newest.in_use && newest.made == 1_800_000_001, "{newest:?}");
+        for _ in 3..DATA_KEYS_MAX {
+            both.another(&rows, 1).await.unwrap();
+        }
+        assert!(matches!(both.another(&rows, 1).await, Err(SealError::TooMany)));
     }
 
     #[tokio::test]

@@ -67,6 +67,10 @@ impl FromCas {
         let mut due = Vec::new();
         for id in self.meant(asked) {
             let Some(newest) = self.certificates.newest(&id) else { continue };
+            // Nobody orders it before its CA is trusted again.
+            if self.wishes.is_set_aside(&id) {
+                continue;
+            }
             self.change(&id, newest.generation, |row| {
                 row.renew_asked.is_none().then(|| CertRow { renew_asked: Some(unix_now()), ..row })
             })

@@ -143,6 +143,8 @@ pub(crate) struct Facts<'a> {
     pub account: Option<Problem>,
     /// Visitors trust the CA of the newest no more.
     pub distrusted: bool,
+    /// Its one CA is trusted no more, so nothing is done about it.
+    pub set_aside: bool,
     /// Whether keys open.
     pub keys: &'a Keys,
     /// Which records help.
@@ -219,6 +221,10 @@ pub(crate) fn explain(facts: &Facts<'_>) -> Explained {
     if !facts.wanted && facts.newest.is_none() {
         return unwanted(facts);
     }
+    if facts.set_aside {
+        let todo = "the certificate of another CA answers; `cert distrust --undo` takes it back";
+        return Explained::new(Cause::Distrusted, "visitors trust its CA no more, and nothing is ordered of it", todo);
+    }
     let valid = facts.newest.filter(|newest| facts.now < newest.not_after);
     if let Some(newest) = valid {
         return with(facts, newest);
@@ -256,6 +262,12 @@ fn unwanted(facts: &Facts<'_>) -> Explained {
 fn with(facts: &Facts<'_>, newest: &CertRow) -> Explained {
     let age = facts.now.saturating_sub(newest.issued_at);
     let left = newest.not_after - facts.now;
+    if facts.distrusted && !newest.compromised {
+        // One of before may answer in its place.
+        let trouble = trouble(facts).unwrap_or_else(|| on_its_way(facts));
+        let evidence = format!("visitors trust {} no more; {}", newest.ca, trouble.evidence);
+        return Explained { cause: Cause::Distrusted, evidence, ..trouble };
+    }
     if facts.served.is_none() || (facts.served.is_some_and(|served| 0 < served && served < newest.generation)) {
         if let Some(why) = &facts.not_opened {
             let evidence = format!("generation {} cannot be opened here: {why}", newest.generation);
@@ -273,15 +285,6 @@ fn with(facts: &Facts<'_>, newest: &CertRow) -> Explained {
         let evidence =
             format!("the key of generation {} is somebody else's too; {}", newest.generation, trouble.evidence);
         return Explained { cause: Cause::Compromised, evidence, ..trouble };
-    }
-    if facts.distrusted {
-        // Of a suffix another CA's certificate answers, and nothing more is to be done.
-        let instead = facts.served == Some(0);
-        let trouble = trouble(facts).unwrap_or_else(|| on_its_way(facts));
-        let what = if instead { "another CA's answers".to_owned() } else { trouble.evidence.clone() };
-        let evidence = format!("visitors trust {} no more; {what}", newest.ca);
-        let next_try_unix_s = trouble.next_try_unix_s.filter(|_| !instead);
-        return Explained { cause: Cause::Distrusted, evidence, next_try_unix_s, ..trouble };
     }
     if let Some(trouble) = trouble(facts) {
         return Explained {

@@ -76,7 +76,12 @@ impl Distrusted {
 
     /// Whether this is the number of one of them ([`ca_number`]).
     pub(super) fn is_number(&self, number: u32) -> bool {
-        self.0.all().iter().any(|row| ca_number(&row.ca) == number)
+        self.numbers().contains(&number)
+    }
+
+    /// Their numbers: for who asks for many.
+    pub(super) fn numbers(&self) -> Vec<u32> {
+        self.0.all().iter().map(|row| ca_number(&row.ca)).collect()
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
@@ -102,7 +107,7 @@ impl FromCas {
     /// It may be done; call it again.
     pub(crate) async fn distrust(&self, ca: &str, is: bool) -> Result<Value, AskError> {
         // One that is configured no more may still have certificates.
-        if !self.wishes.ca_names().any(|name| name == ca) && !self.certificates.has_of(ca_number(ca)) {
+        if is && !self.wishes.ca_names().any(|name| name == ca) && !self.certificates.has_of(ca_number(ca)) {
             return Err(AskError::Ca(ca.to_owned()));
         }
         let left: Vec<_> = self.wishes.ca_names().filter(|name| name != ca && !self.distrusted.is(name)).collect();

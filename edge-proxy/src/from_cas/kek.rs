@@ -46,9 +46,9 @@ impl FromCas {
             sealer.another(&*self.rows, unix_now()).await?;
         }
         let found = sealer.reload(&*self.rows).await?;
-        self.certificates.keep_data_keys(&found);
+        self.sealed.heard(&found, &mut Vec::new());
         tracing::info!(kek, rewrapped, another, "the data keys are wrapped under this key encryption key");
-        Ok(json!({ "kek": kek, "rewrapped": rewrapped, "data_keys": found.len() }))
+        Ok(json!({ "kek": kek, "rewrapped": rewrapped, "data_keys": found.rows.len() }))
     }
 
     /// What opens and seals here.

@@ -7,7 +7,8 @@ use super::table::{CertificateRow, CertificateTable};
 use acme::certificate::sealed_as;
 use acme::order::verify;
 use acme::resolver::{Certificate, Handle, OpenError, SealedStore};
-use acme::seal::{Kek, SealError, Sealer};
+use acme::rows::Row;
+use acme::seal::{Kek, Reloaded, SealError, Sealer};
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,6 +21,10 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Shortest time between two looks for a data key that is not known (chosen: a row that names a key which is nowhere must
 /// not keep the store busy).
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Longest time between two looks at the data keys: another one is in use everywhere after it, and what lies on this
+/// machine's disk is wrapped under the KEK of now (chosen: they are a few rows).
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// The table, and what opens it as soon as that is known.
 #[derive(Debug)]
@@ -108,19 +113,37 @@ impl SealedCertificates {
 
     /// Reads the data keys again, now and whenever one is not known; never returns.
     pub(super) async fn keep(self: Arc<Self>, sealer: Arc<Sealer>, rows: Arc<StoreRows>, known: impl Fn() + Send) {
+        let mut kept = Vec::new();
         loop {
             match sealer.reload(&*rows).await {
                 Ok(found) => {
-                    self.table.keep_data_keys(&found);
+                    self.heard(&found, &mut kept);
                     known();
                     tokio::time::sleep(LOOK).await;
-                    self.unknown.notified().await;
+                    // What is unknown is looked for at once; nobody who waits for a new key is told of it.
+                    let _ = tokio::time::timeout(LOOK_EVERY, self.unknown.notified()).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the data keys are not read again yet");
                     tokio::time::sleep(AGAIN).await;
                 }
             }
+        }
+    }
+}
+
+impl SealedCertificates {
+    /// Keeps the rows of data keys for a start without the store, unless this machine could do nothing with them.
+    pub(super) fn heard(&self, found: &Reloaded, kept: &mut Vec<Row>) {
+        if found.closed > 0 {
+            let why = format!("{} of {} data keys are sealed under another", found.closed, found.rows.len());
+            self.keys.store(Arc::new(Keys::Wrong(why)));
+            return;
+        }
+        self.keys.store(Arc::new(Keys::Open));
+        if *kept != found.rows {
+            self.table.keep_data_keys(&found.rows);
+            kept.clone_from(&found.rows);
         }
     }
 }

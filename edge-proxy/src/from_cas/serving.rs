@@ -32,6 +32,8 @@ pub(super) struct Serving {
     /// For people and for the other PoPs.
     served: Arc<Served>,
     distrusted: Arc<Distrusted>,
+    /// Of these CAs in this round.
+    numbers: Vec<u32>,
     /// What is served of a suffix: of which wish, under which number.
     suffixes: BTreeMap<String, (Box<str>, u64)>,
     /// Wishes with a certificate that could not be opened: tried again.
@@ -45,21 +47,21 @@ impl Serving {
         served: Arc<Served>,
         distrusted: Arc<Distrusted>,
     ) -> Self {
-        Self { sealed, to, served, distrusted, suffixes: BTreeMap::new(), failed: BTreeSet::new() }
+        Self { sealed, to, served, distrusted, numbers: Vec::new(), suffixes: BTreeMap::new(), failed: BTreeSet::new() }
     }
 
     /// Serves what the table says; never returns. `again`: what could not be opened may be opened now.
     pub(super) async fn follow(mut self, again: Arc<tokio::sync::Notify>) {
         let (mut changes, mut distrusted) = (self.table().changes(), self.distrusted.changes());
-        let mut all = false;
         loop {
             changes.mark_unchanged();
-            // What came while something else was waited for, or worked on.
-            all |= distrusted.has_changed().unwrap_or(false);
             distrusted.mark_unchanged();
             let mut wishes = self.table().take_changed();
-            if std::mem::take(&mut all) {
+            let numbers = self.distrusted.numbers();
+            if numbers != self.numbers {
+                // Of a domain too another CA's may be there.
                 wishes.append(&mut self.table().wishes(wishes::DOMAIN));
+                self.numbers = numbers;
             }
             wishes.append(&mut self.failed);
             // On a thread for such work: it reads the disk.
@@ -74,8 +76,7 @@ impl Serving {
             tokio::time::sleep(PAUSE).await;
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                // Of a domain too another CA's may be there.
-                changed = distrusted.changed() => if changed.is_err() { return } else { all = true },
+                changed = distrusted.changed() => if changed.is_err() { return },
                 () = again.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
@@ -122,7 +123,7 @@ impl Serving {
 
     /// What a domain has from now on: its best certificate that opens, or nothing; `None`: what it has stays.
     fn domain(&mut self, wish: &str, now: u64) -> Option<Option<Has>> {
-        let all = ranked(self.table(), &[wish.into()], &self.distrusted, now);
+        let all = ranked(self.table(), &[wish.into()], &self.numbers, now);
         if all.is_empty() {
             return Some(None);
         }
@@ -161,7 +162,7 @@ impl Serving {
             }
         }
         for (target, wishes) in of_suffix {
-            for Candidate { wish, generation, summary } in ranked(self.table(), &wishes, &self.distrusted, now) {
+            for Candidate { wish, generation, summary } in ranked(self.table(), &wishes, &self.numbers, now) {
                 let served = (wish, summary.number);
                 if self.suffixes.get(&target.1) == Some(&served) {
                     break;
@@ -196,16 +197,16 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn fit(&self, distrusted: &Distrusted, now: u64) -> (bool, bool, bool) {
+    fn fit(&self, distrusted: &[u32], now: u64) -> (bool, bool, bool) {
         let summary = &self.summary;
-        (!summary.compromised, summary.not_after > now, !distrusted.is_number(summary.ca))
+        (!summary.compromised, summary.not_after > now, !distrusted.contains(&summary.ca))
     }
 }
 
 /// The certificates of these wishes, the best first: one whose key is nobody else's before one whose key is, one that has
-/// not ended before one that has, one whose CA is trusted before one whose CA is not; then of each wish the newest, and of several wishes the one that lasts longest. All others
-/// come after these.
-fn ranked(table: &CertificateTable, wishes: &[Box<str>], distrusted: &Distrusted, now: u64) -> Vec<Candidate> {
+/// not ended before one that has, one whose CA is trusted before one whose CA is not (by number); then of each wish the
+/// newest, and of several wishes the one that lasts longest. All others come after these.
+fn ranked(table: &CertificateTable, wishes: &[Box<str>], distrusted: &[u32], now: u64) -> Vec<Candidate> {
     let (mut first, mut others) = (Vec::new(), Vec::new());
     for wish in wishes {
         let all = table.generations(wish).into_iter();

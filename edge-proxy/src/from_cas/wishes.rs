@@ -90,8 +90,14 @@ impl Known {
         if trusted.is_empty() { self.cas.clone() } else { trusted }
     }
 
+    /// Whether a wish waits until its one CA is trusted again.
+    pub(super) fn is_set_aside(&self, id: &str) -> bool {
+        let Some(For::Suffix { ca, .. }) = For::of(id) else { return false };
+        !self.trusted().iter().any(|(trusted, _)| trusted == ca) && self.cas.iter().any(|(known, _)| known == ca)
+    }
+
     /// The wish of an id, if there is one.
-    pub(super) fn find(&self, id: &str) -> Option<Wish> {
+    pub(super) fn wish(&self, id: &str) -> Option<Wish> {
         if let Some(ours) = self.ours.iter().find(|wish| wish.id == id) {
             return Some(ours.clone());
         }
@@ -228,8 +234,8 @@ impl Wishes for Known {
         Some(Newest { generation, due, ask: summary.ask, has_its_names })
     }
 
-    fn is_wanted(&self, id: &str) -> bool {
-        self.find(id).is_some()
+    fn find(&self, id: &str) -> Option<Wish> {
+        self.wish(id)
     }
 
     fn ended_before(&self, then: u64) -> Vec<(String, u64)> {

@@ -115,3 +115,23 @@ fn those_that_end_soon_go_first_then_those_that_have_none_in_the_order_of_their_
     }
     assert_eq!(order, ["0004", "0003", "0000", "0002", "0005", "0001"]);
 }
+
+#[test]
+fn one_that_is_to_ask_another_ca_does_not_wait_at_the_door_of_the_first() {
+    let mut agenda = Agenda::default();
+    agenda.list(wishes(3), |_| (Seen::default(), NOW));
+    for id in all(&mut agenda, NOW) {
+        agenda.done(&id, turn(NOW + 7 * DAY, Some(NOW + DAY)), NOW);
+    }
+    assert!(all(&mut agenda, NOW + 60).is_empty());
+    let mut changed = wishes(3);
+    changed[1].cas = vec![("second".into(), String::new())];
+    agenda.list(changed.clone(), |_| (Seen::default(), NOW + 60));
+    assert_eq!(all(&mut agenda, NOW + 60), ["0001"]);
+    agenda.done("0001", Again::At(NOW + 100), NOW + 60);
+    agenda.list(changed, |_| (Seen::default(), NOW + 60));
+    assert_eq!(all(&mut agenda, NOW + 100), ["0001"]);
+    // The others wait on.
+    agenda.done("0001", Again::At(NOW + 30 * DAY), NOW + 100);
+    assert_eq!(agenda.wake(), Some(NOW + 7 * DAY));
+}

@@ -56,8 +56,8 @@ impl Wishes for Tables {
         Some(row)
     }
 
-    fn is_wanted(&self, id: &str) -> bool {
-        self.wishes.lock().unwrap().iter().any(|wish| wish.id == id)
+    fn find(&self, id: &str) -> Option<Wish> {
+        self.wishes.lock().unwrap().iter().find(|wish| wish.id == id).cloned()
     }
 
     fn ended_before(&self, then: u64) -> Vec<(String, u64)> {

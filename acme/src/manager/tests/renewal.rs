@@ -235,6 +235,10 @@ async fn an_order_that_nobody_would_look_at_again_is_gone_soon() {
     assert!(!fleet.world.is_gone("domain.gone.example").await, "it may be wanted again");
     fleet.pass(DAY).await;
     assert!(fleet.world.is_gone("domain.gone.example").await);
+    // And of one that is not due any more, however long it would have waited.
+    put(ID, OrderRow { next_try: START + 9 * DAY, ..row(2, START + DAY) }).await;
+    fleet.pass(11 * 60).await;
+    assert!(fleet.world.is_gone(ID).await);
     assert_eq!(fleet.ca().placed().len(), 1);
 }
 

@@ -54,6 +54,7 @@ const fn facts<'a>(keys: &'a Keys, records: &'a Records) -> Facts<'a> {
         gate: None,
         account: None,
         distrusted: false,
+        set_aside: false,
         keys,
         records,
     }
@@ -215,6 +216,18 @@ fn every_cause_has_its_evidence_its_next_try_and_what_helps() {
         said(&Facts { order: Some(&orders[0]), ..valid(&bad) }),
         "compromised: the key of generation 3 is somebody else's too; the CA is looking for the answers at first | next +0"
     );
+    // One of before, by a CA that is trusted, may answer meanwhile.
+    assert_eq!(
+        said(&Facts { distrusted: true, order: Some(&orders[0]), ..Facts { served: Some(2), ..valid(&fresh) } }),
+        "distrusted: visitors trust first no more; the CA is looking for the answers at first | next +0"
+    );
+    for aside in [valid(&fresh), valid(&gone), base()] {
+        assert_eq!(
+            said(&Facts { distrusted: true, set_aside: true, ..aside }),
+            "distrusted: visitors trust its CA no more, and nothing is ordered of it; \
+             the certificate of another CA answers; `cert distrust --undo` takes it back | next never"
+        );
+    }
     assert_eq!(Explained::without_cas(false, false).cause, Cause::NoCa);
     assert_eq!(Explained::without_cas(true, true).cause, Cause::Served);
     // A new one is given its time before it is missed.

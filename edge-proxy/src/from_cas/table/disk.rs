@@ -45,19 +45,32 @@ pub(super) type Result<T> = std::result::Result<T, redb::Error>;
 impl Disk {
     /// Opens the file; one of another format is begun anew.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let disk = Self::create(path)?;
-        if disk.meta("format")? == Some(FORMAT) {
-            return Ok(disk);
+        let database = Self::create(path)?;
+        match Self::format_of(&database)? {
+            // A new one, or ours.
+            None | Some(FORMAT) => Self::begin(database),
+            Some(other) => {
+                tracing::info!(path = %path.display(), other, "the copy of certificates is of another version, and is begun anew");
+                drop(database);
+                std::fs::remove_file(path).map_err(redb::Error::Io)?;
+                Self::begin(Self::create(path)?)
+            }
         }
-        drop(disk);
-        std::fs::remove_file(path).map_err(redb::Error::Io)?;
-        Self::create(path)
     }
 
-    fn create(path: &Path) -> Result<Self> {
+    /// Before any other table is opened: one of other types is an error there.
+    fn format_of(database: &Database) -> Result<Option<u64>> {
+        match database.begin_read()?.open_table(META) {
+            Ok(meta) => Ok(meta.get("format")?.map(|format| format.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn create(path: &Path) -> Result<Database> {
         let database = Database::builder().set_cache_size(CACHE).create(path)?;
         std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(redb::Error::Io)?;
-        Self::begin(database)
+        Ok(database)
     }
 
     #[cfg(test)]
@@ -173,5 +186,32 @@ impl Disk {
         }
         write.commit()?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_another_version_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("certificates");
+        const OLD: TableDefinition<'_, &str, (u64, u8)> = TableDefinition::new("index");
+        let old = Database::builder().create(&path).unwrap();
+        let write = old.begin_write().unwrap();
+        write.open_table(OLD).unwrap().insert("cert/a/1", (1, 2)).unwrap();
+        write.open_table(META).unwrap().insert("format", FORMAT - 1).unwrap();
+        write.commit().unwrap();
+        drop(old);
+        let disk = Disk::open(&path).unwrap();
+        disk.index(|key, _| panic!("{key}")).unwrap();
+        drop(disk);
+        // And one of this version is not.
+        let disk = Disk::open(&path).unwrap();
+        disk.write(&[], 7, None).unwrap();
+        disk.keep_data_keys(std::iter::once(("seal/1", &b"x"[..]))).unwrap();
+        drop(disk);
+        assert_eq!(Disk::open(&path).unwrap().data_keys().unwrap().len(), 1);
     }
 }
