@@ -7,9 +7,11 @@
 
 mod bucket;
 mod registered;
+mod scope;
 
 pub use bucket::{Bucket, Forecast};
 pub use registered::registered;
+pub use scope::is_of_names;
 
 use crate::rows::{Rows, RowsError};
 use config::AcmeLimits;

@@ -5,6 +5,7 @@
 //! for one thing cost no more than one. One that takes its time in there holds the others up for seconds, not for
 //! as long as it is there.
 
+use super::turns::Turns;
 use super::{Newest, Wish};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -75,8 +76,8 @@ struct Entry {
 #[derive(Debug)]
 struct Door {
     opens: u64,
-    /// Those without a certificate, by their number.
-    firsts: BTreeSet<(u64, String)>,
+    /// Those without a certificate.
+    firsts: Turns,
     /// Those with one, by its end.
     renewals: BTreeSet<(u64, String)>,
     /// How many may be on their way through, and since when; more and more when a CA takes its time with those.
@@ -86,9 +87,13 @@ struct Door {
 }
 
 impl Door {
-    fn next(&self, now: u64) -> Option<&(u64, String)> {
-        let renewal = self.renewals.first();
-        renewal.filter(|(ends, _)| *ends < now + SOON).or_else(|| self.firsts.first()).or(renewal)
+    /// Takes out whose turn it is.
+    fn next(&mut self, now: u64) -> Option<String> {
+        let is_soon = self.renewals.first().is_some_and(|(ends, _)| *ends < now + SOON);
+        if !is_soon && let Some(first) = self.firsts.pop() {
+            return Some(first);
+        }
+        self.renewals.pop_first().map(|(_, id)| id)
     }
 
     /// When it lets the next one through; `None` when nobody waits, or not before somebody is through.
@@ -147,13 +152,14 @@ impl Agenda {
         if entry.seen == seen && *entry.wish == wish {
             return;
         }
-        // Another CA is asked now, whatever door of the one before it waits at.
-        let leaves = entry.wish.cas != wish.cas && matches!(entry.place, Place::Door(..));
-        (entry.seen, entry.wish) = (seen, Arc::new(wish));
+        // Another CA is asked now, whatever door of the one before it waits at; or it is somebody else's turn.
+        let is_another = entry.wish.cas != wish.cas || entry.wish.tenant != wish.tenant;
+        let leaves = is_another && matches!(entry.place, Place::Door(..));
         if leaves {
             self.leave(&id);
         }
         let Some(entry) = self.entries.get_mut(&id) else { return };
+        (entry.seen, entry.wish) = (seen, Arc::new(wish));
         if leaves {
             entry.place = Place::At(at);
             self.times.insert((at, entry.number, id));
@@ -190,9 +196,9 @@ impl Agenda {
         let Place::Door(door, ends) = &entry.place else { return };
         if let Some(door) = self.doors.get_mut(door) {
             match ends {
-                Some(ends) => door.renewals.remove(&(*ends, id.to_owned())),
-                None => door.firsts.remove(&(entry.number, id.to_owned())),
-            };
+                Some(ends) => drop(door.renewals.remove(&(*ends, id.to_owned()))),
+                None => door.firsts.remove(id, &entry.wish.tenant, entry.number),
+            }
         }
     }
 
@@ -204,11 +210,9 @@ impl Agenda {
         }
         let ready = |door: &Door| door.permits_at().is_some_and(|at| at <= now);
         let (name, door) = self.doors.iter_mut().find(|(_, door)| ready(door))?;
-        let next = door.next(now)?.clone();
-        let _ = door.renewals.remove(&next) || door.firsts.remove(&next);
+        let (id, name) = (door.next(now)?, name.clone());
         door.inside += 1;
-        let name = name.clone();
-        self.work(&next.1, Some(name))
+        self.work(&id, Some(name))
     }
 
     fn work(&mut self, id: &str, through: Option<String>) -> Option<Arc<Wish>> {
@@ -252,9 +256,9 @@ impl Agenda {
                     let door = self.doors.entry(name.clone()).or_insert_with(new);
                     door.opens = door.opens.max(opens).max(now + AGAIN);
                     match ends {
-                        Some(ends) => door.renewals.insert((ends, id.to_owned())),
-                        None => door.firsts.insert((entry.number, id.to_owned())),
-                    };
+                        Some(ends) => drop(door.renewals.insert((ends, id.to_owned()))),
+                        None => door.firsts.insert(id, &entry.wish.tenant, entry.number),
+                    }
                     entry.place = Place::Door(name, ends);
                 }
             }

@@ -69,6 +69,7 @@ mod tests {
             id: "domain.a".into(),
             names: vec!["a".into()],
             kind: Kind::Http01,
+            tenant: String::new(),
             cas: cas.iter().map(|ca| ((*ca).to_owned(), String::new())).collect(),
         };
         let fresh = CertRow {

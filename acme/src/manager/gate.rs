@@ -2,6 +2,7 @@
 
 use super::{Manager, Pause};
 use crate::ca::Class;
+use crate::limits::is_of_names;
 use crate::order::{GATE, OrderRow};
 use crate::rows::{Row, RowsError};
 
@@ -37,6 +38,8 @@ impl Manager {
     pub(super) async fn heed(&self, row: &OrderRow) -> Result<(), RowsError> {
         let Some(problem) = &row.last_problem else { return Ok(()) };
         match problem.class {
+            // Of one order's names: it waits as its row says, and no other.
+            Class::RateLimited if is_of_names(&problem.detail, &row.names) => Ok(()),
             Class::RateLimited => {
                 let wait = problem.retry_after.map_or(GATE, |wait| wait.as_secs());
                 self.close_gate(&row.ca, self.clock.now() + wait).await

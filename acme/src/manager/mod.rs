@@ -10,6 +10,7 @@ mod leases;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod window;
 mod work;
 
@@ -46,6 +47,8 @@ pub struct Wish {
     pub names: Vec<String>,
     /// How they are proved.
     pub kind: Kind,
+    /// Whose they are, who takes turns with others; nobody's for our own names.
+    pub tenant: String,
     /// CAs by name, the preferred one first, each with its profile or nothing.
     pub cas: Vec<(String, String)>,
 }

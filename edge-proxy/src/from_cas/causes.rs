@@ -49,7 +49,7 @@ pub enum Cause {
     CaAway,
     /// The CA said that there was too much, and is asked nothing.
     GateClosed,
-    /// A limit of our own, below the CA's, is reached.
+    /// A limit of our own, below the CA's, is reached, or one of the CA for these names.
     LimitReached,
     /// The CA does not take our account.
     AccountRefused,
@@ -351,7 +351,11 @@ fn of_problem(facts: &Facts<'_>, order: &OrderRow, problem: &Problem) -> Explain
         Class::Unready => {
             Explained::new(Cause::BarrierNotPassed, said, "see why those PoPs do not follow the store, or end them")
         }
-        Class::Unavailable | Class::Lost | Class::BadNonce | Class::RateLimited => {
+        Class::RateLimited => {
+            let todo = "wait; another CA can be configured (acme.fallback)";
+            Explained::new(Cause::LimitReached, format!("{ca}: {said}"), todo)
+        }
+        Class::Unavailable | Class::Lost | Class::BadNonce => {
             Explained::new(Cause::CaAway, format!("{ca}: {said}"), "")
         }
         Class::Unauthorized => {

@@ -11,7 +11,7 @@ use acme::ca::{Authority, Kind};
 use acme::certificate::CertRow;
 use acme::manager::{Newest, Wish, Wishes};
 use config::{AcmeChallenge, Config};
-use router::domains::{DomainName, DomainTable};
+use router::domains::{DomainName, DomainRow, DomainTable};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -48,7 +48,7 @@ impl Known {
         let suffixes: Vec<_> = config.names.suffixes.iter().map(|suffix| suffix.to_ascii_lowercase()).collect();
         let fixed = config.sprites.iter().flat_map(|sprite| sprite.domains.iter());
         let kind = kind(config);
-        let fixed = fixed.map(|name| domain(&name.to_ascii_lowercase(), false, kind, &cas));
+        let fixed = fixed.map(|name| domain(&name.to_ascii_lowercase(), false, "", kind, &cas));
         let ours = suffixes.iter().flat_map(|suffix| wildcards(suffix, &cas)).chain(fixed).collect();
         let cname = Some(&config.domains.cname).filter(|cname| !cname.is_empty());
         let addresses = config.domains.addresses.iter().map(|address| match address {
@@ -103,7 +103,7 @@ impl Known {
         }
         let Some(For::Domain(name)) = For::of(id) else { return None };
         let row = self.domains.row(&DomainName::parse(name).ok()?)?;
-        row.sprite().is_some().then(|| domain(name, row.is_wildcard(), self.kind, &self.trusted()))
+        row.sprite().is_some().then(|| domain(name, row.is_wildcard(), tenant(&row), self.kind, &self.trusted()))
     }
 
     /// The ids whose certificates may answer for a name: those of its suffix, from each CA, or its own.
@@ -165,14 +165,20 @@ fn wildcards(suffix: &str, cas: &[(String, String)]) -> Vec<Wish> {
         id: format!("{WILDCARD}.{}.{suffix}", ca.0),
         names: vec![format!("*.{suffix}"), suffix.to_owned()],
         kind: Kind::Dns01,
+        tenant: String::new(),
         cas: vec![ca.clone()],
     };
     cas.iter().map(wish).collect()
 }
 
-fn domain(name: &str, wildcard: bool, kind: Kind, cas: &[(String, String)]) -> Wish {
+fn domain(name: &str, wildcard: bool, tenant: &str, kind: Kind, cas: &[(String, String)]) -> Wish {
     let names = std::iter::once(name.to_owned()).chain(wildcard.then(|| format!("*.{name}")));
-    Wish { id: format!("{DOMAIN}.{name}"), names: names.collect(), kind, cas: cas.to_vec() }
+    Wish { id: format!("{DOMAIN}.{name}"), names: names.collect(), kind, tenant: tenant.to_owned(), cas: cas.to_vec() }
+}
+
+/// Whose a domain is.
+fn tenant(row: &DomainRow) -> &str {
+    row.held().map_or("", |holder| &holder.claim.tenant)
 }
 
 /// What a wish is for, by its id.
@@ -207,7 +213,7 @@ impl Wishes for Known {
         let cas = self.trusted();
         let proved = self.domains.pick(|name, row| {
             let is_theirs = row.sprite().is_some() && theirs(name);
-            is_theirs.then(|| domain(name.as_str(), row.is_wildcard(), self.kind, &cas))
+            is_theirs.then(|| domain(name.as_str(), row.is_wildcard(), tenant(row), self.kind, &cas))
         });
         // Ours first: every sprite hangs on them. One that only a CA may fulfil that nobody trusts waits.
         let ours = self.ours.iter().cloned().filter_map(|mut wish| {
@@ -279,7 +285,7 @@ mod tests {
         let claim = format!(r#"{{"tenant":"t","sprite":"a","challenge":"{challenge}","claimed_at":1}}"#);
         let row = format!(r#"{{"version":1,"holder":{{"claim":{claim},"proved_at":2}}}}"#);
         for name in ["shop.example", "a.sprites.test", "a.b.sprites.test", "sprites.test", "notsprites.test"] {
-            let (name, row) = router::domains::DomainRow::decode(&format!("domain/{name}"), row.as_bytes()).unwrap();
+            let (name, row) = DomainRow::decode(&format!("domain/{name}"), row.as_bytes()).unwrap();
             domains.apply_put(name, row);
         }
         let accounts = Accounts::new(&config.acme).unwrap();

@@ -5,7 +5,7 @@ use crate::order::DAY;
 const NOW: u64 = 1_800_000_000;
 
 fn wish(id: &str) -> Wish {
-    Wish { id: id.into(), names: vec![id.into()], kind: Kind::Http01, cas: vec![] }
+    Wish { id: id.into(), names: vec![id.into()], kind: Kind::Http01, tenant: "t".into(), cas: vec![] }
 }
 
 fn wishes(count: usize) -> Vec<Wish> {
@@ -134,4 +134,26 @@ fn one_that_is_to_ask_another_ca_does_not_wait_at_the_door_of_the_first() {
     // The others wait on.
     agenda.done("0001", Again::At(NOW + 30 * DAY), NOW + 100);
     assert_eq!(agenda.wake(), Some(NOW + 7 * DAY));
+}
+
+#[test]
+fn at_a_door_one_of_each_tenant_goes_in_turn() {
+    let mut agenda = Agenda::default();
+    let mut many = wishes(100);
+    many.push(Wish { tenant: "u".into(), ..wish("late") });
+    agenda.list(many, |_| (Seen::default(), NOW));
+    for id in all(&mut agenda, NOW) {
+        agenda.done(&id, turn(NOW + 60, None), NOW);
+    }
+    // The first finds it closed, and is its tenant's first again.
+    assert_eq!(all(&mut agenda, NOW + 60), ["0000"]);
+    agenda.done("0000", turn(NOW + 90, None), NOW + 60);
+    let mut gone = Vec::new();
+    for now in NOW + 90..NOW + 100 {
+        for id in all(&mut agenda, now) {
+            agenda.done(&id, Again::At(NOW + DAY), now);
+            gone.push(id);
+        }
+    }
+    assert_eq!(gone[..4], ["late", "0000", "0001", "0002"]);
 }

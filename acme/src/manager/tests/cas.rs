@@ -32,6 +32,26 @@ async fn a_gate_that_a_ca_closes_is_closed_for_every_manager_and_for_as_long_as_
     assert_eq!(issued.count(), names.len(), "{:?}", ca.state.lock().unwrap().calls);
 }
 
+/// Let's Encrypt counts certificates of a registered domain over all accounts: anybody could have used them up.
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_one_orders_names_stops_that_order_alone() {
+    let fleet = Fleet::new(vec![wish("shop.busy.example", &["sim"])]);
+    let ca = fleet.ca();
+    let said = "too many certificates (50) already issued for \"busy.example\" in the last 168h0m0s";
+    let no = Problem { retry_after: Some(Duration::from_secs(30 * HOUR)), ..Problem::new(Class::RateLimited, said) };
+    ca.state.lock().unwrap().refuses.push(no);
+    let _manager = fleet.manager("a").await;
+    fleet.pass(5).await;
+    assert!(fleet.world.rows.all("gate/").is_empty());
+    fleet.tables.set(vec![wish("shop.busy.example", &["sim"]), wish("shop.example", &["sim"])]);
+    fleet.pass(60).await;
+    assert!(fleet.newest("domain.shop.example").is_some());
+    fleet.pass(29 * HOUR).await;
+    assert_eq!(ca.placed().len(), 1, "it waits for as long as the CA says");
+    fleet.pass(2 * HOUR).await;
+    assert!(fleet.newest("domain.shop.busy.example").is_some());
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_two_words_about_the_gate_the_later_one_counts() {
     let fleet = Fleet::new(vec![]);

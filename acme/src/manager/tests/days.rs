@@ -67,6 +67,7 @@ fn there_before(count: usize) -> Vec<Wish> {
             id: format!("wild.{ca}.r{number}.test"),
             names: vec![format!("*.r{number}.test"), format!("r{number}.test")],
             kind: Kind::Dns01,
+            tenant: String::new(),
             cas: vec![(ca.to_owned(), String::new())],
         })
     });

@@ -137,6 +137,7 @@ pub(super) fn wish(name: &str, cas: &[&str]) -> Wish {
         id: format!("domain.{name}"),
         names: vec![name.to_owned()],
         kind: Kind::Http01,
+        tenant: name.to_owned(),
         cas: cas.iter().map(|ca| ((*ca).to_owned(), String::new())).collect(),
     }
 }
