@@ -173,9 +173,10 @@ async fn a_certificate_is_renewed_when_its_ca_says_and_as_the_one_it_takes_the_p
         // The id says which certificate is served (RFC 9773 §4.1): the issuer's key and the serial number.
         let served = trusted(&edge, &roots, name).await;
         let (issuer, serial) = ids[certificates - 1].split_once('.').unwrap();
-        for part in [issuer, serial] {
+        // Pebble's serial numbers are 64 random bits, of which one in 256 has fewer bytes.
+        for (part, least) in [(issuer, 20), (serial, 4)] {
             let part = URL_SAFE_NO_PAD.decode(part).unwrap();
-            assert!(part.len() >= 8 && served.windows(part.len()).any(|window| window == part), "{name}: {ids:?}");
+            assert!(part.len() >= least && served.windows(part.len()).any(|window| window == part), "{name}: {ids:?}");
         }
     }
     trusted(&edge, &roots, "any.sprites.test").await;
