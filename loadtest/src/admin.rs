@@ -1,13 +1,19 @@
 //! The admin API over its unix socket.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
+
+/// How long an edge may take to start.
+const START: Duration = Duration::from_secs(20);
+/// Pause between two looks at it.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Asks one edge.
 pub(crate) struct Admin {
@@ -17,6 +23,21 @@ pub(crate) struct Admin {
 impl Admin {
     pub(crate) const fn new(socket: PathBuf) -> Self {
         Self { socket }
+    }
+
+    /// Waits until the edge has started; its status.
+    ///
+    /// # Errors
+    /// It does not within 20 s (chosen: it takes a tenth of one).
+    pub(crate) async fn started(&self) -> anyhow::Result<Value> {
+        let end = Instant::now() + START;
+        loop {
+            match self.call(Method::GET, "/v1/status", None).await {
+                Ok(status) => return Ok(status),
+                Err(error) => ensure!(Instant::now() < end, "the edge does not start: {error:#}"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// One call; its JSON.

@@ -9,7 +9,6 @@ use crate::machine::{Facts, Steal, processor};
 use crate::table::scatter;
 use anyhow::{Context, ensure};
 use clap::Args;
-use http::Method;
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -17,8 +16,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
-/// How long the edge may take to start (chosen: it takes a tenth of a second).
-const START: Duration = Duration::from_secs(20);
 /// How long an answer is waited for before it counts as lost.
 const LOST: Duration = Duration::from_millis(200);
 /// Questions one after another for the time of one answer.
@@ -141,18 +138,9 @@ async fn start(directory: &Path, arguments: &Arguments) -> anyhow::Result<(Child
     let mut command = Command::new(program);
     command.args(["run", "--config"]).arg(file).env("RUST_LOG", "warn");
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn()?;
-    let admin = Admin::new(directory.join("admin.sock"));
-    let end = Instant::now() + START;
-    loop {
-        match admin.call(Method::GET, "/v1/status", None).await {
-            Ok(status) => {
-                let at = status["dns"]["listen"][0].as_str().context("it answers no DNS")?;
-                return Ok((child, at.parse()?));
-            }
-            Err(error) => ensure!(Instant::now() < end, "the edge does not start: {error:#}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let status = Admin::new(directory.join("admin.sock")).started().await?;
+    let at = status["dns"]["listen"][0].as_str().context("it answers no DNS")?;
+    Ok((child, at.parse()?))
 }
 
 /// A socket in each of so many networks of this machine's own (127.x.y.0/24).

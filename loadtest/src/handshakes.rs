@@ -5,7 +5,6 @@ use crate::machine::{Facts, Steal, processor};
 use crate::servers::{find, free_port};
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
-use http::Method;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
@@ -227,12 +226,7 @@ async fn edge(directory: &Path) -> anyhow::Result<Program> {
     );
     std::fs::write(&file, text)?;
     let child = on_core_0(&path, &["run", "--config", &file.display().to_string()])?;
-    let admin = Admin::new(data.join("admin.sock"));
-    let end = Instant::now() + START;
-    while let Err(error) = admin.call(Method::GET, "/v1/status", None).await {
-        ensure!(Instant::now() < end, "the edge does not start: {error:#}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    Admin::new(data.join("admin.sock")).started().await?;
     program("edge", port, child, &[CertificateDer::from_pem_file(data.join("ca.pem"))?])
 }
 

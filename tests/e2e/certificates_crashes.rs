@@ -50,6 +50,19 @@ fn every(requests: usize) -> Vec<Arrow> {
     (0..requests).flat_map(|passes| [When::Before, When::After].map(|when| arrow(passes, when))).collect()
 }
 
+/// The other two PoPs come up, then the first one is killed, and the CA finds these domains at the second: when that was.
+async fn others_come_and_it_dies(fleet: &mut CaFleet, domains: &[String]) -> Instant {
+    for number in [1, 2] {
+        fleet.boot(number).await;
+        let here = format!("here/pop-{number}");
+        until("another PoP to be there", ISSUED, async || fleet.value(&here).await).await;
+    }
+    fleet.pops[0].take().unwrap().crash();
+    let died = Instant::now();
+    fleet.lead_to(1, domains);
+    died
+}
+
 /// One PoP is held at all of these, and killed; how many requests an order is.
 async fn round(arrows: &[Arrow]) -> Option<usize> {
     assert!(arrows.len() <= ROUND);
@@ -71,15 +84,7 @@ async fn round(arrows: &[Arrow]) -> Option<usize> {
     }
     until("an order that is not held", ISSUED, async || leaf(fleet.pop(0), &fleet.roots, PLAIN).await.ok()).await;
     let requests = fleet.proxy.seen().iter().filter(|seen| seen.is_for(PLAIN)).count();
-    for number in [1, 2] {
-        fleet.boot(number).await;
-        let here = format!("here/pop-{number}");
-        until("another PoP to be there", ISSUED, async || fleet.value(&here).await).await;
-    }
-
-    fleet.pops[0].take().unwrap().crash();
-    let died = Instant::now();
-    fleet.lead_to(1, &domains);
+    let died = others_come_and_it_dies(&mut fleet, &domains).await;
     drop(held);
     domains.push(format!("any.{SUFFIX}"));
     for name in &domains {
@@ -148,15 +153,7 @@ async fn round_of_writes(side: Side) -> Option<()> {
     }
     until("an order that is not cut off", ISSUED, async || leaf(fleet.pop(0), &fleet.roots, PLAIN).await.ok()).await;
     until("its end", ISSUED, async || (fleet.gate.writes(PLAIN).len() >= WRITES).then_some(())).await;
-    for number in [1, 2] {
-        fleet.boot(number).await;
-        let here = format!("here/pop-{number}");
-        until("another PoP to be there", ISSUED, async || fleet.value(&here).await).await;
-    }
-
-    fleet.pops[0].take().unwrap().crash();
-    let died = Instant::now();
-    fleet.lead_to(1, &domains);
+    let died = others_come_and_it_dies(&mut fleet, &domains).await;
     fleet.proxy.open();
     for name in &domains {
         for number in [1, 2] {

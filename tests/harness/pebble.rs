@@ -146,8 +146,13 @@ impl Pebble {
 /// 32 bytes that are nobody's secret.
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
-/// The serial number of a certificate as Pebble writes it: after the outer sequences and the version (RFC 5280 §4.1).
-fn serial(leaf: &[u8]) -> String {
+/// The serial number of a certificate as Pebble writes it, in hex without zeros before it: after the outer sequences and
+/// the version (RFC 5280 §4.1).
+///
+/// # Panics
+/// When it is none of version 3.
+#[must_use]
+pub fn serial(leaf: &[u8]) -> String {
     const BEFORE: &[u8] = &[0xa0, 3, 2, 1, 2, 2];
     let at =
         leaf.windows(BEFORE.len()).position(|bytes| bytes == BEFORE).expect("a version-3 certificate") + BEFORE.len();

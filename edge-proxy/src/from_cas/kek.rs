@@ -46,7 +46,7 @@ impl FromCas {
             sealer.another(&*self.rows, unix_now()).await?;
         }
         let found = sealer.reload(&*self.rows).await?;
-        self.sealed.heard(&found, &mut Vec::new());
+        self.sealed.heard(&found);
         tracing::info!(kek, rewrapped, another, "the data keys are wrapped under this key encryption key");
         Ok(json!({ "kek": kek, "rewrapped": rewrapped, "data_keys": found.rows.len() }))
     }

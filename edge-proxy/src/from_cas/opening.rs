@@ -7,7 +7,6 @@ use super::table::{CertificateRow, CertificateTable};
 use acme::certificate::sealed_as;
 use acme::order::verify;
 use acme::resolver::{Certificate, Handle, OpenError, SealedStore};
-use acme::rows::Row;
 use acme::seal::{Kek, Reloaded, SealError, Sealer};
 use arc_swap::ArcSwap;
 use base64::Engine as _;
@@ -113,11 +112,10 @@ impl SealedCertificates {
 
     /// Reads the data keys again, now and whenever one is not known; never returns.
     pub(super) async fn keep(self: Arc<Self>, sealer: Arc<Sealer>, rows: Arc<StoreRows>, known: impl Fn() + Send) {
-        let mut kept = Vec::new();
         loop {
             match sealer.reload(&*rows).await {
                 Ok(found) => {
-                    self.heard(&found, &mut kept);
+                    self.heard(&found);
                     known();
                     tokio::time::sleep(LOOK).await;
                     // What is unknown is looked for at once; nobody who waits for a new key is told of it.
@@ -130,21 +128,15 @@ impl SealedCertificates {
             }
         }
     }
-}
 
-impl SealedCertificates {
     /// Keeps the rows of data keys for a start without the store, unless this machine could do nothing with them.
-    pub(super) fn heard(&self, found: &Reloaded, kept: &mut Vec<Row>) {
+    pub(super) fn heard(&self, found: &Reloaded) {
         if found.closed > 0 {
             let why = format!("{} of {} data keys are sealed under another", found.closed, found.rows.len());
-            self.keys.store(Arc::new(Keys::Wrong(why)));
-            return;
+            return self.keys.store(Arc::new(Keys::Wrong(why)));
         }
         self.keys.store(Arc::new(Keys::Open));
-        if *kept != found.rows {
-            self.table.keep_data_keys(&found.rows);
-            kept.clone_from(&found.rows);
-        }
+        self.table.keep_data_keys(&found.rows);
     }
 }
 

@@ -80,7 +80,7 @@ impl FromCas {
     fn explained(&self, id: &str, seen: &Seen) -> (Explained, Option<std::sync::Arc<CertRow>>) {
         let now = unix_now();
         let newest = self.certificates.newest(id);
-        let wish = self.wishes.wish(id);
+        let wish = self.wishes.find(id);
         // One that is done and whose row is still there is on no way.
         let is_done = |order: &OrderRow| newest.as_ref().is_some_and(|newest| newest.generation >= order.generation);
         let order = seen.orders.get(id).filter(|order| !is_done(order));
@@ -172,7 +172,7 @@ impl FromCas {
     pub(super) fn meant(&self, asked: &str) -> Vec<String> {
         let asked = asked.to_ascii_lowercase();
         let is_id = For::of(&asked).is_some()
-            && (self.wishes.wish(&asked).is_some() || self.certificates.newest_summary(&asked).is_some());
+            && (self.wishes.find(&asked).is_some() || self.certificates.newest_summary(&asked).is_some());
         if is_id { vec![asked] } else { self.wishes.ids_of(&asked) }
     }
 

@@ -96,16 +96,6 @@ impl Known {
         !self.trusted().iter().any(|(trusted, _)| trusted == ca) && self.cas.iter().any(|(known, _)| known == ca)
     }
 
-    /// The wish of an id, if there is one.
-    pub(super) fn wish(&self, id: &str) -> Option<Wish> {
-        if let Some(ours) = self.ours.iter().find(|wish| wish.id == id) {
-            return Some(ours.clone());
-        }
-        let Some(For::Domain(name)) = For::of(id) else { return None };
-        let row = self.domains.row(&DomainName::parse(name).ok()?)?;
-        row.sprite().is_some().then(|| domain(name, row.is_wildcard(), tenant(&row), self.kind, &self.trusted()))
-    }
-
     /// The ids whose certificates may answer for a name: those of its suffix, from each CA, or its own.
     pub(super) fn ids_of(&self, name: &str) -> Vec<String> {
         let name = name.strip_prefix("*.").unwrap_or(name).trim_end_matches('.');
@@ -241,7 +231,12 @@ impl Wishes for Known {
     }
 
     fn find(&self, id: &str) -> Option<Wish> {
-        self.wish(id)
+        if let Some(ours) = self.ours.iter().find(|wish| wish.id == id) {
+            return Some(ours.clone());
+        }
+        let Some(For::Domain(name)) = For::of(id) else { return None };
+        let row = self.domains.row(&DomainName::parse(name).ok()?)?;
+        row.sprite().is_some().then(|| domain(name, row.is_wildcard(), tenant(&row), self.kind, &self.trusted()))
     }
 
     fn ended_before(&self, then: u64) -> Vec<(String, u64)> {

@@ -223,8 +223,13 @@ impl CertificateTable {
         rows.into_iter().map(|(key, value)| Row { key, value, version: 0 }).collect()
     }
 
-    /// Keeps them for the next one.
+    /// Keeps them for the next one; `rows` in order of keys.
     pub(super) fn keep_data_keys(&self, rows: &[Row]) {
+        let kept = self.data_keys();
+        let parts = |row: &Row| (row.key.clone(), row.value.clone());
+        if kept.iter().map(parts).eq(rows.iter().map(parts)) {
+            return;
+        }
         if let Err(error) = self.disk.keep_data_keys(rows.iter().map(|row| (&*row.key, &*row.value))) {
             tracing::warn!(%error, "data keys are not kept on this machine's disk: a start without the store serves nothing");
         }
