@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Networks (/24) that ask, each with a socket of its own: so many that none meets its limit.
-    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u16).range(1..=16_384))]
+    #[arg(long, default_value_t = 4_096, value_parser = clap::value_parser!(u16).range(1..=16_384))]
     networks: u16,
     /// Questions a socket has on their way at a time.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
