@@ -62,6 +62,12 @@ impl Edge {
         harness::until(&what, crate::PATIENCE, async || (self.generation(name) == generation).then_some(())).await;
     }
 
+    /// Waits until the table has so many names: the order of writes says nothing where an engine gossips.
+    pub(crate) async fn holds(&self, names: usize) {
+        let what = format!("{names} names to be there");
+        harness::until(&what, crate::PATIENCE, async || (self.table.len() == names).then_some(())).await;
+    }
+
     /// Proves that the table says what the store does, and that [`STEADY`] was there all the time.
     pub(crate) async fn agrees_with(mut self, store: &Store) {
         harness::until("the table to agree with the store", crate::PATIENCE, async || {

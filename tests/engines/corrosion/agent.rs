@@ -56,7 +56,7 @@ async fn it_crashes_and_knows_no_subscription_any_more() {
     for number in 0..20 {
         write(&store, &format!("sprite/s{number}"), Some(&row(1))).await;
     }
-    edge.has("s19", Some(1)).await;
+    edge.holds(21).await;
     agent.crash();
     away(&edge).await;
     assert_eq!(edge.table.len(), 21);
@@ -132,7 +132,7 @@ async fn it_is_made_anew_and_the_routes_are_served_on() {
     for number in 0..20 {
         write(&store, &format!("sprite/s{number}"), Some(&row(7))).await;
     }
-    edge.has("s19", Some(7)).await;
+    edge.holds(21).await;
     agent.end();
     agent.make_anew();
     agent.restart().await;
