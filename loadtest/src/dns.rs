@@ -16,7 +16,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
-/// How long an answer is waited for before it counts as lost.
+/// An edge that takes so long for one answer hangs (chosen: it takes a tenth of a millisecond).
+const HANGS: Duration = Duration::from_secs(20);
+/// How long an answer is waited for before it counts as lost, when many ask.
 const LOST: Duration = Duration::from_millis(200);
 /// Questions one after another for the time of one answer.
 const ALONE: u64 = 1_000;
@@ -82,6 +84,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     // Threads of ours that wait for the edge block: this one has nothing else to do.
     let sockets = sockets(at, arguments.networks)?;
     let alone = alone(&sockets, at)?;
+    for socket in &sockets {
+        socket.set_read_timeout(Some(LOST))?;
+    }
     let mut crowd = Crowd { sockets, window: arguments.window, asked: 0, answers: 0, cut: 0, lost: 0 };
     crowd.ask_for(Duration::from_millis(500))?;
     (crowd.answers, crowd.cut, crowd.lost) = (0, 0, 0);
@@ -149,7 +154,7 @@ fn sockets(to: SocketAddr, networks: u16) -> anyhow::Result<Vec<UdpSocket>> {
         let [high, low] = number.to_be_bytes();
         let socket = UdpSocket::bind((Ipv4Addr::new(127, 1 + high, low, 1), 0))?;
         socket.connect(to)?;
-        socket.set_read_timeout(Some(LOST))?;
+        socket.set_read_timeout(Some(HANGS))?;
         Ok(socket)
     };
     (0..networks).map(socket).collect()

@@ -2,7 +2,7 @@
 
 use crate::admin::Admin;
 use crate::machine::{Facts, Steal, processor};
-use crate::servers::{find, free_port};
+use crate::servers::{find, free_addresses};
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use rcgen::{CertificateParams, KeyPair};
@@ -13,7 +13,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde::Serialize;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -209,8 +209,7 @@ fn client(roots: &[CertificateDer<'static>]) -> anyhow::Result<Arc<ClientConfig>
     Ok(Arc::new(client))
 }
 
-fn program(name: &str, port: u16, child: Child, roots: &[CertificateDer<'static>]) -> anyhow::Result<Program> {
-    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+fn program(name: &str, at: SocketAddr, child: Child, roots: &[CertificateDer<'static>]) -> anyhow::Result<Program> {
     let id = child.id().with_context(|| format!("{name} has ended"))?;
     Ok(Program { name: name.to_owned(), at, id, client: client(roots)?, _child: Some(child), taken_us: Vec::new() })
 }
@@ -219,15 +218,15 @@ fn program(name: &str, port: u16, child: Child, roots: &[CertificateDer<'static>
 async fn edge(directory: &Path) -> anyhow::Result<Program> {
     let path = std::env::current_exe()?.with_file_name("edge-proxy");
     ensure!(path.is_file(), "{} is not built: cargo build --release -p edge-proxy", path.display());
-    let (file, data, port) = (directory.join("edge.toml"), directory.join("data"), free_port()?);
+    let (file, data, [at]) = (directory.join("edge.toml"), directory.join("data"), free_addresses()?);
     let text = format!(
-        "data_dir = {data:?}\n[listen]\nhttps = [\"127.0.0.1:{port}\"]\nhttp = []\nworkers = 1\n\
+        "data_dir = {data:?}\n[listen]\nhttps = [\"{at}\"]\nhttp = []\nworkers = 1\n\
          [names]\nsuffixes = [\"sprites.test\"]\n"
     );
     std::fs::write(&file, text)?;
     let child = on_core_0(&path, &["run", "--config", &file.display().to_string()])?;
     Admin::new(data.join("admin.sock")).started().await?;
-    program("edge", port, child, &[CertificateDer::from_pem_file(data.join("ca.pem"))?])
+    program("edge", at, child, &[CertificateDer::from_pem_file(data.join("ca.pem"))?])
 }
 
 /// Certificate and key of the peers, of the kind the edge has: ECDSA P-256.
@@ -246,33 +245,33 @@ fn certificate(directory: &Path) -> anyhow::Result<Files> {
 
 fn haproxy(directory: &Path, files: &Files) -> anyhow::Result<Program> {
     let path = find("haproxy").context("haproxy is not on PATH (Debian: haproxy), or say --alone")?;
-    let (file, port) = (directory.join("haproxy.cfg"), free_port()?);
+    let (file, [at]) = (directory.join("haproxy.cfg"), free_addresses()?);
     let text = format!(
         "global\n  nbthread 1\n  maxconn 9000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n\
-         \x20 timeout server 60s\nfrontend f\n  bind 127.0.0.1:{port} ssl crt {} alpn h2,http/1.1\n  default_backend b\n\
+         \x20 timeout server 60s\nfrontend f\n  bind {at} ssl crt {} alpn h2,http/1.1\n  default_backend b\n\
          backend b\n  server s 127.0.0.1:9\n",
         files.both.display()
     );
     std::fs::write(&file, text)?;
     let child = on_core_0(&path, &["-db", "-f", &file.display().to_string()])?;
-    program("haproxy", port, child, std::slice::from_ref(&files.certificate))
+    program("haproxy", at, child, std::slice::from_ref(&files.certificate))
 }
 
 fn nginx(directory: &Path, files: &Files) -> anyhow::Result<Program> {
     let path = find("nginx").context("nginx is not on PATH (Debian: nginx-light), or say --alone")?;
-    let (file, port) = (directory.join("nginx.conf"), free_port()?);
+    let (file, [at]) = (directory.join("nginx.conf"), free_addresses()?);
     let both = files.both.display();
     let text = format!(
         "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log /dev/null;\n\
          events {{ worker_connections 9000; }}\n\
-         http {{ access_log off; server {{ listen 127.0.0.1:{port} ssl http2;\n\
+         http {{ access_log off; server {{ listen {at} ssl http2;\n\
          ssl_certificate {both}; ssl_certificate_key {both}; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:a:10m;\n\
          location / {{ return 204; }} }} }}\n"
     );
     std::fs::write(&file, text)?;
     let folder = format!("{}/", directory.display());
     let child = on_core_0(&path, &["-p", &folder, "-c", &file.display().to_string()])?;
-    program("nginx", port, child, std::slice::from_ref(&files.certificate))
+    program("nginx", at, child, std::slice::from_ref(&files.certificate))
 }
 
 /// One that runs already.

@@ -12,6 +12,7 @@ use crate::table;
 use anyhow::{Context, ensure};
 use clap::Args;
 use router::access::Access;
+use router::apply::publish;
 use router::names::SpriteName;
 use router::route::{Generation, HostId};
 use router::rows::{ROW_VERSION, SpriteRow};
@@ -25,6 +26,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// From the write to the table, on loopback.
 const AIM_MS: f64 = 5.0;
@@ -32,10 +34,12 @@ const AIM_MS: f64 = 5.0;
 const PROBE: &str = "probe";
 /// Between two looks of the other end: with the kernel's own slack of 50 µs, what the figures are exact to.
 const LOOK: Duration = Duration::from_micros(20);
-/// How long the other end may take to see one write.
+/// How long the other end may take to see one write, and a row to be written that is not measured.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Writes that are not counted: code pages in, connections are made.
 const UNCOUNTED: u64 = 20;
+/// Pause before a store that was busy is asked to write the same row again.
+const AGAIN: Duration = Duration::from_millis(50);
 /// Rows written at once while the store is filled.
 const FILL: usize = 64;
 
@@ -91,16 +95,15 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     fill(&store, arguments.rows).await?;
     let mut other = Other::start(arguments.engine, &server.address, &store).await?;
     let name = SpriteName::parse(PROBE)?;
-    let key = SpriteRow::key(&name);
     let (mut version, mut steal) = (None, Steal::begin());
     let (mut visible, mut acknowledged, mut after) = (Vec::new(), Vec::new(), Vec::new());
     for generation in 1..=UNCOUNTED + arguments.puts {
         if generation == UNCOUNTED + 1 {
             steal = Steal::begin();
         }
-        let value = row(generation).encode();
+        let row = row(generation);
         let began = now_ns();
-        version = Some(store.compare_and_set(&key, version, Some(&value)).await?);
+        version = Some(publish(&*store, &name, &row, version).await?);
         let said = now_ns();
         let seen = other.sees(generation).await?;
         if generation > UNCOUNTED {
@@ -157,11 +160,17 @@ async fn fill(store: &Store, rows: usize) -> anyhow::Result<()> {
         let store = Arc::clone(store);
         tasks.spawn(async move {
             for number in (first..rows).step_by(FILL) {
-                let key = SpriteRow::key(&table::name(number)?);
-                match store.compare_and_set(&key, None, Some(&row(1).encode())).await {
-                    // Another one has this name.
-                    Ok(_) | Err(StoreError::Conflict { .. }) => {}
-                    Err(error) => return Err(error.into()),
+                let (key, value) = (SpriteRow::key(&table::name(number)?), row(1).encode());
+                let end = Instant::now() + PATIENCE;
+                loop {
+                    match store.compare_and_set(&key, None, Some(&value)).await {
+                        // Another one has this name, or it was written although nobody said so.
+                        Ok(_) | Err(StoreError::Conflict { .. }) => break,
+                        Err(StoreError::Unavailable(_) | StoreError::Uncertain(_)) if Instant::now() < end => {
+                            tokio::time::sleep(AGAIN).await;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                 }
             }
             anyhow::Ok(())

@@ -197,6 +197,8 @@ async fn every_answer_of_our_own_is_told_to_each_client_in_its_own_words() {
     demo.create("broken", "exit 1").await;
     demo.create("deaf", "exec sleep 1000").await;
     demo.create("slow", "exec sleep 1000").await;
+    // The last of them may come long after the first.
+    demo.admin(&["sprite", "limits", "slow", "--port-wait", "60s"]).await;
 
     let each = VERSIONS.into_iter().flat_map(|version| KINDS.iter().map(move |kind| (version, kind)));
     let each = each.filter(|(version, kind)| kind.speaks(*version)).flat_map(|pair| CASES.map(|case| (pair, case)));

@@ -94,8 +94,8 @@ async fn a_machine_of_somebody_else_wakes_sleeps_and_wakes_by_its_commands() {
     // Ctrl-C puts away what runs.
     assert_eq!(demo.get("theirs", "/page").await.status, 200);
     let pid = std::fs::read_to_string(demo.data().join("sprites/theirs/data/pid")).unwrap();
-    let data = demo.keep_data();
-    demo.stop().await;
+    // Its machine is nobody's child, and ends a moment after its command.
+    let data = demo.leave().await;
     assert_eq!(orchestrator.heard().last().unwrap(), "sleep theirs cold");
     until("the machine to be gone", Duration::from_secs(10), async || {
         (!PathBuf::from(format!("/proc/{}/cmdline", pid.trim())).exists()).then_some(())
@@ -115,7 +115,7 @@ async fn a_command_that_fails_says_why_to_its_people_and_not_to_visitors() {
     let answer = demo.get("burning", "/page").await;
     assert_eq!((answer.status, &answer.json()["code"]), (503, &"wake_failed".into()));
     assert!(!answer.text().contains("fire"), "{}", answer.text());
-    let cause = demo.row("burning").await["cause"].as_str().unwrap().to_owned();
+    let cause = demo.why_it_failed("burning").await;
     assert!(cause.contains("wake command failed") && cause.contains("the machine is on fire"), "{cause}");
     // Mended, it is served once its back-off is over.
     std::fs::remove_file(data.join("refuse")).unwrap();
@@ -128,8 +128,7 @@ async fn a_command_that_fails_says_why_to_its_people_and_not_to_visitors() {
         let name = format!("wrong-{}", wake.len());
         let create = ["sprite", "create", &name, "--public", "--wake-command", wake, "--sleep-command", "true"];
         demo.admin(&create).await;
-        assert_eq!(demo.get(&name, "/").await.status, 503, "{wake}");
-        let cause = demo.row(&name).await["cause"].as_str().unwrap().to_owned();
+        let cause = demo.why_it_failed(&name).await;
         assert!(cause.contains(why), "{wake}: {cause}");
     }
     let half = demo.try_admin(&["sprite", "create", "half", "--wake-command", "true"]).await;

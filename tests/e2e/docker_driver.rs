@@ -118,7 +118,7 @@ async fn a_container_that_ends_wakes_again_and_an_engine_that_is_away_is_told() 
     drop(engine);
     let answer = demo.get("web", "/").await;
     assert_eq!((answer.status, &answer.json()["code"]), (503, &"wake_failed".into()));
-    let cause = demo.row("web").await["cause"].as_str().unwrap().to_owned();
+    let cause = demo.why_it_failed("web").await;
     assert!(cause.contains("engine.sock") && !answer.text().contains("engine"), "{cause}");
     std::fs::write(demo.data().join("driver.toml"), "[docker]\nport = 1\n").unwrap();
     let file = demo.data().join("driver.toml");

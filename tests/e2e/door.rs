@@ -139,12 +139,14 @@ async fn a_task_keeps_it_awake_without_visitors_and_its_end_lets_it_sleep() {
 async fn a_timer_wakes_it_from_its_sleep_once() {
     let demo = agent("60s").await;
     let inside = Inside { demo: &demo, name: "agent" };
-    inside.gets("POST", "/v1/wake-at", Some(json!({ "in": "2s" }))).await;
+    inside.gets("POST", "/v1/wake-at", Some(json!({ "in": "4s" }))).await;
     let slept = inside.gets("POST", "/v1/sleep", Some(json!({ "depth": "cold" }))).await;
     assert_eq!(slept["sleeps"], "cold");
-    demo.wait_state("agent", "asleep").await;
-    until("the timer", LIMIT, async || (demo.row("agent").await["state"] == "running").then_some(())).await;
-    let receipts = demo.admin(&["sprite", "receipts", "agent"]).await;
-    assert_eq!(receipts.as_array().unwrap().last().unwrap()["reason"], "timer");
+    let woken = async || {
+        let receipts = demo.receipts("agent").await;
+        (receipts.last().unwrap()["reason"] == "timer").then_some(receipts.len())
+    };
+    assert_eq!(until("the timer", LIMIT, woken).await, 2);
+    demo.wait_state("agent", "running").await;
     assert_eq!(inside.gets("GET", "/v1/wake-at", None).await["wake_at_unix_ms"], json!([]));
 }

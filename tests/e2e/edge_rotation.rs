@@ -29,7 +29,7 @@ async fn a_pop_changes_its_keys_with_its_process_and_no_request_is_lost() {
     serves(&second, "steady").await;
 
     // Visitors of the first go to the second when they are told to; whatever was sent is answered.
-    let told = Cell::new(false);
+    let (told, begun) = (Cell::new(false), Cell::new(0));
     let visit = async |version| {
         let mut served = [0_u32; 2];
         let mut client = first.connect(version, "steady").await;
@@ -38,6 +38,9 @@ async fn a_pop_changes_its_keys_with_its_process_and_no_request_is_lost() {
             let answer = client.send(request).await;
             assert_eq!(answer.status, 200, "{version:?}, request {served:?}: {answer:?}");
             served[0] += 1;
+            if served[0] == 1 {
+                begun.set(begun.get() + 1);
+            }
         }
         drop(client);
         let mut client = second.connect(version, "steady").await;
@@ -51,6 +54,7 @@ async fn a_pop_changes_its_keys_with_its_process_and_no_request_is_lost() {
     };
     let begins = async {
         assert_eq!(get(&second, "steady").await.status, 200);
+        until("both to be served", SOON, async || (begun.get() == 2).then_some(())).await;
         told.set(true);
     };
     let (a, b, ()) = tokio::join!(visit(VERSIONS[0]), visit(VERSIONS[1]), begins);

@@ -69,11 +69,11 @@ async fn a_browsers_event_source_comes_back_after_a_refusal() {
     let rules = rules.to_str().unwrap();
     let flags = ["--answers", rules, "--held", "1", "--retry-event-streams"];
     demo.admin(&[&["sprite", "wake-rules", "busy", "any"][..], &flags].concat()).await;
+    let mut browser = Chromium::start().await;
     let mut first = demo.connect(Version::H1, "busy").await;
     let held = first.send(demo.request(Method::GET, "busy", "/").body(empty()).unwrap());
     let browse = async {
         until("the hold to be full", LIMIT, async || (demo.row("busy").await["state"] == "waking").then_some(())).await;
-        let mut browser = Chromium::start().await;
         browser.navigate(&demo.url("busy", "/start")).await;
         until("a refusal", LIMIT, async || (browser.evaluate("failed").await.as_u64() >= Some(1)).then_some(())).await;
         assert_eq!(browser.evaluate("source.readyState").await, 0, "it has given up");

@@ -78,8 +78,12 @@ async fn quarantined(demo: &Demo) -> u64 {
 
 /// Who serves it, by the table of an edge.
 async fn is_on(pop: &Demo, name: &str, host: &str) {
-    let explained = pop.admin(&["route", "explain", &pop.host(name)]).await;
-    assert_eq!(explained["route"]["host_name"], host, "{explained}");
+    // Visitors may be told of a move before the table is.
+    until("the table to say so", SOON, async || {
+        let explained = pop.admin(&["route", "explain", &pop.host(name)]).await;
+        (explained["route"]["host_name"] == host).then_some(())
+    })
+    .await;
     let answer = get(pop, name).await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "<h1>page</h1>"), "{answer:?}");
 }

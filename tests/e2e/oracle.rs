@@ -61,6 +61,8 @@ async fn world() -> Demo {
         let command = if *name == "failed" { "exit 1" } else { &guest };
         demo.admin(&["sprite", "create", name, "--command", command]).await;
     }
+    // Refused requests are no traffic, and there are many of them.
+    demo.admin(&["sprite", "limits", "running", "--idle-timeout", "10m"]).await;
     demo.admin(&["sprite", "wake", "running"]).await;
     assert!(!demo.try_admin(&["sprite", "wake", "failed"]).await.status.success(), "its command fails");
     demo.admin(&["sprite", "stop", "stopped"]).await;

@@ -1,7 +1,7 @@
 //! Driver `qemu`: a real virtual machine, with a counter that only its memory holds.
 
 use harness::demo::Leftovers;
-use harness::vm::{BOOT_LIMIT, Counted};
+use harness::vm::Counted;
 use harness::{Demo, Options, processes, tools, until};
 use router::store::EmbeddedStore;
 use std::net::{Ipv4Addr, TcpListener};
@@ -174,7 +174,7 @@ async fn a_machine_that_ends_is_asleep_and_one_that_cannot_boot_says_why() {
 
     // No init: the kernel gives up.
     demo.create_vm("broken", free_port(), "rdinit=/nowhere").await;
-    let cause = why_it_failed(&demo, "broken").await;
+    let cause = demo.why_it_failed("broken").await;
     assert!(cause.contains("machine: exit status"), "{cause}");
 
     // QEMU's own words when it does not begin.
@@ -182,7 +182,7 @@ async fn a_machine_that_ends_is_asleep_and_one_that_cannot_boot_says_why() {
     let text = format!("[qemu]\nkernel = '{}'\nmachine = 'no-such-machine'\n", kernel.display());
     let file = demo.script("refused.toml", &text);
     demo.admin(&["sprite", "create", "refused", "--public", "--driver", file.to_str().unwrap()]).await;
-    let cause = why_it_failed(&demo, "refused").await;
+    let cause = demo.why_it_failed("refused").await;
     assert!(cause.contains("exit status 1") && cause.contains("machine"), "{cause}");
 
     for name in ["vm", "broken", "refused"] {
@@ -191,19 +191,6 @@ async fn a_machine_that_ends_is_asleep_and_one_that_cannot_boot_says_why() {
     until("no machine", SOON, async || demo.machines("vm").is_empty().then_some(())).await;
     assert!(processes::about(&demo.data().join("sprites/broken")).is_empty());
     demo.stop().await;
-}
-
-/// What its people are told once a request was answered `wake_failed`. Asked again while the
-/// machine is so busy that its port's time is over before the guest is, or that the back-off
-/// was over before we looked.
-async fn why_it_failed(demo: &Demo, name: &str) -> String {
-    until(&format!("{name} to fail"), BOOT_LIMIT, async || {
-        let answer = demo.get(name, "/").await;
-        assert!((502..=504).contains(&answer.status), "{answer:?}");
-        (answer.json()["code"] == "wake_failed").then_some(())?;
-        demo.row(name).await["cause"].as_str().map(str::to_owned)
-    })
-    .await
 }
 
 #[tokio::test]

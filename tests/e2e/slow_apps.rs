@@ -34,9 +34,15 @@ time.sleep(wait)
 if mode == "dies":
     os.kill(os.getpid(), signal.SIGKILL)
 listener = listen()
-if mode == "refuses":  # it was seen to listen once, by whoever looked
-    listener.accept()[0].close()
+if mode == "refuses":  # after its first answer
+    while True:
+        sock = listener.accept()[0]
+        if head(sock):
+            break
+        sock.close()
     listener.close()
+    sock.sendall(fine.encode())
+    sock.close()
     while not os.path.exists("open"):
         time.sleep(0.02)
     listener = listen()
@@ -87,6 +93,7 @@ async fn an_app_that_listens_late_is_waited_for() {
 async fn an_app_that_listened_and_refuses_is_a_closed_port_until_it_listens_again() {
     let demo = Demo::new().await;
     create(&demo, "shy", "refuses", 0.0).await;
+    assert_eq!(demo.get("shy", "/").await.text(), "fine");
     demo.admin(&["sprite", "limits", "shy", "--port-wait", "1s"]).await;
     for version in VERSIONS {
         let (answer, took) = timed(&demo, version, "shy").await;
@@ -141,7 +148,8 @@ async fn an_app_that_dies_before_it_listens_is_told_when_it_dies() {
         let (answer, took) = timed(&demo, version, &name).await;
         assert_eq!((answer.status, &answer.json()["code"]), (503, &"wake_failed".into()), "{version:?}: {answer:?}");
         assert!(took < Duration::from_secs(8), "not after the port wait of 10 s: {version:?} {took:?}");
-        assert_eq!(demo.row(&name).await["state"], "failed");
+        let cause = demo.why_it_failed(&name).await;
+        assert!(cause.contains("signal 9"), "{cause}");
     }
     assert_eq!(demo.held().await, 0);
 }

@@ -11,13 +11,16 @@ const UNHEARD: Duration = Duration::from_secs(1);
 #[tokio::test]
 async fn it_is_asked_again_after_a_second_and_the_route_stays() {
     let pair = Apart::start(Duration::ZERO, 1, &[]).await;
-    let [late, lost] = ["late", "lost"].map(|name| SpriteName::parse(name).unwrap());
-    for name in [&late, &lost] {
+    let [known, late, lost] = ["known", "late", "lost"].map(|name| SpriteName::parse(name).unwrap());
+    for name in [&known, &late, &lost] {
         pair.table.apply_put(name, route());
     }
+    // The way to the host is made.
+    pair.owner.upsert(hello(&known)).await;
+    let mut visitor = pair.visitor().await;
+    assert_eq!(visitor.get(&known).await.status, 200);
     // Its definition comes while the request waits.
     let began = Instant::now();
-    let mut visitor = pair.visitor().await;
     let comes = async {
         tokio::time::sleep(UNHEARD / 2).await;
         pair.owner.upsert(hello(&late)).await;

@@ -23,7 +23,7 @@ pub(crate) use worlds::{Cluster, CorrosionWorld, EmbeddedWorld, EtcdWorld, NatsW
 use router::access::Access;
 use router::route::{Generation, HostId};
 use router::rows::{ROW_VERSION, SpriteRow};
-use router::store::{Engine, Store, StoreError};
+use router::store::{Engine, FeedEvent, Store, StoreError};
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything a cluster needs an election for (measured: up to 10 s on a busy machine).
@@ -54,21 +54,51 @@ pub(crate) fn row(generation: u64) -> Vec<u8> {
     row.encode()
 }
 
-/// Writes whatever is there now, and again until the engine has said that it did.
+/// Writes whatever is there now, and again until the engine has said that it did. What it may have done is looked
+/// for: to write it again would be a second change.
 pub(crate) async fn write(store: &Store, key: &str, value: Option<&[u8]>) -> u64 {
     let end = Instant::now() + PATIENCE;
+    // The version that was to be written over.
+    let mut uncertain: Option<Option<u64>> = None;
     loop {
         let refused = match store.get(key).await {
-            Ok(present) => match store.compare_and_set(key, present.map(|entry| entry.version), value).await {
-                Ok(version) => return version,
-                Err(error) => error,
-            },
+            Ok(present) => {
+                let version = present.as_ref().map(|entry| entry.version);
+                let wanted = present.as_ref().map(|entry| entry.value.as_slice()) == value;
+                let is_done = wanted && uncertain.is_some_and(|over| over != version);
+                let written = match (is_done, version) {
+                    (true, Some(version)) => Ok(version),
+                    (true, None) => last_change(store, key).await,
+                    (false, _) => store.compare_and_set(key, version, value).await,
+                };
+                match written {
+                    Ok(version) => return version,
+                    Err(error) => {
+                        if matches!(error, StoreError::Uncertain(_)) {
+                            uncertain = Some(version);
+                        }
+                        error
+                    }
+                }
+            }
             Err(error) => error,
         };
         let again =
             matches!(refused, StoreError::Conflict { .. } | StoreError::Unavailable(_) | StoreError::Uncertain(_));
         assert!(again && Instant::now() < end, "{key} cannot be written: {refused}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The version of the last change of this kind of row: that of a deletion, which leaves none to say it, as long as
+/// nobody else writes.
+async fn last_change(store: &Store, key: &str) -> Result<u64, StoreError> {
+    let (kind, _) = key.split_once('/').expect("a key has a kind");
+    let mut feed = store.subscribe(&format!("{kind}/"), None).await?;
+    loop {
+        if let FeedEvent::SnapshotEnd(cursor) = feed.next().await? {
+            return Ok(cursor.version);
+        }
     }
 }
 

@@ -79,7 +79,7 @@ async fn nats_gives_each_role_what_the_table_says() {
 #[tokio::test]
 async fn etcd_gives_each_role_what_the_table_says() {
     let Some(etcd) = Etcd::start().await else { return };
-    let ask = async |path: &str, body| etcd.ask(0, path, body).await.unwrap_or_else(|| panic!("{path}"));
+    let ask = async |path: &str, body| etcd.order(path, body).await;
     let key = |key: &str| BASE64_STANDARD.encode(format!("/edge-proxy/{key}"));
     // From a prefix to the first key behind it: "/" and "0" are neighbours.
     let end =

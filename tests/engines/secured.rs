@@ -59,7 +59,7 @@ async fn etcd_speaks_tls_to_who_trusts_it() {
 #[tokio::test]
 async fn etcd_knows_its_users_and_what_they_may() {
     let Some(etcd) = Etcd::start().await else { return };
-    let ask = async |path: &str, body| etcd.ask(0, path, body).await.unwrap_or_else(|| panic!("{path}"));
+    let ask = async |path: &str, body| etcd.order(path, body).await;
     // "/edge-proxy/" to "/edge-proxy0".
     let range = json!({ "key": "L2VkZ2UtcHJveHkv", "range_end": "L2VkZ2UtcHJveHkw" });
     for (user, kind) in [("maker", "READWRITE"), ("reader", "READ")] {

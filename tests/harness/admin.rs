@@ -94,12 +94,12 @@ impl Demo {
         self.admin(&["sprite", "create", name, "--public", "--command", command]).await;
     }
 
-    /// The sprite's row of `sprite list`.
+    /// The sprite's row of `sprite list`, by [`Demo::api`]: it is asked for again and again.
     ///
     /// # Panics
     /// When it is not listed.
     pub async fn row(&self, name: &str) -> Value {
-        let list = self.admin(&["sprite", "list"]).await;
+        let list = self.api(Method::GET, "/v1/sprites").await;
         let rows = list.as_array().unwrap_or_else(|| panic!("no array: {list}"));
         rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("{name} is not in {list}")).clone()
     }
@@ -132,22 +132,37 @@ impl Demo {
         assert_eq!(row["warmth"], "cold", "{row}");
     }
 
-    /// Its wake receipts.
+    /// Its wake receipts, by [`Demo::api`].
     ///
     /// # Panics
     /// When there is no array of them.
     pub async fn receipts(&self, name: &str) -> Vec<Value> {
-        let receipts = self.admin(&["sprite", "receipts", name]).await;
+        let receipts = self.api(Method::GET, &format!("/v1/sprites/{name}/receipts")).await;
         receipts.as_array().unwrap_or_else(|| panic!("no array: {receipts}")).clone()
     }
 
-    /// Requests held at the edge at this moment.
+    /// Requests held at the edge at this moment, by [`Demo::api`].
     ///
     /// # Panics
     /// When `status` does not say.
     pub async fn held(&self) -> u64 {
-        let status = self.admin(&["status"]).await;
+        let status = self.api(Method::GET, "/v1/status").await;
         status["held"].as_u64().unwrap_or_else(|| panic!("no number `held` in {status}"))
+    }
+
+    /// Why its people are told that it does not wake. Asked for again where the back-off was over, or its port's time before
+    /// its end was seen, when somebody looked.
+    ///
+    /// # Panics
+    /// When visitors are told anything but that it fails.
+    pub async fn why_it_failed(&self, name: &str) -> String {
+        until(&format!("{name} to fail"), crate::vm::BOOT_LIMIT, async || {
+            let answer = self.get(name, "/").await;
+            assert!((502..=504).contains(&answer.status), "{answer:?}");
+            (answer.json()["code"] == "wake_failed").then_some(())?;
+            self.row(name).await["cause"].as_str().map(str::to_owned)
+        })
+        .await
     }
 
     /// Waits until that many are held.

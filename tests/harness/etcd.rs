@@ -99,11 +99,35 @@ impl Etcd {
 
     /// Asks one member; `None` when it does not answer well.
     pub async fn ask(&self, member: usize, path: &str, body: Value) -> Option<Value> {
+        self.answer(member, path, &body).await.filter(|answer| answer["error"].is_null())
+    }
+
+    /// Has the first member do something, and asks again as long as it is silent or has no leader. An earlier
+    /// request whose answer was lost may have done it.
+    ///
+    /// # Panics
+    /// When it refuses, or does not do it in time.
+    pub async fn order(&self, path: &str, body: Value) {
+        let mut asked = false;
+        until(path, START, async || {
+            let again = std::mem::replace(&mut asked, true);
+            let answer = self.answer(0, path, &body).await?;
+            let Some(error) = answer["error"].as_str() else { return Some(()) };
+            let says = |words: &[&str]| words.iter().any(|word| error.contains(word));
+            // The last two: users are asked for their names already.
+            let done = again && says(&["already exists", "user name is empty", "permission denied"]);
+            assert!(done || says(&["timed out", "deadline exceeded", "no leader"]), "{path}: {error}");
+            done.then_some(())
+        })
+        .await;
+    }
+
+    /// What a member says, good or bad; `None` when it says nothing in time.
+    async fn answer(&self, member: usize, path: &str, body: &Value) -> Option<Value> {
         let url = format!("{}{path}", self.settings().servers[member]);
         let asked =
             Command::new("curl").args(["-sk", "-m", "3", "-d", &body.to_string(), &url]).output().await.unwrap();
-        let answer: Value = serde_json::from_slice(&asked.stdout).ok()?;
-        answer["error"].is_null().then_some(answer)
+        serde_json::from_slice(&asked.stdout).ok()
     }
 
     /// Which member leads; waits until one does.
@@ -131,8 +155,11 @@ impl Etcd {
     pub async fn compact(&self) {
         until("the compaction", START, async || {
             let read = self.ask(0, "/v3/kv/range", json!({ "key": "AA==" })).await?;
-            let revision = &read["header"]["revision"];
-            self.ask(0, "/v3/kv/compaction", json!({ "revision": revision, "physical": true })).await
+            let body = json!({ "revision": &read["header"]["revision"], "physical": true });
+            let answer = self.answer(0, "/v3/kv/compaction", &body).await?;
+            // An earlier request has done it, and its answer was too late.
+            let done = |error: &str| error.contains("required revision has been compacted");
+            answer["error"].as_str().is_none_or(done).then_some(())
         })
         .await;
     }

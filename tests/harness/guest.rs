@@ -52,6 +52,8 @@ impl Demo {
         let gate = self.data().join(format!("gate-{name}"));
         let wait = format!("while [ ! -e {} ]; do sleep 0.02; done", shell(&gate));
         self.create(name, &format!("{wait}; {}", self.guest_command())).await;
+        // Whatever a test does before it opens the gate.
+        self.admin(&["sprite", "limits", name, "--port-wait", "60s"]).await;
         Gate(gate)
     }
 }

@@ -3,7 +3,8 @@
 use crate::cluster::{Node, addresses};
 use crate::nats_users::Users;
 use crate::{tools, until};
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream::context::DeleteStreamErrorKind;
+use async_nats::jetstream::{self, ErrorCode, stream};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -161,7 +162,15 @@ impl Nats {
     /// When that cannot be.
     pub async fn delete_bucket(&self) {
         let context = self.context().await;
-        until("the bucket to go", START, async || context.delete_stream("KV_routes").await.ok()).await;
+        until("the bucket to go", START, async || match context.delete_stream("KV_routes").await {
+            Ok(_) => Some(()),
+            // An earlier request has done it, and its answer was too late.
+            Err(error) => match error.kind() {
+                DeleteStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND => Some(()),
+                _ => None,
+            },
+        })
+        .await;
     }
 
     /// Throws away everything that was written so far.

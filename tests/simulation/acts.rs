@@ -55,7 +55,7 @@ impl World {
         loop {
             let mut idle = true;
             for edge in 0..EDGES {
-                while let Some(action) = self.edges[edge].holds.poll_action() {
+                while let Some(action) = self.edges[edge].next_action() {
                     idle = false;
                     self.edge_acts(edge, action);
                 }

@@ -8,12 +8,14 @@ use backhaul::wire::{EdgeMessage, Lease};
 use rand::Rng;
 use router::names::SpriteName;
 use router::route::HostId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
-use wakeup::hold::core::{FlightKey, Holds};
+use wakeup::hold::core::{Action, FlightKey, Holds};
 
 pub(crate) struct Edge {
     pub(crate) holds: Holds,
+    /// What the holds want done, taken from them and not done yet.
+    pub(super) judged: VecDeque<Action>,
     /// The session it has with each owner now.
     pub(super) sessions: [EdgeId; OWNERS],
     /// What it has open, by host, sprite and run.
@@ -25,6 +27,13 @@ pub(crate) struct Edge {
     pub(crate) stands_until: Instant,
     /// Releases under way, as seen from outside (I8).
     pub(crate) turns: BTreeMap<FlightKey, Turns>,
+}
+
+impl Edge {
+    /// The next thing its holds want done.
+    pub(super) fn next_action(&mut self) -> Option<Action> {
+        self.judged.pop_front().or_else(|| self.holds.poll_action())
+    }
 }
 
 impl World {

@@ -9,11 +9,10 @@ use backhaul::wire::{ClientClass, Opened};
 use rand::Rng;
 use router::names::SpriteName;
 use router::route::{Generation, Tenant};
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 use wakeup::hold::HoldError;
-use wakeup::hold::core::{Arrival, Fared, FlightKey, OwnBounds};
+use wakeup::hold::core::{Action, Arrival, Fared, FlightKey, OwnBounds};
 use wakeup::spec::StateName;
 
 /// A request goes another way at most twice (`wake.md` §6).
@@ -133,7 +132,7 @@ impl World {
     /// The client of a request leaves. I4: that ends nobody else.
     pub(crate) fn leave(&mut self, id: u64) {
         let Some(request) = self.requests.get(&id).cloned() else { return };
-        let before: BTreeSet<u64> = self.ended.keys().copied().collect();
+        let before = self.ended.len();
         if request.held {
             self.edges[request.edge].holds.handle_client_gone(id);
         } else {
@@ -143,13 +142,13 @@ impl World {
         if self.mutated(Mutation::LeaderEndsAll) {
             self.end_followers(id, &request);
         }
-        // What the core wants done for this is done; that others ended is none of it. The turn that is free now may be
-        // that of one who finds its sprite deleted, or its time over.
+        assert_eq!(self.ended.len(), before + 1, "I4: request {id} left and took others with it");
+        // Judged before it is followed: whoever has the turn that is free now may find his own end on his way.
+        let edge = &mut self.edges[request.edge];
+        edge.judged.extend(std::iter::from_fn(|| edge.holds.poll_action()));
+        let refused = edge.judged.iter().find(|action| matches!(action, Action::Refuse(..)));
+        assert!(refused.is_none(), "I4: request {id} left and another was refused: {refused:?}");
         self.settle();
-        let its_own = |how: &Ended| matches!(how, Ended::Gone | Ended::TooLate | Ended::HopBudget);
-        let mut others = self.ended.iter().filter(|(other, _)| **other != id && !before.contains(other));
-        let taken = others.find(|(_, how)| !its_own(how));
-        assert!(taken.is_none(), "I4: request {id} left and took others with it: {taken:?}");
     }
 
     fn end_followers(&mut self, leader: u64, of: &Request) {

@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 use router::names::SpriteName;
 use router::route::HostId;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 use wakeup::hold::core::Holds;
 use wakeup::hold::{HoldError, HoldLimits};
@@ -176,6 +176,7 @@ impl World {
         let session = |edge: usize, host: usize| EdgeId(1 + (edge * OWNERS + host) as u64);
         let edge = |at: usize, seed| Edge {
             holds: Holds::new(limits.clone(), seed),
+            judged: VecDeque::new(),
             sessions: [session(at, 0), session(at, 1)],
             leases: BTreeMap::new(),
             table: BTreeMap::new(),

@@ -6,7 +6,7 @@ use backhaul::wire::{Asleep, Cause, Refused, Reply, StreamClass};
 use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 fn reset_on_drop(tcp: &TcpStream) {
@@ -88,8 +88,10 @@ async fn every_other_decision_comes_as_it_was_made() {
 #[tokio::test]
 async fn a_guest_that_refuses_is_looked_at_and_the_request_goes_back() {
     for mut world in World::both() {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        world.owner.guests.lock().unwrap().insert("closed".into(), closed);
+        // Bound, so that it is nobody else's; it does not listen.
+        let closed = TcpSocket::new_v4().unwrap();
+        closed.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        world.owner.guests.lock().unwrap().insert("closed".into(), closed.local_addr().unwrap());
         let error = match world.backhaul.open(crate::world::HOST, open("closed")).await {
             Ok(mut stream) => within(stream.opened()).await.map(|_| ()).unwrap_err(),
             Err(error) => error,

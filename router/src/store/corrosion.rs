@@ -289,9 +289,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_agent_that_is_away_is_asked_again_and_again_with_pauses_that_have_a_bound() {
-        // Nobody listens there any more.
-        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let settings = config::CorrosionStore { api: format!("http://{nobody}"), ..config::CorrosionStore::default() };
+        // Bound, so that it is nobody else's; it does not listen.
+        let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+        nobody.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let api = format!("http://{}", nobody.local_addr().unwrap());
+        let settings = config::CorrosionStore { api, ..config::CorrosionStore::default() };
         let store: Store = Arc::new(CorrosionStore::open(&settings, "edge/a").unwrap());
         let mut subscriber = Subscriber::new(store, "sprite/");
         let began = Instant::now();

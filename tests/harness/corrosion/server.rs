@@ -8,7 +8,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -51,18 +51,18 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn start(handler: Handler) -> Self {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut server = Self { address, handler, tasks: Arc::default(), frozen: watch::Sender::new(false) };
+        // Nobody else takes it while it is ended.
+        let address = crate::cluster::addresses(1)[0];
+        let server = Self { address, handler, tasks: Arc::default(), frozen: watch::Sender::new(false) };
         server.listen().await;
         server
     }
 
     /// Listens where it did before.
-    pub(super) async fn listen(&mut self) {
+    pub(super) async fn listen(&self) {
         // The one that was ended lets go of the port in a moment.
         let free = async || TcpListener::bind(self.address).await.ok();
         let listener = crate::until("the port to be free", Duration::from_secs(10), free).await;
-        self.address = listener.local_addr().unwrap();
         let (handler, tasks, frozen) = (Arc::clone(&self.handler), Arc::clone(&self.tasks), self.frozen.subscribe());
         let accepting = tokio::spawn(async move {
             loop {

@@ -5,7 +5,7 @@ use rustls::RootCertStore;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -85,7 +85,11 @@ async fn an_answer_over_its_bound_late_or_cut_short_is_none() {
     let url = format!("http://{}", silent.local_addr().unwrap());
     let error = client(&url, &no_tls()).call(get(Duration::from_millis(50))).await.unwrap_err();
     assert!(matches!(error, HttpError::Timeout(_)), "{error}");
-    drop(silent);
+
+    // Bound, so that it is nobody else's; it does not listen.
+    let closed = TcpSocket::new_v4().unwrap();
+    closed.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let url = format!("http://{}", closed.local_addr().unwrap());
     let error = client(&url, &no_tls()).call(get(WITHIN)).await.unwrap_err();
     assert!(matches!(error, HttpError::Connect { .. }), "{error}");
 }

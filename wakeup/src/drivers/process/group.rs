@@ -29,9 +29,7 @@ pub(super) async fn freeze(leader: Pid) -> Result<(), DriverError> {
     loop {
         // Again in each round: a child forked in between would run on.
         kill_process_group(leader, Signal::STOP).map_err(|error| system("cannot freeze it")(error.into()))?;
-        // One that sleeps in the kernel stops before it runs another instruction of its own; a shell that waits
-        // there for a child which was stopped before its exec (vfork(2)) would be waited for in vain.
-        if members_of(leader).iter().all(|(_, state)| matches!(state, 'T' | 't' | 'D')) {
+        if members_of(leader).iter().all(|(_, state)| is_held(*state)) {
             return Ok(());
         }
         if Instant::now() >= end {
@@ -39,6 +37,13 @@ pub(super) async fn freeze(leader: Pid) -> Result<(), DriverError> {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Whether a process that was told to stop, and is in this state, has stopped or cannot go on without stopping.
+pub(super) const fn is_held(state: char) -> bool {
+    // One that sleeps in the kernel stops before it runs another instruction of its own; a shell that waits
+    // there for a child which was stopped before its exec (vfork(2)) would be waited for in vain.
+    matches!(state, 'T' | 't' | 'D')
 }
 
 /// SIGTERM, `grace`, SIGKILL; returns when no process of the group is left, or after
