@@ -11,6 +11,7 @@ use acme::tickets::{Policy, scope};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use router::client_certificate::ClientCertificate;
 use rustls::ServerConfig;
@@ -219,5 +220,23 @@ impl Tls {
     pub fn register(&self, registry: &mut Registry) {
         let refused = "Handshakes refused at the ClientHello";
         registry.register("tls_refused", refused, self.refused.clone());
+        let gauge = |value| {
+            let gauge: Gauge = Gauge::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge
+        };
+        let (names, open) = self.whole_names();
+        registry.register("tls_names", "Whole names with a certificate of their own", gauge(names));
+        registry.register(
+            "tls_certificates_open",
+            "Certificates of whole names that lay sealed and are open",
+            gauge(open),
+        );
+    }
+
+    /// Whole names with a certificate of their own, and how many of these lay sealed and are open.
+    #[must_use]
+    pub fn whole_names(&self) -> (usize, usize) {
+        (self.resolver.names(), self.resolver.opened())
     }
 }

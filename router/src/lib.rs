@@ -11,6 +11,7 @@ pub mod applied;
 pub mod apply;
 mod brake;
 mod bulk;
+pub mod changed;
 pub mod client_certificate;
 pub mod cors;
 pub mod domains;

@@ -139,6 +139,16 @@ impl Agenda {
         }
     }
 
+    /// Takes in what one wish is now, or that it is wanted no more. What is due after `ahead` and is not here comes with
+    /// a list.
+    pub(super) fn tell(&mut self, id: &str, granted: Option<(Wish, Seen, u64)>, ahead: u64) {
+        match granted {
+            Some((wish, seen, at)) if at <= ahead || self.entries.contains_key(id) => self.take_in(wish, seen, at),
+            Some(_) => {}
+            None => self.forget(id),
+        }
+    }
+
     fn take_in(&mut self, wish: Wish, seen: Seen, at: u64) {
         let id = wish.id.clone();
         let Some(entry) = self.entries.get_mut(&id) else {

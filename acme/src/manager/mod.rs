@@ -22,7 +22,7 @@ use crate::order::issue::Issuer;
 use crate::rows::RowsError;
 use agenda::{Again, Agenda, Seen};
 use decide::Todo;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -35,6 +35,10 @@ const TICK: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 16;
 /// Longest time one go may take (chosen: below what a lease lasts without being renewed, were one to hang).
 const GO: Duration = Duration::from_secs(120);
+/// What is to be done within so long, seconds, is on the agenda; all is looked at again in half of it (chosen: of a million
+/// wishes a look takes a second or two of a processor, and what is on the agenda some 700 bytes each; a CA wants to be asked
+/// for each window four times a day, so an eighteenth of all is on it).
+const AHEAD: u64 = 20 * 60;
 /// Pause after one hung, panicked, or was asked for something it cannot do (chosen).
 const STUCK: u64 = 60;
 
@@ -77,11 +81,20 @@ impl Newest {
 
 /// What a manager is told by those who have tables.
 pub trait Wishes: Send + Sync + 'static {
-    /// All wishes that are granted: names that were proved to be somebody's, and our own. Those that are first there go
-    /// first when many have to wait.
-    fn all(&self) -> Vec<Wish>;
-    /// Each is told when [`Self::all`] or [`Self::newest`] may say something else. It may be told too often.
+    /// Whether the certificates there are have been heard of since the start. Before that nothing is begun: what looks due
+    /// may have been renewed long ago.
+    fn are_known(&self) -> bool;
+    /// The wishes that are granted, names that were proved to be somebody's and our own, and with something to do about them
+    /// by then, seconds since 1970; more than those may be there. Those that are first there go first when many have to
+    /// wait. May block, for seconds.
+    fn due_by(&self, then: u64) -> Vec<Wish>;
+    /// Each is told when [`Self::granted`], [`Self::newest`] or [`Self::are_known`] may say something else. It may be told
+    /// too often.
     fn changes(&self) -> Vec<watch::Receiver<u64>>;
+    /// The ids of which they may, since this was asked; `None`: of any.
+    fn changed(&self) -> Option<BTreeSet<Box<str>>>;
+    /// The wish of this id, if it is granted and can be fulfilled now.
+    fn granted(&self, id: &str) -> Option<Wish>;
     /// The newest certificate of an id, as this PoP knows it.
     fn newest(&self, id: &str) -> Option<Arc<CertRow>>;
     /// What it says of the time to do something. Asked for every wish at each change: a table that keeps certificates on a
@@ -143,12 +156,12 @@ impl Manager {
         let mut agenda = Agenda::default();
         let mut working = JoinSet::new();
         let mut ids = HashMap::new();
-        let mut list_at = Some(Instant::now());
+        let (mut list_at, mut listed) = (Some(Instant::now()), None);
         loop {
             let now = self.clock.now();
             if list_at.is_some_and(|at| at <= Instant::now()) {
                 list_at = None;
-                agenda.list(self.wishes.all(), |wish| self.look(wish, now));
+                self.list(&mut agenda, &mut listed, now).await;
             }
             while working.len() < AT_ONCE
                 && let Some(wish) = agenda.next(now)
@@ -171,6 +184,39 @@ impl Manager {
                 () = changed.notified(), if list_at.is_none() => list_at = Some(Instant::now() + TICK),
                 () = tokio::time::sleep_until(list_at.unwrap_or_else(Instant::now)), if list_at.is_some() => {}
                 () = self.clock.sleep_towards(wake.unwrap_or(u64::MAX)) => {}
+                () = self.clock.sleep_towards(listed.map_or(u64::MAX, |at| at + AHEAD / 2)) => {
+                    // It may have slept for a part of that.
+                    if listed.is_some_and(|at| at + AHEAD / 2 <= self.clock.now()) {
+                        list_at = Some(Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts what has changed on the agenda, or all that is to be done soon. `listed` is when that was looked at last.
+    async fn list(&self, agenda: &mut Agenda, listed: &mut Option<u64>, now: u64) {
+        if !self.wishes.are_known() {
+            return;
+        }
+        // Asked before the look at all, or what changes meanwhile would be in neither.
+        let changed = self.wishes.changed();
+        match (changed, *listed) {
+            (Some(ids), Some(at)) if now < at + AHEAD / 2 => {
+                for id in ids {
+                    let granted = self.wishes.granted(&id).map(|wish| {
+                        let (seen, due) = self.look(&wish, now);
+                        (wish, seen, due)
+                    });
+                    agenda.tell(&id, granted, at + AHEAD);
+                }
+            }
+            _ => {
+                *listed = Some(now);
+                let wishes = Arc::clone(&self.wishes);
+                if let Ok(due) = tokio::task::spawn_blocking(move || wishes.due_by(now + AHEAD)).await {
+                    agenda.list(due, |wish| self.look(wish, now));
+                }
             }
         }
     }

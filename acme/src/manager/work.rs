@@ -3,7 +3,7 @@
 use super::agenda::Again;
 use super::decide::{self, Todo, elsewhere, todo};
 use super::{GO, Manager, Pause, STUCK, Wish};
-use crate::certificate::CertRow;
+use crate::certificate::{CERT_PREFIX, CertRow, parse_cert_key};
 use crate::lease::shard;
 use crate::order::OrderRow;
 use crate::order::issue::{Halt, Order, Outcome, order_key};
@@ -65,6 +65,9 @@ impl Manager {
                 return Ok(self.clock.now());
             }
             None => {
+                if self.is_behind(&wish.id, newest).await? {
+                    return Ok(self.clock.now() + TOLD);
+                }
                 let now = self.clock.now();
                 let new = decide::new_order(wish, newest, fence, now).ok_or(Pause::Until(now + STUCK))?;
                 self.issuer.begin(&wish.id, new).await?
@@ -89,6 +92,14 @@ impl Manager {
             }
         }
         Ok(self.clock.now() + 1)
+    }
+
+    /// Whether the store has a newer certificate than the table has heard of: one that was issued just now, by a PoP whose
+    /// lease this one has taken over.
+    async fn is_behind(&self, id: &str, newest: Option<&CertRow>) -> Result<bool, RowsError> {
+        let known = newest.map_or(0, |newest| newest.generation);
+        let all = self.issuer.rows.scan(&format!("{CERT_PREFIX}{id}/")).await?;
+        Ok(all.iter().filter_map(|row| parse_cert_key(&row.key)).any(|(_, generation)| generation > known))
     }
 
     /// One step of an order; when to look again, unless there is more to do now.

@@ -233,6 +233,7 @@ impl Admin {
             "connections": self.edge.as_ref().map_or(0, |edge| edge.connections()),
             "routes": self.table.len(),
             "domains": self.regions.iter().map(|region| region.domains.len()).sum::<usize>(),
+            "certificates": self.certificates_status(),
             "synced": self.own_region().is_synced(),
             "store": self.store_status(),
             "regions": self.regions_status(),
@@ -240,6 +241,14 @@ impl Admin {
             "ledger": self.ledger_status(),
             "webhook": self.webhook_status(),
             "dns": self.dns.as_ref().map(|dns| dns.status()),
+        })
+    }
+
+    /// Certificates of whole names, as handshakes find them; null where there is no edge.
+    fn certificates_status(&self) -> Value {
+        self.tls.as_ref().map_or(Value::Null, |tls| {
+            let (names, open) = tls.whole_names();
+            json!({ "names": names, "open": open })
         })
     }
 

@@ -9,6 +9,7 @@ mod look;
 
 use super::FromCas;
 use super::served::{Target, target};
+use super::wishes::DOMAIN;
 use acme::order::verify;
 use acme::unix_now;
 use arc_swap::ArcSwap;
@@ -108,7 +109,7 @@ impl FromCas {
         };
         let (mut last_domain, mut last_pop) = (None, None);
         let mut spoken = self.served.spoken();
-        while self.served.targets().is_empty() {
+        while self.served.suffixes().is_empty() && self.some_domains(&mut None).is_empty() {
             // The sender lives in self.
             let _ = spoken.changed().await;
         }
@@ -123,10 +124,8 @@ impl FromCas {
             if !looked_at.contains(&own) {
                 looked_at.push(own);
             }
-            let targets = self.served.targets();
-            let domains = targets.iter().filter(|(is_suffix, _)| !is_suffix && !self.as_served.leaves_domains).cloned();
-            let domains = sample(&domains.collect(), &mut last_domain, DOMAINS);
-            let suffixes = targets.into_iter().filter(|(is_suffix, _)| *is_suffix);
+            let domains = if self.as_served.leaves_domains { Vec::new() } else { self.some_domains(&mut last_domain) };
+            let suffixes = self.served.suffixes().into_iter().map(|suffix| (true, suffix));
             let looks = suffixes
                 .chain(domains)
                 .flat_map(|target| looked_at.iter().map(move |pop| (pop.clone(), target.clone())));
@@ -149,6 +148,19 @@ impl FromCas {
             }
             self.as_served.seen.store(Arc::new(seen));
         }
+    }
+
+    /// The next domains behind the last one that are answered for, and from the beginning again.
+    fn some_domains(&self, last: &mut Option<Box<str>>) -> Vec<Target> {
+        let prefix = format!("{DOMAIN}.");
+        let mut wishes = self.certificates.wishes_after(&prefix, last.as_deref(), DOMAINS);
+        if wishes.len() < DOMAINS && last.is_some() {
+            let before = self.certificates.wishes_after(&prefix, None, DOMAINS - wishes.len());
+            wishes.extend(before.into_iter().filter(|wish| Some(wish) <= last.as_ref()));
+        }
+        *last = wishes.last().cloned();
+        wishes.retain(|wish| self.certificates.served(wish).is_some());
+        wishes.iter().filter_map(|wish| target(wish)).collect()
     }
 
     async fn look_at(&self, looker: &TlsConnector, address: SocketAddr, target: &Target) -> Judged {

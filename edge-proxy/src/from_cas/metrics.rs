@@ -109,16 +109,20 @@ impl FromCas {
 
     /// What this edge believes.
     fn register_ends(&self, registry: &mut Registry, now: u64) {
-        let (mut ends, mut last) = (BTreeMap::<String, u64>::new(), 0);
+        let (mut ends, mut last, mut of_domains) = (BTreeMap::<String, u64>::new(), 0, None::<u64>);
         self.certificates.visit(|wish, generation, one| {
             last = last.max(one.issued_at);
-            let Some((is_suffix, name)) = target(wish) else { return };
-            if self.served.of_wish(wish) == Some(generation) {
-                let name = if is_suffix { name } else { DOMAINS.to_owned() };
-                let end = ends.entry(name).or_insert(u64::MAX);
+            // There may be a million of these, and the table stands still.
+            if one.served {
+                of_domains = Some(of_domains.unwrap_or(u64::MAX).min(one.not_after));
+            } else if let Some((true, suffix)) = target(wish)
+                && self.served.of_wish(&self.certificates, wish) == Some(generation)
+            {
+                let end = ends.entry(suffix).or_insert(u64::MAX);
                 *end = (*end).min(one.not_after);
             }
         });
+        ends.extend(of_domains.map(|end| (DOMAINS.to_owned(), end)));
         let family = Family::<[(&'static str, String); 1], Gauge>::default();
         for (names, end) in ends {
             family.get_or_create(&[("names", names)]).set(gauge(end) - gauge(now));

@@ -96,7 +96,7 @@ impl FromCas {
             wanted: wish.is_some(),
             claimed: self.wishes.is_claimed(id),
             newest: newest.as_deref(),
-            served: self.served.of_wish(id),
+            served: self.served.of_wish(&self.certificates, id),
             not_opened: newest.as_ref().and_then(|newest| self.served.not_opened(id, newest.generation)),
             lacking: newest.as_ref().map_or_else(Vec::new, |newest| self.lacking(id, newest)),
             order,
@@ -113,7 +113,7 @@ impl FromCas {
     /// Every certificate that is wanted or there, by id.
     pub(crate) async fn list(&self) -> Value {
         let seen = self.seen(None).await;
-        let wanted = self.wishes.all();
+        let wanted = self.wishes.all(u64::MAX);
         let names: BTreeMap<_, _> = wanted.iter().map(|wish| (wish.id.clone(), wish.names.clone())).collect();
         let mut ids: BTreeSet<_> = names.keys().cloned().collect();
         ids.extend(self.certificates.all().into_iter().map(|found| found.wish.clone()));
@@ -153,7 +153,7 @@ impl FromCas {
             "not_after_unix_s": row.map(|row| row.not_after),
             "days_left": row.map(|row| row.not_after.saturating_sub(now) / DAY),
             "due_unix_s": row.map(|row| row.due(id)),
-            "served_here": self.served.of_wish(id).filter(|served| *served > 0),
+            "served_here": self.served.of_wish(&self.certificates, id).filter(|served| *served > 0),
         })
     }
 
@@ -181,7 +181,7 @@ impl FromCas {
         let ids = self.meant(asked);
         let seen = self.seen(Some(&ids)).await;
         let target = ids.first().and_then(|id| target(id));
-        let answers = target.as_ref().and_then(|target| self.served.of(target));
+        let answers = target.as_ref().and_then(|target| self.served.of(&self.certificates, target));
         let why = match (&answers, &target) {
             (None, _) => "none: a handshake for it is refused",
             (Some(_), Some((true, _))) if ids.len() > 1 || self.wishes.cas() > 1 => {

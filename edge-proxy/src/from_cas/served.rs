@@ -3,7 +3,7 @@
 
 use super::metrics::Counted;
 use super::table::{CertificateTable, Summary};
-use super::wishes::For;
+use super::wishes::{DOMAIN, For};
 use acme::certificate::CertRow;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,8 @@ pub(super) fn target(wish: &str) -> Option<Target> {
 
 #[derive(Debug, Default)]
 struct State {
-    by_target: BTreeMap<Target, (String, u64)>,
+    /// By suffix; what a domain has the table notes.
+    suffixes: BTreeMap<String, (String, u64)>,
     /// By wish: which generation could not be opened, and why.
     not_opened: BTreeMap<String, (u64, String)>,
 }
@@ -64,20 +65,31 @@ impl Served {
     }
 
     /// Which wish answers, in which generation.
-    pub(super) fn of(&self, target: &Target) -> Option<(String, u64)> {
-        self.state().by_target.get(target).cloned()
+    pub(super) fn of(&self, table: &CertificateTable, (is_suffix, name): &Target) -> Option<(String, u64)> {
+        if *is_suffix {
+            return self.state().suffixes.get(name).cloned();
+        }
+        let wish = format!("{DOMAIN}.{name}");
+        let generation = table.served(&wish)?;
+        Some((wish, generation))
     }
 
     /// What this PoP has of a wish: its generation, 0 when the certificate of another wish answers for its names, and
     /// nothing when none does.
-    pub(super) fn of_wish(&self, wish: &str) -> Option<u64> {
-        let (answers, generation) = self.of(&target(wish)?)?;
-        Some(if answers == wish { generation } else { 0 })
+    pub(super) fn of_wish(&self, table: &CertificateTable, wish: &str) -> Option<u64> {
+        match For::of(wish)? {
+            For::Domain(_) => table.served(wish),
+            For::Suffix { suffix, .. } => {
+                let state = self.state();
+                let (answers, generation) = state.suffixes.get(suffix)?;
+                Some(if answers == wish { *generation } else { 0 })
+            }
+        }
     }
 
-    /// Every suffix and domain that is answered for.
-    pub(super) fn targets(&self) -> Vec<Target> {
-        self.state().by_target.keys().cloned().collect()
+    /// Every suffix that is answered for.
+    pub(super) fn suffixes(&self) -> Vec<String> {
+        self.state().suffixes.keys().cloned().collect()
     }
 
     /// Why a generation of a wish cannot be served here.
@@ -85,21 +97,21 @@ impl Served {
         self.state().not_opened.get(wish).filter(|(failed, _)| *failed == generation).map(|(_, why)| why.clone())
     }
 
-    pub(super) fn put(&self, target: Target, wish: &str, generation: u64) {
+    /// This wish answers for a suffix from now on.
+    pub(super) fn put_suffix(&self, suffix: &str, wish: &str, generation: u64) {
         let mut state = self.state();
         state.not_opened.remove(wish);
-        state.by_target.insert(target, (wish.to_owned(), generation));
+        state.suffixes.insert(suffix.to_owned(), (wish.to_owned(), generation));
+    }
+
+    /// A certificate of this wish answers for its domain from now on, or none does.
+    pub(super) fn put_domain(&self, table: &CertificateTable, wish: &str, generation: Option<u64>) {
+        table.note_served(wish, generation);
+        self.state().not_opened.remove(wish);
     }
 
     pub(super) fn failed(&self, wish: &str, generation: u64, why: String) {
         self.state().not_opened.insert(wish.to_owned(), (generation, why));
-    }
-
-    /// Nothing answers for this any more.
-    pub(super) fn remove(&self, target: &Target, wish: &str) {
-        let mut state = self.state();
-        state.by_target.remove(target);
-        state.not_opened.remove(wish);
     }
 
     /// What this PoP tells the others, as it changes: of each certificate somebody may wait for, the generation it has, and
@@ -140,7 +152,7 @@ impl Served {
         waited.sort_by_key(|(_, (is_urgent, issued_at))| std::cmp::Reverse((*is_urgent, *issued_at)));
         waited.truncate(SPOKEN_MAX);
         let spoken = waited.into_iter().map(|(wish, _)| {
-            let has = self.of_wish(&wish).unwrap_or(0);
+            let has = self.of_wish(table, &wish).unwrap_or(0);
             (wish, has)
         });
         let spoken: BTreeMap<_, _> = spoken.collect();
@@ -188,9 +200,10 @@ mod tests {
         put("domain.new.example", row(2, NOW - NEW + 1));
         put("domain.bad.example", CertRow { revocation: Some(Revocation::new(NOW)), ..row(3, NOW - 9 * NEW) });
         put("wild.a.sprites.test", row(4, NOW));
-        served.put(target("domain.new.example").unwrap(), "domain.new.example", 1);
-        served.put(target("domain.bad.example").unwrap(), "domain.bad.example", 3);
-        served.put((true, "sprites.test".into()), "wild.b.sprites.test", 9);
+        put("domain.new.example", row(1, NOW - 9 * NEW));
+        served.put_domain(&table, "domain.new.example", Some(1));
+        served.put_domain(&table, "domain.bad.example", Some(3));
+        served.put_suffix("sprites.test", "wild.b.sprites.test", 9);
         served.speak(&table, NOW);
         let spoken = served.spoken().borrow().clone();
         let said: Vec<_> = spoken.iter().map(|(wish, generation)| (wish.as_str(), *generation)).collect();
@@ -209,13 +222,25 @@ mod tests {
 
     #[test]
     fn what_cannot_be_opened_is_known_until_it_can() {
-        let served = Served::default();
+        let (served, table) = (Served::default(), CertificateTable::new());
+        let put = |generation| {
+            let row = Arc::new(row(generation, NOW));
+            table.apply_put(CertificateRow { wish: "domain.a.example".into(), row });
+        };
+        put(1);
+        put(2);
         served.failed("domain.a.example", 2, "forged".into());
         assert_eq!(served.not_opened("domain.a.example", 2).as_deref(), Some("forged"));
         assert_eq!(served.not_opened("domain.a.example", 1), None);
-        served.put(target("domain.a.example").unwrap(), "domain.a.example", 2);
-        assert_eq!((served.not_opened("domain.a.example", 2), served.of_wish("domain.a.example")), (None, Some(2)));
-        served.remove(&target("domain.a.example").unwrap(), "domain.a.example");
-        assert_eq!(served.of_wish("domain.a.example"), None);
+        let of_wish = || served.of_wish(&table, "domain.a.example");
+        assert_eq!(of_wish(), None);
+        served.put_domain(&table, "domain.a.example", Some(2));
+        assert_eq!((served.not_opened("domain.a.example", 2), of_wish()), (None, Some(2)));
+        put(2);
+        assert_eq!(of_wish(), Some(2), "another row of the same is no other certificate");
+        let target = target("domain.a.example").unwrap();
+        assert_eq!(served.of(&table, &target), Some(("domain.a.example".into(), 2)));
+        served.put_domain(&table, "domain.a.example", None);
+        assert_eq!((of_wish(), served.of(&table, &target)), (None, None));
     }
 }

@@ -14,6 +14,7 @@ use super::table::{CertificateTable, Summary};
 use super::wishes;
 use crate::domain_certificates::DomainCertificates;
 use acme::resolver::{Certificate, Handle, Slot};
+use router::changed::Changed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,11 @@ use std::time::Duration;
 const PAUSE: Duration = Duration::from_millis(10);
 /// A round happens this often at least: certificates end, and another CA's may be better then (chosen).
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// Names that are told to the resolver at once (chosen: at the first start with a million, the first serve early).
+/// Names that are told to the resolver at once: the first so many, so that at a start with a million some serve early; then
+/// more and more, since each time it copies all it has (chosen).
 const BATCH: usize = 4_096;
+/// At most so many (chosen: some 20 MiB while they are told).
+const BATCH_MAX: usize = 16 * BATCH;
 
 /// What this machine serves.
 pub(super) struct Serving {
@@ -36,18 +40,22 @@ pub(super) struct Serving {
     numbers: Vec<u32>,
     /// What is served of a suffix: of which wish, under which number.
     suffixes: BTreeMap<String, (Box<str>, u64)>,
+    /// Wishes that have changed since the last round.
+    changed: Arc<Changed>,
     /// Wishes with a certificate that could not be opened: tried again.
     failed: BTreeSet<Box<str>>,
 }
 
 impl Serving {
-    pub(super) const fn new(
+    pub(super) fn new(
         sealed: Arc<SealedCertificates>,
         to: Arc<DomainCertificates>,
         served: Arc<Served>,
         distrusted: Arc<Distrusted>,
     ) -> Self {
-        Self { sealed, to, served, distrusted, numbers: Vec::new(), suffixes: BTreeMap::new(), failed: BTreeSet::new() }
+        let changed = sealed.table().changed_wishes();
+        let (numbers, suffixes, failed) = Default::default();
+        Self { sealed, to, served, distrusted, numbers, suffixes, changed, failed }
     }
 
     /// Serves what the table says; never returns. `again`: what could not be opened may be opened now.
@@ -56,17 +64,13 @@ impl Serving {
         loop {
             changes.mark_unchanged();
             distrusted.mark_unchanged();
-            let mut wishes = self.table().take_changed();
             let numbers = self.distrusted.numbers();
-            if numbers != self.numbers {
-                // Of a domain too another CA's may be there.
-                wishes.append(&mut self.table().wishes(wishes::DOMAIN));
-                self.numbers = numbers;
-            }
-            wishes.append(&mut self.failed);
+            // Of a domain too another CA's may be there.
+            let is_another = numbers != self.numbers;
+            self.numbers = numbers;
             // On a thread for such work: it reads the disk.
             let round = tokio::task::spawn_blocking(move || {
-                self.round(&wishes, acme::unix_now());
+                self.round(is_another, acme::unix_now());
                 self
             });
             match round.await {
@@ -87,21 +91,47 @@ impl Serving {
         self.sealed.table()
     }
 
-    fn round(&mut self, changed: &BTreeSet<Box<str>>, now: u64) {
+    /// Looks at what has changed, or at all there is. Suffixes first: every sprite hangs on them.
+    fn round(&mut self, all: bool, now: u64) {
+        let changed = self.changed.take();
+        let mut wishes = std::mem::take(&mut self.failed);
         self.suffixes(now);
-        let mut names = Vec::new();
-        for wish in changed {
+        if all || changed.is_none() {
+            self.all(now);
+        }
+        // What is gone is in here alone.
+        wishes.extend(changed.into_iter().flatten());
+        let wishes: Vec<_> = wishes.into_iter().collect();
+        wishes.chunks(BATCH_MAX).for_each(|wishes| self.domains(wishes, now));
+        self.served.speak(self.table(), now);
+        self.to.brought_up_to_date();
+    }
+
+    /// Every domain there is, some at a time.
+    fn all(&mut self, now: u64) {
+        let (prefix, mut last, mut batch) = (format!("{}.", wishes::DOMAIN), None, BATCH);
+        loop {
+            let some = self.table().wishes_after(&prefix, last.as_deref(), batch);
+            self.domains(&some, now);
+            last = some.into_iter().next_back();
+            if last.is_none() {
+                return;
+            }
+            batch = (batch * 2).min(BATCH_MAX);
+        }
+    }
+
+    fn domains(&mut self, wishes: &[Box<str>], now: u64) {
+        let mut names = Vec::with_capacity(wishes.len());
+        for wish in wishes {
             let Some((false, name)) = target(wish) else { continue };
             if let Some(found) = self.domain(wish, now) {
                 names.push((name, &**wish, found));
             }
-            if names.len() >= BATCH {
-                self.tell(&mut names);
-            }
         }
-        self.tell(&mut names);
-        self.served.speak(self.table(), now);
-        self.to.brought_up_to_date();
+        if !names.is_empty() {
+            self.tell(&mut names);
+        }
     }
 
     /// Tells the resolver what domains have, with which generation; and then everybody else: nothing is said to be
@@ -112,11 +142,8 @@ impl Serving {
             [(name.clone(), slot(true)), (format!(".{name}"), slot(found.is_some_and(|found| found.has_below)))]
         });
         self.to.resolver().change(slots);
-        for (name, wish, found) in names.drain(..) {
-            match found {
-                Some(found) => self.served.put((false, name), wish, found.generation),
-                None => self.served.remove(&(false, name), wish),
-            }
+        for (_, wish, found) in names.drain(..) {
+            self.served.put_domain(self.table(), wish, found.map(|found| found.generation));
         }
         self.to.brought_up_to_date();
     }
@@ -169,7 +196,7 @@ impl Serving {
                 }
                 if let Some(certificate) = self.check(&served.0, generation, &summary) {
                     self.to.resolver().put_suffix(&target.1, certificate.key);
-                    self.served.put(target.clone(), &served.0, generation);
+                    self.served.put_suffix(&target.1, &served.0, generation);
                     self.suffixes.insert(target.1, served);
                     break;
                 }

@@ -11,8 +11,10 @@ use acme::ca::{Authority, Kind};
 use acme::certificate::CertRow;
 use acme::manager::{Newest, Wish, Wishes};
 use config::{AcmeChallenge, Config};
+use router::changed::Changed;
 use router::domains::{DomainName, DomainRow, DomainTable};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// Wishes for wildcards begin with this, those for domains with [`DOMAIN`].
@@ -29,6 +31,10 @@ pub(super) struct Known {
     certificates: Arc<CertificateTable>,
     accounts: Arc<Accounts>,
     distrusted: Arc<Distrusted>,
+    /// What has changed since the manager asked.
+    changed_names: Arc<Changed>,
+    changed_wishes: Arc<Changed>,
+    distrust_seen: Mutex<Vec<u32>>,
     suffixes: Vec<String>,
     /// What names of others and of ours are to say.
     leads_here: Vec<String>,
@@ -59,10 +65,14 @@ impl Known {
         let name_servers = config.dns.name_servers.iter().map(|server| server.name.clone()).collect();
         let issuer = config.dns.issuers.first().map_or("the CA's name", |issuer| &issuer.ca);
         let caa = format!("CAA 0 issue \"{issuer}\"");
+        let (changed_names, changed_wishes) = (domains.changed_names(), certificates.changed_wishes());
         Arc::new(Self {
             ours,
             kind,
             cas,
+            changed_names,
+            changed_wishes,
+            distrust_seen: Mutex::default(),
             domains,
             certificates,
             accounts,
@@ -72,6 +82,31 @@ impl Known {
             name_servers,
             caa,
         })
+    }
+
+    /// Every wish that is granted, with something to do about it by then. Ours first: every sprite hangs on them.
+    pub(super) fn all(&self, then: u64) -> Vec<Wish> {
+        let cas = self.trusted();
+        // One whose names have changed is due, whatever its certificate says.
+        let is_due = |wish: &Wish| {
+            self.newest_of(wish).is_none_or(|newest| !newest.has_its_names || newest.due.min(newest.ask) <= then)
+        };
+        let proved = self.domains.pick(|name, row| self.theirs(name, row, &cas).filter(is_due));
+        let ours = self.ours.iter().cloned().filter_map(|wish| self.possible(wish, &cas));
+        ours.chain(proved).collect()
+    }
+
+    /// The wish for a domain that was proved. A row under a name of ours is nobody's domain, whoever wrote it: it would
+    /// be a sprite's name.
+    fn theirs(&self, name: &DomainName, row: &DomainRow, cas: &[(String, String)]) -> Option<Wish> {
+        let is_theirs = row.sprite().is_some() && !self.domains.is_ours(name);
+        is_theirs.then(|| domain(name.as_str(), row.is_wildcard(), tenant(row), self.kind, cas))
+    }
+
+    /// The wish with the CAs that are trusted; one that none of them may fulfil waits.
+    fn possible(&self, mut wish: Wish, cas: &[(String, String)]) -> Option<Wish> {
+        wish.cas.retain(|ca| cas.contains(ca));
+        (!wish.cas.is_empty()).then_some(wish)
     }
 
     /// How many CAs are configured.
@@ -197,24 +232,41 @@ impl<'a> For<'a> {
 }
 
 impl Wishes for Known {
-    fn all(&self) -> Vec<Wish> {
-        // A row under a name of ours is nobody's domain, whoever wrote it: it would be a sprite's name.
-        let theirs = |name: &DomainName| !self.domains.is_ours(name);
-        let cas = self.trusted();
-        let proved = self.domains.pick(|name, row| {
-            let is_theirs = row.sprite().is_some() && theirs(name);
-            is_theirs.then(|| domain(name.as_str(), row.is_wildcard(), tenant(row), self.kind, &cas))
-        });
-        // Ours first: every sprite hangs on them. One that only a CA may fulfil that nobody trusts waits.
-        let ours = self.ours.iter().cloned().filter_map(|mut wish| {
-            wish.cas.retain(|ca| cas.contains(ca));
-            (!wish.cas.is_empty()).then_some(wish)
-        });
-        ours.chain(proved).collect()
+    fn are_known(&self) -> bool {
+        self.certificates.is_whole()
+    }
+
+    fn due_by(&self, then: u64) -> Vec<Wish> {
+        self.all(then)
     }
 
     fn changes(&self) -> Vec<watch::Receiver<u64>> {
         vec![self.domains.changes(), self.certificates.changes(), self.distrusted.changes()]
+    }
+
+    fn changed(&self) -> Option<BTreeSet<Box<str>>> {
+        let mut distrusted = self.distrust_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers = self.distrusted.numbers();
+        let is_another = *distrusted != numbers;
+        *distrusted = numbers;
+        drop(distrusted);
+        let (names, wishes) = (self.changed_names.take(), self.changed_wishes.take());
+        if is_another {
+            return None;
+        }
+        let mut wishes = wishes?;
+        wishes.extend(names?.iter().map(|name| format!("{DOMAIN}.{name}").into()));
+        Some(wishes)
+    }
+
+    fn granted(&self, id: &str) -> Option<Wish> {
+        if let Some(ours) = self.ours.iter().find(|wish| wish.id == id) {
+            return self.possible(ours.clone(), &self.trusted());
+        }
+        let Some(For::Domain(name)) = For::of(id) else { return None };
+        let name = DomainName::parse(name).ok()?;
+        let row = self.domains.row(&name)?;
+        self.theirs(&name, &row, &self.trusted())
     }
 
     fn newest(&self, id: &str) -> Option<Arc<CertRow>> {
@@ -285,7 +337,7 @@ mod tests {
         }
         let accounts = Accounts::new(&config.acme).unwrap();
         let known = Known::new(&config, domains, Arc::new(CertificateTable::new()), accounts, Arc::default());
-        let mut names: Vec<_> = known.all().into_iter().flat_map(|wish| wish.names).collect();
+        let mut names: Vec<_> = known.all(u64::MAX).into_iter().flat_map(|wish| wish.names).collect();
         names.sort();
         assert_eq!(names, ["notsprites.test", "shop.example"]);
     }

@@ -3,6 +3,7 @@
 
 use super::name::{DOMAIN_BYTES_MAX, DomainName};
 use super::row::DomainRow;
+use crate::changed::{Changed, Lookers};
 use crate::followed::Followed;
 use crate::names::{SpriteName, Suffix};
 use foldhash::quality::RandomState;
@@ -21,6 +22,7 @@ pub struct DomainTable {
     followed: Followed,
     /// One for the tables of all regions.
     changes: Arc<watch::Sender<u64>>,
+    lookers: Lookers,
 }
 
 /// What the table knows about a host name.
@@ -46,6 +48,7 @@ impl DomainTable {
             ours: ours.map(Box::from).collect(),
             followed: Followed::default(),
             changes: Arc::new(watch::Sender::new(0)),
+            lookers: Lookers::default(),
         }
     }
 
@@ -59,6 +62,7 @@ impl DomainTable {
             ours: self.ours.clone(),
             followed: Followed::default(),
             changes: Arc::clone(&self.changes),
+            lookers: Lookers::default(),
         }
     }
 
@@ -153,17 +157,18 @@ impl DomainTable {
 
     /// Puts what is stored of a domain in place of what was known.
     pub fn apply_put(&self, name: DomainName, row: DomainRow) {
-        self.rows.pin().insert(name, Arc::new(row));
-        self.changed();
+        self.rows.pin().insert(name.clone(), Arc::new(row));
+        self.changed(&name);
     }
 
     /// Forgets a domain.
     pub fn apply_remove(&self, name: &DomainName) {
         self.rows.pin().remove(name.as_str());
-        self.changed();
+        self.changed(name);
     }
 
-    fn changed(&self) {
+    fn changed(&self, name: &DomainName) {
+        self.lookers.note(name.as_str());
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
@@ -171,6 +176,12 @@ impl DomainTable {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// The domains of this table, not of other regions', that have changed: known before [`Self::changes`] says so.
+    #[must_use]
+    pub fn changed_names(&self) -> Arc<Changed> {
+        self.lookers.follow()
     }
 
     /// Stored domains, proved or not.

@@ -11,7 +11,8 @@ use crate::certificate::{CERT_PREFIX, CertRow, parse_cert_key};
 use crate::clock::Clock;
 use crate::order::sim::World;
 use crate::order::sim::ca::Ca;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -25,6 +26,9 @@ pub(super) struct Tables {
     world: Arc<World>,
     wishes: Mutex<Vec<Wish>>,
     changed: watch::Sender<u64>,
+    known: AtomicBool,
+    /// It has heard of no certificate.
+    pub(super) blind: AtomicBool,
     pub(super) reopened: Mutex<Vec<String>>,
     read: Mutex<HashMap<String, (u64, Arc<CertRow>)>>,
 }
@@ -34,11 +38,32 @@ impl Tables {
         *self.wishes.lock().unwrap() = wishes;
         self.changed.send_modify(|count| *count += 1);
     }
+
+    /// Whether it has heard of all certificates.
+    pub(super) fn know(&self, known: bool) {
+        self.known.store(known, Ordering::Relaxed);
+        self.changed.send_modify(|count| *count += 1);
+    }
 }
 
 impl Wishes for Tables {
-    fn all(&self) -> Vec<Wish> {
-        self.wishes.lock().unwrap().clone()
+    fn are_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    fn due_by(&self, then: u64) -> Vec<Wish> {
+        let is_due = |wish: &&Wish| {
+            self.newest_of(wish).is_none_or(|newest| !newest.has_its_names || newest.due.min(newest.ask) <= then)
+        };
+        self.wishes.lock().unwrap().iter().filter(is_due).cloned().collect()
+    }
+
+    fn changed(&self) -> Option<BTreeSet<Box<str>>> {
+        None
+    }
+
+    fn granted(&self, id: &str) -> Option<Wish> {
+        self.find(id)
     }
 
     fn changes(&self) -> Vec<watch::Receiver<u64>> {
@@ -46,6 +71,9 @@ impl Wishes for Tables {
     }
 
     fn newest(&self, id: &str) -> Option<Arc<CertRow>> {
+        if self.blind.load(Ordering::Relaxed) {
+            return None;
+        }
         let mut read = self.read.lock().unwrap();
         let known = read.get(id).cloned();
         let (version, row) = self.world.rows.last(&format!("{CERT_PREFIX}{id}/"), |row| match known {
@@ -101,6 +129,8 @@ impl Fleet {
             world: Arc::clone(&world),
             wishes: Mutex::new(wishes),
             changed: watch::Sender::new(0),
+            known: AtomicBool::new(true),
+            blind: AtomicBool::new(false),
             reopened: Mutex::default(),
             read: Mutex::default(),
         };

@@ -3,6 +3,7 @@
 use super::{Fleet, wish};
 use crate::lease::TAKE;
 use crate::order::sim::ca::Call;
+use std::sync::atomic::Ordering;
 
 const ID: &str = "domain.shop.example";
 
@@ -27,6 +28,32 @@ async fn an_order_whose_manager_dies_is_finished_by_another_one_within_twenty_se
         assert!(fleet.world.is_gone(ID).await);
         assert_eq!(ca.placed().len(), 1, "{at}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_has_not_heard_of_the_certificates_there_are_orders_none_anew() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    let ca = fleet.ca();
+    let one = fleet.manager("a").await;
+    fleet.pass(60).await;
+    assert_eq!((ca.placed().len(), fleet.newest(ID).map(|row| row.generation)), (1, Some(1)));
+    drop(one);
+
+    // Another PoP: its table has not been told of anything yet.
+    fleet.tables.know(false);
+    fleet.tables.blind.store(true, Ordering::Relaxed);
+    fleet.tables.set(vec![wish("shop.example", &["sim"]), wish("new.example", &["sim"])]);
+    let _other = fleet.manager("b").await;
+    fleet.pass(3 * super::HOUR).await;
+    assert_eq!(ca.placed().len(), 1, "nothing is begun before that");
+
+    // Told of all but the last: the store knows better.
+    fleet.tables.know(true);
+    fleet.pass(60).await;
+    assert_eq!(ca.placed(), [["shop.example"], ["new.example"]]);
+    fleet.tables.blind.store(false, Ordering::Relaxed);
+    fleet.pass(60).await;
+    assert_eq!(ca.placed().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

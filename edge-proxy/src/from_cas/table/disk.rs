@@ -3,8 +3,10 @@
 //!
 //! It is a cache. Whatever is in it the store has too, and keys in it are sealed as they are there.
 
+use super::packed::{Packed, Parts, pack, unpack};
 use super::summary::{Stored, Summary};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use aws_lc_rs::digest::{SHA256, digest};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition};
 use router::store::Cursor;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -12,14 +14,20 @@ use std::path::Path;
 
 /// Key of the store's row → what is kept in memory of it.
 const INDEX: TableDefinition<'_, &str, Stored> = TableDefinition::new("index");
-/// Number → key and value of the store's row.
-const ROWS: TableDefinition<'_, u64, (&str, &[u8])> = TableDefinition::new("rows");
+/// Number → key and value of the store's row (`packed.rs`).
+const ROWS: TableDefinition<'_, u64, (&str, &[u8], Option<Rest<'_>>)> = TableDefinition::new("rows");
+/// What is not in the JSON of a row: leaf, digests of its issuers, whether empty lines are between them, key.
+type Rest<'a> = (&'a [u8], &'a [u8], bool, &'a [u8]);
+/// The first half of the SHA-256 of an intermediate certificate → the certificate.
+const ISSUERS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("issuers");
 /// Key → value of the store's rows `seal/`: data keys, themselves sealed.
 const DATA_KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("data-keys");
 /// `format`, `next`, `epoch`, `version`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Of what is in these tables: another one is begun anew.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
+/// Intermediate certificates that lie once for all (chosen: a CA has some ten at a time; rows with others lie as they are).
+const ISSUERS_MAX: u64 = 4_096;
 /// Memory for its pages, bytes (chosen: it is read at a start and at first handshakes).
 const CACHE: usize = 16 << 20;
 
@@ -87,6 +95,7 @@ impl Disk {
                 meta.insert("format", FORMAT)?;
             }
             write.open_table(ROWS)?;
+            write.open_table(ISSUERS)?;
             write.open_table(DATA_KEYS)?;
         }
         write.commit()?;
@@ -120,11 +129,23 @@ impl Disk {
 
     /// Key and value of the store's row whose chain lies under this number.
     pub(super) fn row(&self, number: u64) -> Result<Option<(String, Vec<u8>)>> {
-        let rows = self.database.begin_read()?.open_table(ROWS)?;
-        Ok(rows.get(number)?.map(|row| {
-            let (key, value) = row.value();
-            (key.to_owned(), value.to_vec())
-        }))
+        let read = self.database.begin_read()?;
+        let (rows, known) = (read.open_table(ROWS)?, read.open_table(ISSUERS)?);
+        let Some(row) = rows.get(number)? else { return Ok(None) };
+        let (key, rest, parts) = row.value();
+        let parts = match parts {
+            None => None,
+            Some((leaf, digests, has_gaps, sealed)) => {
+                let mut issuers = Vec::new();
+                for digest in digests.as_chunks().0 {
+                    let Some(issuer) = known.get(u128::from_be_bytes(*digest))? else { return Ok(None) };
+                    issuers.push(issuer.value().to_vec());
+                }
+                Some(Parts { leaf: leaf.to_vec(), issuers, has_gaps, key: sealed.to_vec() })
+            }
+        };
+        let value = unpack(key, &Packed { rest: rest.to_vec(), parts });
+        Ok(value.map(|value| (key.to_owned(), value)))
     }
 
     /// Makes these changes at once. With `cursor` the copy is whole up to there, and on the disk when this returns;
@@ -136,13 +157,22 @@ impl Disk {
         }
         {
             let (mut index, mut rows) = (write.open_table(INDEX)?, write.open_table(ROWS)?);
+            let mut issuers = write.open_table(ISSUERS)?;
             for change in changes {
                 match change {
                     Change::Put { key, value, summary, was } => {
                         if let Some(was) = was.filter(|was| *was != summary.number) {
                             rows.remove(was)?;
                         }
-                        rows.insert(summary.number, (key.as_str(), value.as_slice()))?;
+                        let packed = pack(key, value);
+                        match packed.parts.as_ref().map(|parts| intern(&mut issuers, parts)).transpose()?.flatten() {
+                            Some((parts, digests)) => {
+                                let Parts { leaf, has_gaps, key: sealed, .. } = parts;
+                                let parts = (leaf.as_slice(), digests.as_slice(), *has_gaps, sealed.as_slice());
+                                rows.insert(summary.number, (key.as_str(), packed.rest.as_slice(), Some(parts)))?;
+                            }
+                            None => drop(rows.insert(summary.number, (key.as_str(), value.as_slice(), None))?),
+                        }
                         index.insert(key.as_str(), summary.stored())?;
                     }
                     Change::Gone { key, number } => {
@@ -189,9 +219,28 @@ impl Disk {
     }
 }
 
+/// Sees to it that the issuers of a row are there; their digests. Nothing when there is no room for them.
+fn intern<'a>(issuers: &mut Table<'_, u128, &[u8]>, parts: &'a Parts) -> Result<Option<(&'a Parts, Vec<u8>)>> {
+    let mut digests = Vec::with_capacity(parts.issuers.len() * size_of::<u128>());
+    for issuer in &parts.issuers {
+        let digest = digest(&SHA256, issuer);
+        let Some(half) = digest.as_ref().first_chunk() else { return Ok(None) };
+        let number = u128::from_be_bytes(*half);
+        if issuers.get(number)?.is_none() {
+            if issuers.len()? >= ISSUERS_MAX {
+                return Ok(None);
+            }
+            issuers.insert(number, issuer.as_slice())?;
+        }
+        digests.extend_from_slice(half);
+    }
+    Ok(Some((parts, digests)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use acme::certificate::CertRow;
 
     #[test]
     fn a_copy_of_another_version_is_begun_anew() {
@@ -213,5 +262,26 @@ mod tests {
         disk.keep_data_keys(std::iter::once(("seal/1", &b"x"[..]))).unwrap();
         drop(disk);
         assert_eq!(Disk::open(&path).unwrap().data_keys().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn rows_of_one_ca_share_its_certificates_and_come_back_as_they_were() {
+        use super::super::packed::tests::{certificate, row};
+        let disk = Disk::in_memory();
+        let (issuer, other) = (certificate("issuer"), certificate("other"));
+        let value = |name: &str, issuer: &str| row(&[name], certificate(name) + issuer).encode();
+        let values =
+            [value("a.example", &issuer), value("b.example", &issuer), value("c.example", &other), b"{}".to_vec()];
+        let key = |number: u64| format!("cert/domain.{}.example/0000000007", ["a", "b", "c", "d"][number as usize]);
+        let found: CertRow = serde_json::from_slice(&values[0]).unwrap();
+        let puts = (0..).zip(&values).map(|(number, value)| {
+            let summary = Summary::of("domain.a.example", &found, number, false);
+            Change::Put { key: key(number), value: value.clone(), summary, was: None }
+        });
+        disk.write(&puts.collect::<Vec<_>>(), 9, None).unwrap();
+        for (number, value) in (0..).zip(values) {
+            assert_eq!(disk.row(number).unwrap(), Some((key(number), value)));
+        }
+        assert_eq!(disk.database.begin_read().unwrap().open_table(ISSUERS).unwrap().len().unwrap(), 2);
     }
 }

@@ -2,6 +2,7 @@
 //! this machine's disk, so that a million of them cost no memory and a start without the store serves them.
 
 mod disk;
+mod packed;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -12,10 +13,13 @@ use acme::certificate::{CERT_PREFIX, CertRow, cert_key, parse_cert_key};
 use acme::rows::Row;
 use anyhow::Context as _;
 use disk::{Change, Disk};
+use router::changed::{Changed, Lookers};
 use router::store::{Cursor, Entry, FeedEvent, Store};
 use router::subscriber::{Heard, Subscriber};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
@@ -53,9 +57,11 @@ pub struct CertificateTable {
     index: RwLock<Index>,
     /// The number of the next chain. Held while the copy is written: one writer.
     next: Mutex<u64>,
-    /// Wishes that have changed and were not asked for since.
-    changed: Mutex<BTreeSet<Box<str>>>,
+    /// Those who look at wishes that have changed.
+    lookers: Lookers,
     changes: watch::Sender<u64>,
+    /// Everything the store has was heard since the start.
+    whole: AtomicBool,
 }
 
 /// How far a snapshot is: the rows it had, or none is under way.
@@ -81,13 +87,13 @@ impl CertificateTable {
         };
         disk.index(into)?;
         let next = disk.next_number()?;
-        let changed = index.keys().map(|(wish, _)| wish.clone()).collect();
         Ok(Self {
             disk,
             index: RwLock::new(index),
             next: Mutex::new(next),
-            changed: Mutex::new(changed),
+            lookers: Lookers::default(),
             changes: watch::Sender::new(0),
+            whole: AtomicBool::new(false),
         })
     }
 
@@ -205,10 +211,51 @@ impl CertificateTable {
         self.write(&[change], *next, None);
     }
 
-    /// The wishes that have changed since this was asked; at first all.
+    /// The wishes that have changed: known before [`Self::changes`] says so.
     #[must_use]
-    pub fn take_changed(&self) -> BTreeSet<Box<str>> {
-        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn changed_wishes(&self) -> Arc<Changed> {
+        self.lookers.follow()
+    }
+
+    /// Whether it was whole once since the start: until then it may be older than what the store has.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.whole.load(Ordering::Acquire)
+    }
+
+    /// The wishes after this one that begin with `prefix`, `most` of them at most.
+    #[must_use]
+    pub fn wishes_after(&self, prefix: &str, after: Option<&str>, most: usize) -> Vec<Box<str>> {
+        let from = match after {
+            Some(after) => (Bound::Excluded((after.into(), u64::MAX)), Bound::Unbounded),
+            None => (Bound::Included((prefix.into(), 0)), Bound::Unbounded),
+        };
+        let index = self.index();
+        let keys = index.range::<(Box<str>, u64), _>(from).map(|((wish, _), _)| wish);
+        let mut wishes: Vec<Box<str>> = Vec::new();
+        for wish in keys.take_while(|wish| wish.starts_with(prefix)) {
+            if wishes.last() == Some(wish) {
+                continue;
+            }
+            if wishes.len() == most {
+                break;
+            }
+            wishes.push(wish.clone());
+        }
+        wishes
+    }
+
+    /// Notes which generation of a wish answers handshakes here, or that none does.
+    pub fn note_served(&self, wish: &str, generation: Option<u64>) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let all = (wish.into(), 0)..=(wish.into(), u64::MAX);
+        index.range_mut(all).for_each(|((_, other), summary)| summary.served = Some(*other) == generation);
+    }
+
+    /// The generation that was noted last.
+    #[must_use]
+    pub fn served(&self, wish: &str) -> Option<u64> {
+        self.generations(wish).into_iter().find(|(_, summary)| summary.served).map(|(generation, _)| generation)
     }
 
     /// Counts changes; marked as seen, it tells when there is another.
@@ -248,7 +295,7 @@ impl CertificateTable {
     /// Applies what was heard, first to the disk.
     fn apply(&self, heard: Vec<FeedEvent>, snapshot: &mut Snapshot) {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut changes, mut cursor) = (Vec::new(), None);
+        let (mut changes, mut cursor, mut is_whole) = (Vec::new(), None, false);
         for event in heard {
             match event {
                 FeedEvent::SnapshotBegin { .. } => snapshot.0 = Some(HashSet::new()),
@@ -261,7 +308,7 @@ impl CertificateTable {
                 }
                 FeedEvent::SnapshotEnd(to) => {
                     self.sweep(&snapshot.0.take().unwrap_or_default(), &mut changes);
-                    cursor = Some(to);
+                    (cursor, is_whole) = (Some(to), true);
                 }
                 FeedEvent::Put(entry, to) => {
                     self.put(entry, &mut next, &mut changes);
@@ -276,15 +323,21 @@ impl CertificateTable {
                     cursor = Some(to);
                 }
                 // It would be a write each time, and what it says is in the next one.
-                FeedEvent::Current(_) => {}
+                FeedEvent::Current(_) => is_whole = true,
             }
         }
-        if changes.is_empty() && cursor.is_none() {
-            return;
+        if !changes.is_empty() || cursor.is_some() {
+            self.write(&changes, *next, cursor);
         }
-        self.write(&changes, *next, cursor);
         drop(next);
         self.take(&changes);
+        if is_whole && !self.whole.swap(true, Ordering::AcqRel) {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// What a row changes; nothing when it is as it was.
@@ -327,20 +380,30 @@ impl CertificateTable {
 
     /// Takes over in memory what is on the disk now.
     fn take(&self, changes: &[Change]) {
+        if changes.is_empty() {
+            return;
+        }
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             let (Change::Put { key, .. } | Change::Gone { key, .. } | Change::Noted { key, .. }) = change;
             let Some((wish, generation)) = parse_cert_key(key) else { continue };
             let id = (wish.into(), generation);
             match change {
-                Change::Put { summary, .. } | Change::Noted { summary, .. } => drop(index.insert(id, *summary)),
+                Change::Put { summary, .. } | Change::Noted { summary, .. } => {
+                    let served = index.get(&id).is_some_and(|before| before.served);
+                    index.insert(id, Summary { served, ..*summary });
+                }
                 Change::Gone { .. } => drop(index.remove(&id)),
             }
-            changed.insert(wish.into());
         }
-        drop((index, changed));
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        drop(index);
+        for change in changes {
+            let (Change::Put { key, .. } | Change::Gone { key, .. } | Change::Noted { key, .. }) = change;
+            if let Some((wish, _)) = parse_cert_key(key) {
+                self.lookers.note(wish);
+            }
+        }
+        self.tell();
     }
 
     /// In memory alone.

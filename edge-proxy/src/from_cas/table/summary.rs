@@ -29,6 +29,8 @@ pub struct Summary {
     pub has_below: bool,
     /// Its key was opened once on this machine, and fits.
     pub checked: bool,
+    /// Handshakes are answered with it, here and now: of this run, and not on the disk.
+    pub served: bool,
 }
 
 /// As it lies on the disk: see [`Summary`], in this order; the last is bits.
@@ -55,6 +57,7 @@ impl Summary {
             is_withdrawn: row.revocation.as_ref().is_some_and(|revocation| !revocation.is_over(u64::MAX, 0)),
             tickets_void: row.revocation.as_ref().is_some_and(|revocation| revocation.tickets_void),
             checked,
+            served: false,
         }
     }
 
@@ -93,6 +96,7 @@ impl From<Stored> for Summary {
             tickets_void: has(TICKETS_VOID),
             has_below: has(BELOW),
             checked: has(CHECKED),
+            served: false,
         }
     }
 }

@@ -41,9 +41,12 @@ fn what_was_heard_is_there_after_a_start_with_the_place_to_go_on_from() {
     let path = dir.path().join("certificates");
     {
         let table = CertificateTable::open(&path).unwrap();
-        assert!(table.take_changed().is_empty() && table.newest("domain.a").is_none());
+        assert!(table.newest("domain.a").is_none() && !table.is_whole());
+        let changed = table.changed_wishes();
+        assert_eq!(changed.take(), None, "whoever looks first looks at all");
         table.apply(snapshot(vec![row("domain.a", 1, "one"), row("domain.b", 1, "two")], 7), &mut Snapshot::default());
-        assert_eq!(table.take_changed().len(), 2);
+        assert!(changed.take().unwrap().iter().map(|wish| &**wish).eq(["domain.a", "domain.b"]));
+        assert!(table.is_whole());
         let (generation, summary) = table.newest_summary("domain.b").unwrap();
         table.checked("domain.b", generation, summary.number);
         table.apply(vec![FeedEvent::Put(row("domain.a", 2, "three"), at(8))], &mut Snapshot::default());
@@ -55,7 +58,9 @@ fn what_was_heard_is_there_after_a_start_with_the_place_to_go_on_from() {
     assert_eq!(table.newest("domain.a").unwrap().chain, "three");
     assert_eq!(table.generations("domain.a").iter().map(|(_, one)| one.checked).collect::<Vec<_>>(), [false, false]);
     assert!(table.newest_summary("domain.b").unwrap().1.checked);
-    assert_eq!(table.take_changed().len(), 2, "all, at a start");
+    assert!(!table.is_whole(), "the store may have more by now");
+    table.apply(vec![FeedEvent::Current(at(8))], &mut Snapshot::default());
+    assert!(table.is_whole());
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
@@ -67,16 +72,17 @@ fn a_chain_keeps_its_number_and_another_one_has_another() {
     say(row("x", 1, "one"));
     let (_, first) = table.newest_summary("x").unwrap();
     table.checked("x", 1, first.number);
-    let _ = table.take_changed();
+    let changed = table.changed_wishes();
+    let _ = changed.take();
     say(row("x", 1, "one"));
-    assert!(table.take_changed().is_empty(), "nothing has changed");
+    assert_eq!(changed.take(), Some(BTreeSet::new()), "nothing has changed");
     // Its CA names another window: the same chain, another time.
     let mut later: CertRow = serde_json::from_slice(&row("x", 1, "one").value).unwrap();
     (later.ari, later.window) = (Some("id".into()), Some(acme::ca::Window { start: 5, end: 6, ask_again: 9 }));
     say(Entry { value: later.encode(), ..row("x", 1, "one") });
     let (_, moved) = table.newest_summary("x").unwrap();
     assert_eq!((moved.number, moved.checked, moved.due, moved.ask), (first.number, true, 5, 9));
-    assert_eq!(table.take_changed().len(), 1);
+    assert_eq!(changed.take().unwrap().len(), 1);
     // Somebody writes another chain over it.
     say(row("x", 1, "two"));
     let (_, other) = table.newest_summary("x").unwrap();
@@ -138,4 +144,23 @@ async fn it_follows_a_store_and_goes_on_where_it_was() {
         };
         tokio::time::timeout(std::time::Duration::from_secs(20), ended).await.expect("ended");
     }
+}
+
+#[test]
+fn a_page_of_wishes_goes_on_behind_the_last_one_and_each_is_shown_once() {
+    let table = CertificateTable::new();
+    let put = |wish: &str, generation| {
+        table.apply(vec![FeedEvent::Put(row(wish, generation, "c"), at(2))], &mut Snapshot::default())
+    };
+    for wish in ["domain.a", "domain.ab", "domain.b", "wild.c"] {
+        put(wish, 1);
+        put(wish, 2);
+    }
+    let after = |last: Option<&str>, most| {
+        table.wishes_after("domain.", last, most).iter().map(|wish| wish.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(after(None, 2), ["domain.a", "domain.ab"]);
+    assert_eq!(after(Some("domain.ab"), 2), ["domain.b"]);
+    assert!(after(Some("domain.b"), 2).is_empty() && after(None, 0).is_empty());
+    assert_eq!(after(Some("domain.aa"), 9), ["domain.ab", "domain.b"], "that one is gone meanwhile");
 }
