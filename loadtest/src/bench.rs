@@ -3,8 +3,9 @@
 use crate::admin::Admin;
 use crate::edge::{Door, Protocol};
 use crate::fake_owner::FakeOwner;
+use crate::machine;
 use crate::orchestrator::{After, Orchestrator, Wake};
-use crate::servers::{Engine, Server, free_port};
+use crate::servers::{Engine, Server, free_addresses};
 use anyhow::{Context, bail, ensure};
 use backhaul::wire::WakeKind;
 use http::Method;
@@ -21,6 +22,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 /// How long the edge may take to start (chosen: it takes a tenth of a second).
@@ -53,10 +55,10 @@ pub(crate) enum OwnerKind {
 pub(crate) struct Bench {
     child: Child,
     program: PathBuf,
-    directory: PathBuf,
+    directory: TempDir,
     pub(crate) admin: Admin,
     pub(crate) machines: Orchestrator,
-    port: u16,
+    at: SocketAddr,
     /// None when the owner is in the edge's process.
     fleet: Option<Fleet>,
 }
@@ -96,13 +98,13 @@ impl Bench {
         if !program.is_file() {
             bail!("{} does not exist; build it: cargo build --release -p edge-proxy", program.display());
         }
-        let directory = std::env::temp_dir().join(format!("loadtest-{}", std::process::id()));
-        std::fs::create_dir(&directory).with_context(|| format!("making {}", directory.display()))?;
-        let (config, secret) = (directory.join("edge.toml"), directory.join("secret"));
+        let directory = tempfile::Builder::new().prefix("loadtest-").tempdir()?;
+        let data = directory.path().join("data");
+        let (config, secret) = (directory.path().join("edge.toml"), directory.path().join("secret"));
         std::fs::write(&secret, SECRET)?;
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600))?;
         let Settings { hold, host } = settings;
-        let (machines, port) = (Orchestrator::start()?, free_port()?);
+        let (machines, [at]) = (Orchestrator::start()?, free_addresses()?);
         let etcd = match owner {
             OwnerKind::Fake => Some(Server::start(Engine::Etcd).await?),
             OwnerKind::Product => None,
@@ -112,27 +114,26 @@ impl Bench {
             format!("{etcd}[fleet]\nname = \"pop\"\n")
         });
         let text = format!(
-            "data_dir = {:?}\n[listen]\nhttps = [\"127.0.0.1:{port}\"]\nhttp = []\n[names]\nsuffixes = [\"sprites.test\"]\n\
+            "data_dir = {data:?}\n[listen]\nhttps = [\"{at}\"]\nhttp = []\n[names]\nsuffixes = [\"sprites.test\"]\n\
              [hold]\nwasted_wakes_per_hour = 0\n{hold}\n\
              [host]\nidle_timeout = \"10m\"\nwarm_for = \"1h\"\nwakes_per_hour = 0\n{host}\n\
-             [drivers.http]\nsecret_file = {secret:?}\n{fleet}",
-            directory.join("data"),
+             [drivers.http]\nsecret_file = {secret:?}\n{fleet}"
         );
         std::fs::write(&config, text)?;
         let fleet = match etcd {
-            Some(etcd) => Some(Fleet::enrol(etcd, &program, &directory, machines.guest()).await?),
+            Some(etcd) => Some(Fleet::enrol(etcd, &program, directory.path(), machines.guest()).await?),
             None => None,
         };
         let child = spawn(&program, &config)?;
-        let admin = Admin::new(directory.join("data/admin.sock"));
-        let mut bench = Self { child, program, directory, admin, machines, port, fleet };
+        let admin = Admin::new(data.join("admin.sock"));
+        let mut bench = Self { child, program, directory, admin, machines, at, fleet };
         bench.until_it_answers().await?;
         Ok(bench)
     }
 
     /// Where the edge keeps what it knows.
     pub(crate) fn data(&self) -> PathBuf {
-        self.directory.join("data")
+        self.directory.path().join("data")
     }
 
     /// Ends the edge as Ctrl-C does; what it has on disk stays.
@@ -152,7 +153,7 @@ impl Bench {
     /// # Errors
     /// The program cannot be started.
     pub(crate) fn again(&mut self) -> anyhow::Result<()> {
-        self.child = spawn(&self.program, &self.directory.join("edge.toml"))?;
+        self.child = spawn(&self.program, &self.directory.path().join("edge.toml"))?;
         Ok(())
     }
 
@@ -201,7 +202,7 @@ impl Bench {
         };
         fleet.owner.create(name, wakes_in);
         fleet.place(name).await?;
-        Ok(Sprite { name: name.to_owned(), authority: format!("{name}.sprites.test:{}", self.port) })
+        Ok(Sprite { name: name.to_owned(), authority: format!("{name}.sprites.test:{}", self.at.port()) })
     }
 
     /// The wakes of one sprite so far, as whoever made it run saw them.
@@ -230,7 +231,7 @@ impl Bench {
     /// # Errors
     /// The edge has no certificate yet.
     pub(crate) fn door(&self, protocol: Protocol) -> anyhow::Result<Door> {
-        Door::new(SocketAddr::from(([127, 0, 0, 1], self.port)), &self.directory.join("data/ca.pem"), protocol)
+        Door::new(self.at, &self.data().join("ca.pem"), protocol)
     }
 
     /// Waits until the edge holds `count` requests.
@@ -254,13 +255,7 @@ impl Bench {
     /// # Errors
     /// It has ended.
     pub(crate) fn memory(&self) -> anyhow::Result<(u64, u64)> {
-        let id = self.child.id().context("the edge has ended")?;
-        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let of = |key: &str| -> Option<u64> {
-            let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-            value.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib << 10)
-        };
-        of("VmRSS").zip(of("VmHWM")).context("the kernel does not say what it takes")
+        machine::memory(self.child.id().context("the edge has ended")?)
     }
 
     /// Processor time of the edge so far, milliseconds (`utime` and `stime`, proc(5)).
@@ -283,7 +278,7 @@ impl Bench {
     /// It cannot be waited for.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         self.halt().await?;
-        std::fs::remove_dir_all(&self.directory)?;
+        self.directory.close()?;
         Ok(())
     }
 }

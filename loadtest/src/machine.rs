@@ -1,6 +1,8 @@
 //! Where and of what a measurement was made: a figure without it says nothing.
 
 use anyhow::Context;
+use nix::time::ClockId;
+use nix::unistd::Pid;
 use serde::Serialize;
 use std::process::Command;
 use std::time::Duration;
@@ -76,17 +78,27 @@ fn ticks(stat: &str) -> (u64, u64) {
     (of(7), of(0) + of(1) + of(2) + of(5) + of(6))
 }
 
-/// Processor time of a process so far, all its threads (`schedstat`, to the nanosecond).
+/// Processor time of a process so far, all its threads, also those that have ended (its own clock,
+/// clock_getcpuclockid(3): to the nanosecond).
 ///
 /// # Errors
 /// It has ended.
 pub(crate) fn processor(id: u32) -> anyhow::Result<Duration> {
-    let mut nanoseconds = 0;
-    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
-        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-        nanoseconds += text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok()).context("no time")?;
-    }
-    Ok(Duration::from_nanos(nanoseconds))
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(id.cast_signed())).context("it has ended")?;
+    Ok(clock.now()?.into())
+}
+
+/// Memory of a process that is in RAM now, and the most there ever was, bytes (`VmRSS`, `VmHWM`, proc(5)).
+///
+/// # Errors
+/// It has ended.
+pub(crate) fn memory(id: u32) -> anyhow::Result<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let of = |key: &str| -> Option<u64> {
+        let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        value.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib << 10)
+    };
+    of("VmRSS").zip(of("VmHWM")).context("the kernel does not say what it takes")
 }
 
 fn git(arguments: &[&str]) -> String {
@@ -100,5 +112,13 @@ mod tests {
     fn stolen_and_busy_ticks_are_read_where_the_kernel_puts_them() {
         assert_eq!(super::ticks("cpu  10 1 20 5000 7 3 4 9 0 0\ncpu0 1 1 1\n"), (9, 38));
         assert_eq!(super::ticks(""), (0, 0));
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_has_taken_what_it_took() {
+        let taken = || super::processor(std::process::id()).unwrap();
+        let enough = taken() + std::time::Duration::from_millis(20);
+        std::thread::spawn(move || while taken() < enough {}).join().unwrap();
+        assert!(taken() >= enough);
     }
 }

@@ -8,6 +8,7 @@ mod admin;
 mod bench;
 mod clock;
 mod cold_start;
+mod customs;
 mod demo;
 mod dns;
 mod edge;
@@ -52,6 +53,8 @@ enum Command {
     Resolver(resolver::Arguments),
     /// From exec to the first request that is answered, with a million routes of the last run.
     ColdStart(cold_start::Arguments),
+    /// A million customers' domains: their certificates on a PoP's disk and in its memory, and a start with them.
+    Customs(customs::Arguments),
     /// From a write to the store to the table of another process.
     Propagation(propagation::Arguments),
     /// The other process of `propagation`.
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
                 Command::Table(arguments) => table::run(&arguments),
                 Command::Resolver(arguments) => resolver::run(&arguments),
                 Command::ColdStart(arguments) => cold_start::run(arguments).await,
+                Command::Customs(arguments) => customs::run(arguments).await,
                 Command::Propagation(arguments) => propagation::run(arguments).await,
                 Command::Watch(watch) => propagation::watch(&watch).map(|()| true),
                 Command::Dns(arguments) => dns::run(arguments).await,

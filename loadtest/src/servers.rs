@@ -6,10 +6,11 @@ use router::store::etcd::EtcdStore;
 use router::store::nats::NatsStore;
 use router::store::{Embedded, EmbeddedStore, Store};
 use serde::Serialize;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -47,6 +48,15 @@ impl Engine {
     }
 }
 
+/// When NATS has written what it acknowledges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Before it does.
+    Each,
+    /// Some time: for what is put there to be read.
+    Later,
+}
+
 /// A server, or the folder of an embedded store. Dropping it ends and removes it.
 pub(crate) struct Server {
     /// For [`Engine::open`].
@@ -61,23 +71,34 @@ impl Server {
     /// # Errors
     /// The program is not there, or does not come up.
     pub(crate) async fn start(engine: Engine) -> anyhow::Result<(Self, Store)> {
+        Self::start_with(engine, Durability::Each).await
+    }
+
+    /// The same; how often NATS waits for its disk is said.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn start_with(engine: Engine, durability: Durability) -> anyhow::Result<(Self, Store)> {
         let folder = tempfile::Builder::new().prefix("loadtest-").tempdir()?;
         let (address, child) = match engine {
             Engine::Embedded => (folder.path().join("store.redb").display().to_string(), None),
             Engine::Nats => {
-                let port = free_port()?;
+                let [at] = free_addresses()?;
                 let file = folder.path().join("nats.conf");
                 let data = folder.path().join("data");
                 let text = format!(
-                    "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {data:?}, sync_interval: always }}\n"
+                    "listen: \"{at}\"\njetstream {{ store_dir: {data:?}, {} }}\n",
+                    match durability {
+                        Durability::Each => "sync_interval: always",
+                        Durability::Later => "",
+                    }
                 );
                 std::fs::write(&file, text)?;
                 let child = spawn(&nats_server()?, &["-c".into(), file.display().to_string()])?;
-                (format!("nats://127.0.0.1:{port}"), Some(child))
+                (format!("nats://{at}"), Some(child))
             }
             Engine::Etcd => {
-                let (client, peer) = (free_port()?, free_port()?);
-                let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+                let [client, peer] = free_addresses::<2>()?.map(|at| format!("http://{at}"));
                 let arguments = [
                     format!("--data-dir={}", folder.path().join("data").display()),
                     format!("--listen-client-urls={client}"),
@@ -124,7 +145,24 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-/// Free a moment ago; nobody else is expected to take one on this machine.
+/// Addresses for servers that are about to start. Nobody else takes them meanwhile: they are on a loopback address
+/// of their own, where no outgoing connection is given a port.
+pub(crate) fn free_addresses<const COUNT: usize>() -> anyhow::Result<[SocketAddr; COUNT]> {
+    static CALLS: AtomicU8 = AtomicU8::new(0);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, 128 + CALLS.fetch_add(1, Ordering::Relaxed) % 64, high, low.clamp(1, 254));
+    let mut addresses = [SocketAddr::from((own, 0)); COUNT];
+    // All are held until each has another one.
+    let mut held = Vec::new();
+    for address in &mut addresses {
+        let listener = TcpListener::bind(*address)?;
+        *address = listener.local_addr()?;
+        held.push(listener);
+    }
+    Ok(addresses)
+}
+
+/// A port that was free on 127.0.0.1 a moment ago; nobody else is expected to take one on this machine.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
