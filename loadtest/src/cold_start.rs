@@ -136,7 +136,7 @@ fn write_routes(file: &Path, arguments: &Arguments) -> anyhow::Result<(std::path
 }
 
 /// As the last run writes them.
-fn row(number: usize, private: bool) -> SpriteRow {
+pub(crate) fn row(number: usize, private: bool) -> SpriteRow {
     let key = |salt: u64| {
         let words = [0, 1, 2, 3].map(|word| table::scatter(number * 8 + word) ^ salt);
         let mut bytes = [0; 32];

@@ -6,10 +6,12 @@
 
 use crate::admin::Admin;
 use crate::clock::now_ns;
+use crate::cold_start;
 use crate::figures::Figures;
 use crate::machine::{Facts, memory};
 use crate::servers::{Durability, Engine, Server, free_port};
 use crate::table::scatter;
+use acme::ca::Window;
 use acme::certificate::{CertRow, cert_key, sealed_as};
 use acme::rows::{Answer, Row, Rows, RowsError};
 use acme::seal::{Kek, Sealer};
@@ -22,6 +24,7 @@ use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, Issuer, 
 use router::domains::row::{Claim, Holder};
 use router::domains::{DomainName, DomainRow};
 use router::names::SpriteName;
+use router::rows::SpriteRow;
 use router::store::{Entry, Store, StoreError};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::client::Resumption;
@@ -243,8 +246,11 @@ impl World {
         }
         let wild = "wild.first.sprites.test".to_owned();
         let (key, value) =
-            self.certificate_row(wild, "*.sprites.test".into(), leaf(&self.issuer, "*.sprites.test")?)?;
+            self.certificate_row(wild, "*.sprites.test".into(), leaf(&self.issuer, "*.sprites.test")?, 0)?;
         store.compare_and_set(&key, None, Some(&value)).await?;
+        // An edge that knows of no sprite gives the store more time before it listens.
+        let sprite = (SpriteRow::key(&SpriteName::parse("some-sprite")?), cold_start::row(0, false).encode());
+        store.compare_and_set(&sprite.0, None, Some(&sprite.1)).await?;
         let mut bytes = 0;
         while let Some(done) = writers.join_next().await {
             bytes = done??.max(bytes);
@@ -269,7 +275,9 @@ impl World {
         let name = domain(number);
         let is_hot = number.is_multiple_of(self.domains / self.hot);
         let certified = if is_hot { leaf(&self.issuer, &name)? } else { self.cold.clone() };
-        self.certificate_row(format!("domain.{name}"), name, certified)
+        // Some CA wants to be asked about each of them four times a day.
+        let asked = scatter(number as usize) % (6 * 3_600);
+        self.certificate_row(format!("domain.{name}"), name, certified, asked)
     }
 
     fn certificate_row(
@@ -277,6 +285,7 @@ impl World {
         wish: String,
         name: String,
         (leaf, key): (String, Vec<u8>),
+        asked: u64,
     ) -> anyhow::Result<(String, Vec<u8>)> {
         let (now, day) = (acme::unix_now(), 24 * 3_600);
         let row = CertRow {
@@ -289,7 +298,7 @@ impl World {
             not_after: now + 89 * day,
             issued_at: now - day,
             ari: Some("aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE3QyE3QyE3QyE3QyE3".into()),
-            window: None,
+            window: Some(Window { start: now + 58 * day, end: now + 60 * day, ask_again: now + 600 + asked }),
             compromised: false,
             renew_asked: None,
             revocation: None,
