@@ -104,10 +104,13 @@ impl Served {
         state.suffixes.insert(suffix.to_owned(), (wish.to_owned(), generation));
     }
 
-    /// A certificate of this wish answers for its domain from now on, or none does.
-    pub(super) fn put_domain(&self, table: &CertificateTable, wish: &str, generation: Option<u64>) {
-        table.note_served(wish, generation);
-        self.state().not_opened.remove(wish);
+    /// These certificates answer for the domains of their wishes from now on, or none does.
+    pub(super) fn put_domains(&self, table: &CertificateTable, served: &[(&str, Option<u64>)]) {
+        table.note_served(served.iter().copied());
+        let mut state = self.state();
+        if !state.not_opened.is_empty() {
+            served.iter().for_each(|(wish, _)| drop(state.not_opened.remove(*wish)));
+        }
     }
 
     pub(super) fn failed(&self, wish: &str, generation: u64, why: String) {
@@ -201,8 +204,7 @@ mod tests {
         put("domain.bad.example", CertRow { revocation: Some(Revocation::new(NOW)), ..row(3, NOW - 9 * NEW) });
         put("wild.a.sprites.test", row(4, NOW));
         put("domain.new.example", row(1, NOW - 9 * NEW));
-        served.put_domain(&table, "domain.new.example", Some(1));
-        served.put_domain(&table, "domain.bad.example", Some(3));
+        served.put_domains(&table, &[("domain.new.example", Some(1)), ("domain.bad.example", Some(3))]);
         served.put_suffix("sprites.test", "wild.b.sprites.test", 9);
         served.speak(&table, NOW);
         let spoken = served.spoken().borrow().clone();
@@ -234,13 +236,13 @@ mod tests {
         assert_eq!(served.not_opened("domain.a.example", 1), None);
         let of_wish = || served.of_wish(&table, "domain.a.example");
         assert_eq!(of_wish(), None);
-        served.put_domain(&table, "domain.a.example", Some(2));
+        served.put_domains(&table, &[("domain.a.example", Some(2))]);
         assert_eq!((served.not_opened("domain.a.example", 2), of_wish()), (None, Some(2)));
         put(2);
         assert_eq!(of_wish(), Some(2), "another row of the same is no other certificate");
         let target = target("domain.a.example").unwrap();
         assert_eq!(served.of(&table, &target), Some(("domain.a.example".into(), 2)));
-        served.put_domain(&table, "domain.a.example", None);
+        served.put_domains(&table, &[("domain.a.example", None)]);
         assert_eq!((of_wish(), served.of(&table, &target)), (None, None));
     }
 }

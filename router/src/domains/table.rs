@@ -155,9 +155,14 @@ impl DomainTable {
         self.rows.pin().iter().filter_map(|(name, row)| pick(name, row)).collect()
     }
 
-    /// Puts what is stored of a domain in place of what was known.
+    /// Puts what is stored of a domain in place of what was known. What is known already is no change: at a start the store
+    /// says once more what the last run's file has said.
     pub fn apply_put(&self, name: DomainName, row: DomainRow) {
-        self.rows.pin().insert(name.clone(), Arc::new(row));
+        let rows = self.rows.pin();
+        if rows.get(name.as_str()).is_some_and(|known| **known == row) {
+            return;
+        }
+        rows.insert(name.clone(), Arc::new(row));
         self.changed(&name);
     }
 
@@ -214,6 +219,7 @@ mod tests {
     use super::super::row::Claim;
     use super::super::row::tests::{claim, held};
     use super::*;
+    use std::collections::BTreeSet;
 
     fn domain(text: &str) -> DomainName {
         DomainName::parse_any(text).unwrap()
@@ -324,7 +330,16 @@ mod tests {
         table.apply_put(domain("a.example"), held("t", "a"));
         assert!(changes.has_changed().unwrap());
         changes.mark_unchanged();
+        let names = table.changed_names();
+        assert_eq!(names.take(), None);
+        table.apply_put(domain("a.example"), held("t", "a"));
+        assert!(!changes.has_changed().unwrap(), "it was known");
+        assert_eq!(names.take(), Some(BTreeSet::new()));
+        table.apply_put(domain("a.example"), held("t", "b"));
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
         table.apply_remove(&domain("a.example"));
         assert!(changes.has_changed().unwrap());
+        assert_eq!(names.take(), Some(["a.example".into()].into()));
     }
 }

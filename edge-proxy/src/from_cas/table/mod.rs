@@ -245,11 +245,13 @@ impl CertificateTable {
         wishes
     }
 
-    /// Notes which generation of a wish answers handshakes here, or that none does.
-    pub fn note_served(&self, wish: &str, generation: Option<u64>) {
+    /// Notes which generation of each wish answers handshakes here, or that none does.
+    pub fn note_served<'a>(&self, served: impl IntoIterator<Item = (&'a str, Option<u64>)>) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let all = (wish.into(), 0)..=(wish.into(), u64::MAX);
-        index.range_mut(all).for_each(|((_, other), summary)| summary.served = Some(*other) == generation);
+        for (wish, generation) in served {
+            let all = (wish.into(), 0)..=(wish.into(), u64::MAX);
+            index.range_mut(all).for_each(|((_, other), summary)| summary.served = Some(*other) == generation);
+        }
     }
 
     /// The generation that was noted last.
