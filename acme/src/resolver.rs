@@ -1,6 +1,6 @@
 //! Which certificate answers a handshake: the wildcard of a suffix first, then whole names.
 //!
-//! A name under a suffix of ours costs a comparison and no hash. Whole names lie in an index of 43 bytes each
+//! A name under a suffix of ours costs a comparison and no hash. Whole names lie in an index of 45 bytes each
 //! (`resolver/index.rs`), in memory or sealed (`resolver/sealed.rs`). What is looked up is a whole certificate with its
 //! key: a swap happens between two handshakes, never in one.
 

@@ -9,7 +9,7 @@ use crate::clock::now_ns;
 use crate::cold_start;
 use crate::figures::Figures;
 use crate::machine::{Facts, memory};
-use crate::servers::{Durability, Engine, Server, free_port};
+use crate::servers::{Durability, Engine, Server, free_addresses};
 use crate::table::scatter;
 use acme::ca::Window;
 use acme::certificate::{CertRow, cert_key, sealed_as};
@@ -31,7 +31,7 @@ use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde::Serialize;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -341,7 +341,7 @@ fn client(root: CertificateDer<'static>) -> anyhow::Result<TlsConnector> {
 struct Edge {
     program: PathBuf,
     directory: tempfile::TempDir,
-    port: u16,
+    at: SocketAddr,
     child: Option<Child>,
 }
 
@@ -351,16 +351,15 @@ impl Edge {
         let program = std::env::current_exe()?.with_file_name("edge-proxy");
         ensure!(program.is_file(), "{} is not built: cargo build --release -p edge-proxy", program.display());
         let directory = tempfile::Builder::new().prefix("loadtest-").tempdir()?;
-        let edge = Self { program, directory, port: free_port()?, child: None };
+        let [at, dns] = free_addresses()?;
+        let edge = Self { program, directory, at, child: None };
         // Nobody is there who would renew anything.
         let text = format!(
-            "data_dir = {:?}\n[listen]\nhttps = [\"127.0.0.1:{}\"]\nhttp = []\n[names]\nsuffixes = [\"sprites.test\"]\n\
+            "data_dir = {:?}\n[listen]\nhttps = [\"{at}\"]\nhttp = []\n[names]\nsuffixes = [\"sprites.test\"]\n\
              [store]\nengine = \"nats\"\n[store.nats]\nservers = [{nats:?}]\n[fleet]\nname = \"pop\"\n\
-             [dns]\nlisten = [\"127.0.0.1:{}\"]\naddresses = [\"127.0.0.1\"]\nname_servers = [{{ name = \"ns.example.net\" }}]\n\
+             [dns]\nlisten = [\"{dns}\"]\naddresses = [\"127.0.0.1\"]\nname_servers = [{{ name = \"ns.example.net\" }}]\n\
              [acme]\ndirectory = \"https://127.0.0.1:9/dir\"\nkek_file = {:?}\n",
             edge.data(),
-            edge.port,
-            free_port()?,
             edge.kek(),
         );
         std::fs::write(edge.directory.path().join("edge.toml"), text)?;
@@ -430,7 +429,7 @@ impl Edge {
     async fn handshake(&self, world: &World, name: &str) -> anyhow::Result<u64> {
         let name = ServerName::try_from(name.to_owned())?;
         let began = now_ns();
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
+        let stream = TcpStream::connect(self.at).await?;
         stream.set_nodelay(true)?;
         let stream = world.client.connect(name, stream).await?;
         let took = now_ns() - began;

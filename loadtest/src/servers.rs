@@ -161,8 +161,3 @@ pub(crate) fn free_addresses<const COUNT: usize>() -> anyhow::Result<[SocketAddr
     }
     Ok(addresses)
 }
-
-/// A port that was free on 127.0.0.1 a moment ago; nobody else is expected to take one on this machine.
-pub(crate) fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}

@@ -30,9 +30,14 @@ pub(super) fn todo(newest: Option<Newest>, now: u64) -> Todo {
 }
 
 /// A new order for a wish, at the CA it prefers; `None` when it has no CA.
-pub(super) fn new_order(wish: &Wish, newest: Option<&CertRow>, fence: u64, now: u64) -> Option<OrderRow> {
+pub(super) fn new_order(
+    wish: &Wish,
+    newest: Option<&CertRow>,
+    generation: u64,
+    fence: u64,
+    now: u64,
+) -> Option<OrderRow> {
     let (ca, profile) = wish.cas.first()?;
-    let generation = newest.map_or(1, |newest| newest.generation + 1);
     let new = OrderRow::new(wish.names.clone(), ca, wish.kind, generation, now);
     // Only a CA that said when it wants this one renewed has heard of such things (RFC 9773 §5).
     let replaced = newest.filter(|newest| newest.ca == *ca && newest.not_after > now && newest.window.is_some());

@@ -39,6 +39,8 @@ const GO: Duration = Duration::from_secs(120);
 /// wishes a look takes a second or two of a processor, and what is on the agenda some 700 bytes each; a CA wants to be asked
 /// for each window four times a day, so an eighteenth of all is on it).
 const AHEAD: u64 = 20 * 60;
+/// Changes that are looked at by name; more are looked at as all are, on a thread for such work (chosen: some milliseconds).
+const NAMED_MAX: usize = 2_048;
 /// Pause after one hung, panicked, or was asked for something it cannot do (chosen).
 const STUCK: u64 = 60;
 
@@ -186,7 +188,7 @@ impl Manager {
                 () = self.clock.sleep_towards(wake.unwrap_or(u64::MAX)) => {}
                 () = self.clock.sleep_towards(listed.map_or(u64::MAX, |at| at + AHEAD / 2)) => {
                     // It may have slept for a part of that.
-                    if listed.is_some_and(|at| at + AHEAD / 2 <= self.clock.now()) {
+                    if listed.is_none_or(|at| at + AHEAD / 2 <= self.clock.now()) {
                         list_at = Some(Instant::now());
                     }
                 }
@@ -202,7 +204,7 @@ impl Manager {
         // Asked before the look at all, or what changes meanwhile would be in neither.
         let changed = self.wishes.changed();
         match (changed, *listed) {
-            (Some(ids), Some(at)) if now < at + AHEAD / 2 => {
+            (Some(ids), Some(at)) if now < at + AHEAD / 2 && ids.len() <= NAMED_MAX => {
                 for id in ids {
                     let granted = self.wishes.granted(&id).map(|wish| {
                         let (seen, due) = self.look(&wish, now);
@@ -212,10 +214,12 @@ impl Manager {
                 }
             }
             _ => {
-                *listed = Some(now);
+                // Until it is known, all is looked at again.
+                *listed = None;
                 let wishes = Arc::clone(&self.wishes);
                 if let Ok(due) = tokio::task::spawn_blocking(move || wishes.due_by(now + AHEAD)).await {
                     agenda.list(due, |wish| self.look(wish, now));
+                    *listed = Some(now);
                 }
             }
         }

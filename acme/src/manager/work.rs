@@ -16,6 +16,9 @@ const STEPS_MAX: usize = 32;
 const SIT_OUT: u64 = 3;
 /// Pause after the table did not answer.
 const ROWS_AWAY: u64 = 5;
+/// Pause before another look at one whose CA somebody else asks when it is to be renewed, seconds (chosen: nobody waits for
+/// that, and very many may be to be asked for at once).
+const ASKED_ELSEWHERE: u64 = 300;
 /// Pause until the table says here too what was issued.
 const TOLD: u64 = 5;
 
@@ -43,13 +46,23 @@ impl Manager {
     }
 
     async fn work(&self, wish: &Wish) -> Result<u64, Pause> {
-        if let Todo::Nothing(until) = todo(self.wishes.newest_of(wish), self.clock.now()) {
+        let first = todo(self.wishes.newest_of(wish), self.clock.now());
+        if let Todo::Nothing(until) = first {
             return Ok(until);
         }
-        let fence = self.hold(shard(&wish.id)).await?;
+        let fence = match self.hold(shard(&wish.id)).await {
+            // Somebody else asks, and its row will say so.
+            Err(Pause::Until(_)) if first == Todo::AskWindow => return Ok(self.clock.now() + ASKED_ELSEWHERE),
+            held => held?,
+        };
         let newest = self.wishes.newest(&wish.id);
-        match (todo(self.wishes.newest_of(wish), self.clock.now()), &newest) {
+        let summary = self.wishes.newest_of(wish);
+        match (todo(summary, self.clock.now()), &newest) {
             (Todo::Nothing(until), _) => Ok(until),
+            (_, None) if summary.is_some() => {
+                tracing::error!(id = wish.id, "the newest certificate is known and cannot be read: nothing is begun");
+                Ok(self.clock.now() + STUCK)
+            }
             (Todo::AskWindow, Some(newest)) => self.ask_window(wish, newest).await,
             _ => self.order(wish, newest.as_deref(), fence).await,
         }
@@ -65,11 +78,12 @@ impl Manager {
                 return Ok(self.clock.now());
             }
             None => {
-                if self.is_behind(&wish.id, newest).await? {
+                let Some(generation) = self.next_generation(&wish.id, newest).await? else {
                     return Ok(self.clock.now() + TOLD);
-                }
+                };
                 let now = self.clock.now();
-                let new = decide::new_order(wish, newest, fence, now).ok_or(Pause::Until(now + STUCK))?;
+                let new = decide::new_order(wish, newest, generation, fence, now);
+                let new = new.ok_or(Pause::Until(now + STUCK))?;
                 self.issuer.begin(&wish.id, new).await?
             }
         };
@@ -94,12 +108,21 @@ impl Manager {
         Ok(self.clock.now() + 1)
     }
 
-    /// Whether the store has a newer certificate than the table has heard of: one that was issued just now, by a PoP whose
-    /// lease this one has taken over.
-    async fn is_behind(&self, id: &str, newest: Option<&CertRow>) -> Result<bool, RowsError> {
-        let known = newest.map_or(0, |newest| newest.generation);
-        let all = self.issuer.rows.scan(&format!("{CERT_PREFIX}{id}/")).await?;
-        Ok(all.iter().filter_map(|row| parse_cert_key(&row.key)).any(|(_, generation)| generation > known))
+    /// What the next certificate of a wish is; nothing when the store has a newer one than the table has heard of: one that
+    /// was issued just now, by a PoP whose lease this one has taken over.
+    async fn next_generation(&self, id: &str, newest: Option<&CertRow>) -> Result<Option<u64>, RowsError> {
+        let mut last = newest.map_or(0, |newest| newest.generation);
+        for found in self.issuer.rows.scan(&format!("{CERT_PREFIX}{id}/")).await? {
+            let Some((_, generation)) = parse_cert_key(&found.key).filter(|(_, other)| *other > last) else { continue };
+            let row = serde_json::from_slice::<CertRow>(&found.value);
+            if row.is_ok_and(|row| row.generation == generation) {
+                return Ok(None);
+            }
+            // No table will ever have it, and no certificate can be written over it.
+            tracing::warn!(key = found.key, "this is no certificate's row: the next one comes behind it");
+            last = generation;
+        }
+        Ok(Some(last + 1))
     }
 
     /// One step of an order; when to look again, unless there is more to do now.

@@ -34,6 +34,8 @@ use tokio_rustls::TlsConnector;
 const EVERY: Duration = Duration::from_secs(60);
 /// Custom domains of one round; the next round goes on behind them (chosen: 11,520 a day).
 const DOMAINS: usize = 8;
+/// Pause before it is looked again whether anything is served yet (chosen).
+const LOOK: Duration = Duration::from_secs(1);
 /// PoPs of one round; the next round goes on behind them (chosen: with 16 suffixes, 768 handshakes a minute).
 const POPS: usize = 32;
 /// Handshakes at once (chosen: 5 s for each that hangs, and all within the minute but on the worst day).
@@ -110,8 +112,8 @@ impl FromCas {
         let (mut last_domain, mut last_pop) = (None, None);
         let mut spoken = self.served.spoken();
         while self.served.suffixes().is_empty() && self.some_domains(&mut None).is_empty() {
-            // The sender lives in self.
-            let _ = spoken.changed().await;
+            // Not everything that is served is spoken of.
+            let _ = tokio::time::timeout(LOOK, spoken.changed()).await;
         }
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -3,6 +3,7 @@
 use super::FromCas;
 use super::as_served::Fault;
 use super::served::{Served, target};
+use super::wishes::WILDCARD;
 use acme::ca::Class;
 use acme::rows::Rows as _;
 use acme::unix_now;
@@ -68,7 +69,7 @@ impl FromCas {
                 // Not those of renewal information alone: orders go on.
                 (!ca.contains('/')).then(|| (ca.to_owned(), until))
             });
-            let maybe = self.certificates.wishes_where(|one| Served::may_speak_of(one, now));
+            let maybe = self.certificates.waited_for(|one| Served::may_speak_of(one, now));
             let rows = maybe.iter().filter_map(|(.., one)| self.certificates.row(one.number)).collect::<Vec<_>>();
             let spoken = rows.iter().filter(|found| self.served.speaks_of(&found.row, now));
             let missed = spoken.filter(|found| {
@@ -115,7 +116,8 @@ impl FromCas {
             // There may be a million of these, and the table stands still.
             if one.served {
                 of_domains = Some(of_domains.unwrap_or(u64::MAX).min(one.not_after));
-            } else if let Some((true, suffix)) = target(wish)
+            } else if wish.starts_with(WILDCARD)
+                && let Some((true, suffix)) = target(wish)
                 && self.served.of_wish(&self.certificates, wish) == Some(generation)
             {
                 let end = ends.entry(suffix).or_insert(u64::MAX);

@@ -143,7 +143,7 @@ impl Served {
     pub(super) fn speak(&self, table: &CertificateTable, now: u64) {
         let mut waited: BTreeMap<String, (bool, u64)> = BTreeMap::new();
         let mut withdrawn = Vec::new();
-        for (wish, generation, one) in table.wishes_where(|one| Self::may_speak_of(one, now)) {
+        for (wish, generation, one) in table.waited_for(|one| Self::may_speak_of(one, now)) {
             let is_urgent = one.is_being_withdrawn(now);
             let entry = waited.entry(wish.to_string()).or_default();
             *entry = (entry.0 || is_urgent, entry.1.max(one.issued_at));

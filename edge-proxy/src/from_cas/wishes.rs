@@ -13,13 +13,18 @@ use acme::manager::{Newest, Wish, Wishes};
 use config::{AcmeChallenge, Config};
 use router::changed::Changed;
 use router::domains::{DomainName, DomainRow, DomainTable};
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// Wishes for wildcards begin with this, those for domains with [`DOMAIN`].
 pub(super) const WILDCARD: &str = "wild";
 pub(super) const DOMAIN: &str = "domain";
+
+/// Certificates at a time whose CA is only to be asked when it wants them renewed: while it does not answer, or is asked
+/// by nobody, all would come to be (chosen: some 35 MiB; a million are asked for in a quarter of a day by then).
+const ASKED_MAX: usize = 50_000;
 
 /// What is known of all that.
 pub(super) struct Known {
@@ -87,13 +92,27 @@ impl Known {
     /// Every wish that is granted, with something to do about it by then. Ours first: every sprite hangs on them.
     pub(super) fn all(&self, then: u64) -> Vec<Wish> {
         let cas = self.trusted();
+        // Those whose CA is only to be asked when it wants them renewed: of very many, the longest overdue.
+        let ask = RefCell::new(BinaryHeap::new());
         // One whose names have changed is due, whatever its certificate says.
-        let is_due = |wish: &Wish| {
-            self.newest_of(wish).is_none_or(|newest| !newest.has_its_names || newest.due.min(newest.ask) <= then)
+        let is_due = |wish: &Wish| match self.newest_of(wish) {
+            Some(newest) if newest.has_its_names && newest.due > then => {
+                let mut ask = ask.borrow_mut();
+                if newest.ask <= then {
+                    ask.push((newest.ask, wish.id.clone()));
+                    if ask.len() > ASKED_MAX {
+                        ask.pop();
+                    }
+                }
+                false
+            }
+            _ => true,
         };
         let proved = self.domains.pick(|name, row| self.theirs(name, row, &cas).filter(is_due));
         let ours = self.ours.iter().cloned().filter_map(|wish| self.possible(wish, &cas));
-        ours.chain(proved).collect()
+        let mut all: Vec<_> = ours.chain(proved).collect();
+        all.extend(ask.into_inner().into_iter().filter_map(|(_, id)| self.granted(&id)));
+        all
     }
 
     /// The wish for a domain that was proved. A row under a name of ours is nobody's domain, whoever wrote it: it would
@@ -340,5 +359,66 @@ mod tests {
         let mut names: Vec<_> = known.all(u64::MAX).into_iter().flat_map(|wish| wish.names).collect();
         names.sort();
         assert_eq!(names, ["notsprites.test", "shop.example"]);
+    }
+
+    #[test]
+    fn the_manager_is_told_by_name_what_has_changed_and_lists_what_is_due() {
+        let config = Config::parse("[names]\nsuffixes = [\"sprites.test\"]\n", "f").unwrap();
+        let suffixes = [router::names::Suffix::parse("sprites.test").unwrap()];
+        let domains = Arc::new(DomainTable::new(std::collections::HashMap::new(), &suffixes, &[]));
+        let certificates = Arc::new(CertificateTable::new());
+        let accounts = Accounts::new(&config.acme).unwrap();
+        let known = Known::new(&config, Arc::clone(&domains), Arc::clone(&certificates), accounts, Arc::default());
+        assert!(!known.are_known() && known.changed().is_none(), "anything, at first");
+        let changed = || known.changed().unwrap().into_iter().map(String::from).collect::<Vec<_>>();
+        assert!(changed().is_empty());
+
+        let challenge = "c".repeat(router::domains::row::CHALLENGE_BYTES);
+        let put = |name: &str, more: &str| {
+            let claim = format!(r#"{{"tenant":"t","sprite":"a","challenge":"{challenge}","claimed_at":1{more}}}"#);
+            let row = format!(r#"{{"version":1,"holder":{{"claim":{claim},"proved_at":2}}}}"#);
+            let (name, row) = DomainRow::decode(&format!("domain/{name}"), row.as_bytes()).unwrap();
+            domains.apply_put(name, row);
+        };
+        put("shop.example", "");
+        put("a.sprites.test", "");
+        assert_eq!(changed(), ["domain.a.sprites.test", "domain.shop.example"]);
+        assert!(known.granted("domain.a.sprites.test").is_none(), "it would be a sprite's name");
+        assert_eq!(known.granted("domain.shop.example").unwrap().names, ["shop.example"]);
+        let due_by = |then| {
+            let due = known.due_by(then).into_iter().map(|wish| wish.id);
+            due.filter(|id| id.starts_with(DOMAIN)).collect::<Vec<_>>()
+        };
+        assert_eq!(due_by(0), ["domain.shop.example"], "it has none");
+
+        // One that is due at 2/3 of its life, and whose CA is asked before.
+        let row = CertRow {
+            names: vec!["shop.example".into()],
+            ca: "first".into(),
+            generation: 1,
+            chain: String::new(),
+            sealed_key: String::new(),
+            not_before: 1_000_000,
+            not_after: 4_000_000,
+            issued_at: 1_000_000,
+            ari: Some("id".into()),
+            window: Some(acme::ca::Window { start: 3_000_000, end: 3_000_001, ask_again: 2_000_000 }),
+            compromised: false,
+            renew_asked: None,
+            revocation: None,
+        };
+        certificates
+            .apply_put(super::super::table::CertificateRow { wish: "domain.shop.example".into(), row: Arc::new(row) });
+        assert_eq!(changed(), ["domain.shop.example"]);
+        for (then, due) in [(1_999_999, 0), (2_000_000, 1), (3_000_001, 1)] {
+            assert_eq!(due_by(then).len(), due, "{then}");
+        }
+        // All names below it too: that is another certificate.
+        put("shop.example", ",\"wildcard\":true");
+        assert_eq!(changed(), ["domain.shop.example"]);
+        assert_eq!(due_by(0), ["domain.shop.example"]);
+        domains.apply_remove(&DomainName::parse("shop.example").unwrap());
+        assert_eq!(changed(), ["domain.shop.example"]);
+        assert!(known.granted("domain.shop.example").is_none() && due_by(u64::MAX).is_empty());
     }
 }

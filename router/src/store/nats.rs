@@ -135,6 +135,17 @@ impl Engine for NatsStore {
     }
 }
 
+/// The subjects of the rows under `prefix`, and of as few others as whole tokens can tell: of what is not meant the whole
+/// value would come.
+fn filter(bucket: &str, prefix: &str) -> String {
+    let subject = prefix.replacen('/', ".", 1);
+    let is_token = |token: &str| !token.is_empty() && !token.contains(['*', '>', ' ']);
+    match subject.rsplit_once('.') {
+        Some((whole, _)) if whole.split('.').all(is_token) => format!("$KV.{bucket}.{whole}.>"),
+        _ => format!("$KV.{bucket}.>"),
+    }
+}
+
 impl Inner {
     /// Of a key that [`check_key`] has passed. The kind becomes a token of its own, so that the
     /// servers can filter by it.
@@ -144,10 +155,7 @@ impl Inner {
 
     /// What the servers are asked for, for the rows under `prefix`.
     fn filter(&self, prefix: &str) -> String {
-        match prefix.split_once('/') {
-            Some((kind, _)) => format!("$KV.{}.{kind}.>", self.settings.bucket),
-            None => format!("$KV.{}.>", self.settings.bucket),
-        }
+        filter(&self.settings.bucket, prefix)
     }
 
     /// The key of a subject of this bucket.
@@ -308,4 +316,25 @@ fn is_conflict(error: &PublishError) -> bool {
 
 fn is_deletion(headers: &HeaderMap) -> bool {
     headers.get(OPERATION).is_some_and(|operation| matches!(operation.as_str(), "DEL" | "PURGE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_asked_for_as_little_as_tokens_can_say() {
+        for (prefix, subjects) in [
+            ("", "$KV.b.>"),
+            ("sprite", "$KV.b.>"),
+            ("sprite/", "$KV.b.sprite.>"),
+            ("sprite/a", "$KV.b.sprite.>"),
+            ("cert/domain.shop.example/", "$KV.b.cert.domain.shop.>"),
+            ("cert/domain.", "$KV.b.cert.domain.>"),
+            ("cert/domain..x.", "$KV.b.>"),
+            ("cert/*.x.", "$KV.b.>"),
+        ] {
+            assert_eq!(filter("b", prefix), subjects, "{prefix}");
+        }
+    }
 }

@@ -58,6 +58,32 @@ fn what_has_changed_is_looked_at_again_and_what_has_not_keeps_its_time() {
 }
 
 #[test]
+fn what_is_told_by_name_is_here_if_it_is_soon_and_gone_if_it_is_wanted_no_more() {
+    let mut agenda = Agenda::default();
+    let granted = |id: &str, due, at| Some((wish(id), Seen { due, ..Seen::default() }, at));
+    agenda.tell("later", granted("later", 1, NOW + 101), NOW + 100);
+    assert_eq!((agenda.wake(), agenda.entries.len()), (None, 0), "a list brings it in time");
+    agenda.tell("soon", granted("soon", 1, NOW + 100), NOW + 100);
+    assert_eq!(agenda.wake(), Some(NOW + 100));
+    // One that is here is told whatever its time is by now.
+    agenda.tell("soon", granted("soon", 2, NOW + 900), NOW + 100);
+    assert_eq!(agenda.wake(), Some(NOW + 900));
+    agenda.tell("soon", None, NOW + 100);
+    assert_eq!((agenda.wake(), agenda.entries.len()), (None, 0));
+    // While it is worked on: looked at again, gone, and wanted again.
+    for (told, again) in
+        [(vec![granted("it", 2, NOW + 900)], true), (vec![None], false), (vec![None, granted("it", 1, NOW)], true)]
+    {
+        agenda.tell("it", granted("it", 1, NOW), NOW + 100);
+        assert_eq!(all(&mut agenda, NOW), ["it"]);
+        told.into_iter().for_each(|told| agenda.tell("it", told, NOW + 100));
+        agenda.done("it", Again::At(NOW + 50), NOW);
+        assert_eq!(agenda.entries.contains_key("it"), again);
+        agenda.tell("it", None, NOW + 100);
+    }
+}
+
+#[test]
 fn a_door_lets_through_one_two_four_while_it_is_open_and_one_when_it_was_closed() {
     let mut agenda = Agenda::default();
     agenda.list(wishes(40), |_| (Seen::default(), NOW));

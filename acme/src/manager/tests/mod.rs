@@ -26,6 +26,7 @@ pub(super) struct Tables {
     world: Arc<World>,
     wishes: Mutex<Vec<Wish>>,
     changed: watch::Sender<u64>,
+    changed_ids: Mutex<Option<BTreeSet<Box<str>>>>,
     known: AtomicBool,
     /// It has heard of no certificate.
     pub(super) blind: AtomicBool,
@@ -35,7 +36,22 @@ pub(super) struct Tables {
 
 impl Tables {
     pub(super) fn set(&self, wishes: Vec<Wish>) {
-        *self.wishes.lock().unwrap() = wishes;
+        let mut before = self.wishes.lock().unwrap();
+        if let Some(ids) = &mut *self.changed_ids.lock().unwrap() {
+            let is_other = |wish: &&Wish, others: &[Wish]| !others.contains(wish);
+            ids.extend(before.iter().filter(|wish| is_other(wish, &wishes)).map(|wish| wish.id.as_str().into()));
+            ids.extend(wishes.iter().filter(|wish| is_other(wish, &before)).map(|wish| wish.id.as_str().into()));
+        }
+        *before = wishes;
+        drop(before);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// The store has told of a certificate of this wish.
+    pub(super) fn hears_of(&self, id: &str) {
+        if let Some(ids) = &mut *self.changed_ids.lock().unwrap() {
+            ids.insert(id.into());
+        }
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -59,7 +75,7 @@ impl Wishes for Tables {
     }
 
     fn changed(&self) -> Option<BTreeSet<Box<str>>> {
-        None
+        self.changed_ids.lock().unwrap().replace(BTreeSet::new())
     }
 
     fn granted(&self, id: &str) -> Option<Wish> {
@@ -129,6 +145,7 @@ impl Fleet {
             world: Arc::clone(&world),
             wishes: Mutex::new(wishes),
             changed: watch::Sender::new(0),
+            changed_ids: Mutex::default(),
             known: AtomicBool::new(true),
             blind: AtomicBool::new(false),
             reopened: Mutex::default(),

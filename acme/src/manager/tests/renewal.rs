@@ -20,7 +20,7 @@ async fn a_certificate_is_renewed_at_its_due_point_where_the_ca_has_no_renewal_i
         fleet.pass(1).await;
     }
     // As a table tells of what it hears.
-    fleet.tables.know(true);
+    fleet.tables.hears_of(ID);
     fleet.until(START + 60).await;
     let first = fleet.newest(ID).expect("no certificate after a minute");
     let due = first.due(ID);

@@ -1,8 +1,10 @@
 //! A manager dies, and another one goes on.
 
 use super::{Fleet, wish};
+use crate::certificate::cert_key;
 use crate::lease::TAKE;
 use crate::order::sim::ca::Call;
+use crate::rows::Rows;
 use std::sync::atomic::Ordering;
 
 const ID: &str = "domain.shop.example";
@@ -54,6 +56,19 @@ async fn a_manager_that_has_not_heard_of_the_certificates_there_are_orders_none_
     fleet.tables.blind.store(false, Ordering::Relaxed);
     fleet.pass(60).await;
     assert_eq!(ca.placed().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_no_certificates_is_stepped_over() {
+    let fleet = Fleet::new(vec![wish("shop.example", &["sim"])]);
+    // No table takes it, and nothing can be written over it.
+    fleet.world.rows.compare_and_set(&cert_key(ID, 1), None, Some(b"{}")).await.unwrap();
+    fleet.tables.blind.store(true, Ordering::Relaxed);
+    let _manager = fleet.manager("a").await;
+    fleet.pass(60).await;
+    assert_eq!(fleet.ca().placed().len(), 1);
+    fleet.tables.blind.store(false, Ordering::Relaxed);
+    assert_eq!(fleet.newest(ID).map(|row| row.generation), Some(2));
 }
 
 #[tokio::test(start_paused = true)]

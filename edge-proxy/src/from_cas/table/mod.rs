@@ -47,8 +47,9 @@ impl CertificateRow {
     }
 }
 
-/// By wish and generation.
-type Index = BTreeMap<(Box<str>, u64), Summary>;
+/// Wish and generation.
+type Id = (Box<str>, u64);
+type Index = BTreeMap<Id, Summary>;
 
 /// All of them. Not for the path of a handshake but the first for a name: reads may touch the disk.
 #[derive(Debug)]
@@ -62,6 +63,8 @@ pub struct CertificateTable {
     changes: watch::Sender<u64>,
     /// Everything the store has was heard since the start.
     whole: AtomicBool,
+    /// Those of which [`Self::waited_for`] may be true: what has changed, and what it was true of. `None`: any.
+    waited: Mutex<Option<BTreeSet<Id>>>,
 }
 
 /// How far a snapshot is: the rows it had, or none is under way.
@@ -94,6 +97,7 @@ impl CertificateTable {
             lookers: Lookers::default(),
             changes: watch::Sender::new(0),
             whole: AtomicBool::new(false),
+            waited: Mutex::default(),
         })
     }
 
@@ -160,6 +164,25 @@ impl CertificateTable {
         let all = self.index();
         let found = all.iter().filter(|(_, one)| is(one));
         found.map(|((wish, generation), one)| (wish.clone(), *generation, *one)).collect()
+    }
+
+    /// As [`Self::wishes_where`], of those that have changed or that it was true of before: for what is true of few, of
+    /// nothing that has not changed, and always asked in the same way.
+    #[must_use]
+    pub fn waited_for(&self, is: impl Fn(&Summary) -> bool) -> Vec<(Box<str>, u64, Summary)> {
+        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+        let found: Vec<_> = match &*waited {
+            None => self.wishes_where(is),
+            Some(may) => {
+                let index = self.index();
+                let all = may.iter().filter_map(|id| Some((id, index.get(id)?)));
+                all.filter(|(_, one)| is(one))
+                    .map(|((wish, generation), one)| (wish.clone(), *generation, *one))
+                    .collect()
+            }
+        };
+        *waited = Some(found.iter().map(|(wish, generation, _)| (wish.clone(), *generation)).collect());
+        found
     }
 
     /// Whether any is of the CA with this number.
@@ -331,8 +354,9 @@ impl CertificateTable {
         if !changes.is_empty() || cursor.is_some() {
             self.write(&changes, *next, cursor);
         }
-        drop(next);
         self.take(&changes);
+        // Whoever notes something of a certificate reads the index first, and must not have read it before this.
+        drop(next);
         if is_whole && !self.whole.swap(true, Ordering::AcqRel) {
             self.tell();
         }
@@ -399,12 +423,16 @@ impl CertificateTable {
             }
         }
         drop(index);
+        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             let (Change::Put { key, .. } | Change::Gone { key, .. } | Change::Noted { key, .. }) = change;
-            if let Some((wish, _)) = parse_cert_key(key) {
-                self.lookers.note(wish);
+            let Some((wish, generation)) = parse_cert_key(key) else { continue };
+            if let Some(waited) = &mut *waited {
+                waited.insert((wish.into(), generation));
             }
+            self.lookers.note(wish);
         }
+        drop(waited);
         self.tell();
     }
 

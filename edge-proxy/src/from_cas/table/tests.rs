@@ -164,3 +164,28 @@ fn a_page_of_wishes_goes_on_behind_the_last_one_and_each_is_shown_once() {
     assert!(after(Some("domain.b"), 2).is_empty() && after(None, 0).is_empty());
     assert_eq!(after(Some("domain.aa"), 9), ["domain.ab", "domain.b"], "that one is gone meanwhile");
 }
+
+#[test]
+fn what_is_waited_for_is_found_among_what_has_changed_and_what_was_waited_for() {
+    let table = CertificateTable::new();
+    let put = |wish: &str, ca: &str| {
+        let found: CertRow = serde_json::from_slice(&row(wish, 1, "c").value).unwrap();
+        let value = CertRow { ca: ca.into(), ..found }.encode();
+        table.apply(vec![FeedEvent::Put(Entry { value, ..row(wish, 1, "c") }, at(2))], &mut Snapshot::default());
+    };
+    let first = ca_number("first");
+    let waited =
+        || table.waited_for(|one| one.ca == first).into_iter().map(|(wish, ..)| wish.to_string()).collect::<Vec<_>>();
+    put("a", "first");
+    put("b", "second");
+    assert_eq!(waited(), ["a"]);
+    put("c", "first");
+    put("d", "second");
+    assert_eq!(waited(), ["a", "c"]);
+    put("a", "second");
+    assert_eq!((waited(), waited()), (vec!["c".into()], vec!["c".into()]));
+    put("a", "first");
+    table.apply(vec![FeedEvent::Delete(cert_key("c", 1), at(3))], &mut Snapshot::default());
+    assert_eq!(waited(), ["a"]);
+    assert_eq!(table.waited.lock().unwrap().as_ref().map(BTreeSet::len), Some(1));
+}
